@@ -1,0 +1,180 @@
+"""The engine bundle: a folder with everything scoring needs, and a manifest that everything in it must match."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mura_trt.contract import InputContract
+from mura_trt.errors import BundleError, UsageError
+from mura_trt.files import sha256_of, sync_folder, write_atomically
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+# Role in the bundle -> file name. The plan is missing where no builder was installed.
+FILES = {"plan": "model.plan", "onnx": "model.onnx", "fp32_onnx": "model-fp32.onnx"}
+REQUIRED = ("onnx", "fp32_onnx")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``bundle.json``: how the files came to be, and their hashes."""
+
+    name: str
+    precision: str
+    """``fp32`` or ``fp16``: of ``model.onnx`` and ``model.plan``."""
+    contract: InputContract
+    checkpoint_sha256: str
+    builder: dict[str, Any] | None
+    """Name, version, targets, batch profile, seconds and plan bytes; None where there is no plan."""
+    versions: dict[str, str]
+    """mura_trt, torch and onnx that exported the graphs."""
+    export_seconds: float
+    files: dict[str, dict[str, Any]]
+    """Role -> name, bytes, sha256."""
+    schema: int = SCHEMA
+
+    def to_json(self) -> bytes:
+        """The manifest as written: canonical, with a digest of itself, so that a changed byte shows."""
+        content = dataclasses.asdict(self)
+        digest = hashlib.sha256(_render(content)).hexdigest()
+        return _render({**content, "digest": digest})
+
+
+def _render(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file was found to match its manifest."""
+
+    folder: Path
+    manifest: Manifest
+    sha256: str
+    """Of ``bundle.json``, which holds the hashes of all else: it stands for the whole bundle."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Checks a bundle without loading any part of it.
+
+        Raises
+        ------
+        BundleError
+            No bundle, another schema, a missing file, or a byte that differs from what was built.
+        """
+        path = folder / MANIFEST
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{folder}: no engine bundle there ({MANIFEST}: {error.strerror});"
+                f" build one with: mura-trt build-engine --checkpoint CHECKPOINT -o {folder}"
+            ) from error
+        manifest = _parse(raw, folder)
+        for role in FILES:
+            if role in manifest.files:
+                _check_file(folder, manifest, role)
+            elif role in REQUIRED:
+                raise _refuse(folder, f"{MANIFEST} lists no {FILES[role]}", manifest)
+        return cls(folder, manifest, hashlib.sha256(raw).hexdigest())
+
+    @property
+    def contract(self) -> InputContract:
+        """What the graphs take."""
+        return self.manifest.contract
+
+    def path(self, role: str) -> Path:
+        """The file of a role: ``onnx``, ``fp32_onnx``, or ``plan`` where ``has_plan``."""
+        return self.folder / FILES[role]
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the bundle holds a TensorRT plan."""
+        return "plan" in self.manifest.files
+
+
+def _parse(raw: bytes, folder: Path) -> Manifest:
+    try:
+        content = json.loads(raw)
+        schema = content["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _refuse(folder, f"{MANIFEST} is not a bundle's manifest") from error
+    if schema != SCHEMA:
+        raise _refuse(folder, f"{MANIFEST} has schema {schema}, and this version of mura-trt reads {SCHEMA}")
+    content.pop("digest", None)
+    try:
+        contract = content.pop("contract")
+        for numbers in ("mean", "std"):
+            contract[numbers] = tuple(contract[numbers])
+        manifest = Manifest(contract=InputContract(**contract), **content)
+    except (KeyError, TypeError) as error:
+        raise _refuse(folder, f"{MANIFEST} lacks a field or has one too many") from error
+    if manifest.to_json() != raw:
+        raise _refuse(folder, f"{MANIFEST} was changed after it was written", manifest)
+    return manifest
+
+
+def _check_file(folder: Path, manifest: Manifest, role: str) -> None:
+    path, said = folder / FILES[role], manifest.files[role]
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise _refuse(folder, f"{path.name} is missing", manifest) from error
+    if size != said["bytes"]:
+        raise _refuse(folder, f"{path.name} has {size} bytes instead of {said['bytes']}", manifest)
+    if sha256_of(path) != said["sha256"]:
+        raise _refuse(folder, f"{path.name} differs from what was built (SHA-256)", manifest)
+
+
+def _refuse(folder: Path, reason: str, manifest: Manifest | None = None) -> BundleError:
+    precision = manifest.precision if manifest else "fp16"
+    return BundleError(
+        f"{folder}: {reason}; copy the bundle again or rebuild it: mura-trt build-engine"
+        f" --checkpoint CHECKPOINT --precision {precision} -o {folder} --overwrite"
+    )
+
+
+@contextmanager
+def new_bundle(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A scratch folder that becomes ``folder`` when the block ends well, and vanishes when it does not.
+
+    Raises
+    ------
+    UsageError
+        ``folder`` is there already and ``overwrite`` is not set, or it is no bundle.
+    """
+    if folder.exists():
+        if not (folder.is_dir() and ((folder / MANIFEST).exists() or not any(folder.iterdir()))):
+            raise UsageError(f"{folder} exists and is no engine bundle; choose another output folder")
+        if not overwrite and any(folder.iterdir()):
+            raise UsageError(f"{folder} exists; add --overwrite to replace this bundle, or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield scratch
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.chmod(0o755)
+        scratch.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """The manifest's entry for one file."""
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes ``bundle.json``, last of a bundle's files."""
+    write_atomically(folder / MANIFEST, manifest.to_json())

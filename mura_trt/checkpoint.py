@@ -1,0 +1,133 @@
+"""Users' checkpoint files to a model: the layouts people really save, and a clear refusal of everything else."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mura_trt.errors import CheckpointError
+from mura_trt.model import MuraNet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Where training scripts keep the state dict inside a saved dictionary.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+# torchvision before 0.3 named a layer's parts norm.1, conv.1 (the dots came from add_module).
+_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+_BOOKKEEPING = "num_batches_tracked"  # in no formula of an evaluated network; absent from old checkpoints
+_WANTED = "DenseNet-169 with torchvision's names and one output (classifier.weight of shape (1, 1664))"
+
+
+def load_checkpoint(path: Path) -> MuraNet:
+    """The model of a ``.pth``/``.pt`` or ``.safetensors`` file, in evaluation mode, FP32, on the CPU.
+
+    Taken: a plain state dict, or one under ``state_dict``, ``model_state_dict`` or ``model``; names with ``module.``
+    or ``model.`` in front; torchvision's old ``norm.1``/``conv.2`` names; a classifier that is a Linear layer or the
+    first part of a Sequential whose second is the sigmoid (``classifier.0.weight``). Weights saved in half precision
+    come back as FP32.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, is no checkpoint, holds code, or is not this network's.
+    """
+    state = _rename(_unwrap(_read(path), path))
+    model = MuraNet()
+    _check(state, model, path)
+    model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+def save_checkpoint(model: MuraNet, path: Path) -> None:
+    """Writes the model as safetensors under torchvision's names."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def _read(path: Path) -> object:
+    import torch
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors (a pickled object or code), which is never run; load it where you trust"
+            f" it and save model.state_dict() instead. {_first_line(error)}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or cut off: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    from torch import Tensor
+
+    if isinstance(content, Mapping):
+        for key in _WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}; wanted a state dict of {_WANTED}")
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise CheckpointError(
+            f"{path}: a dictionary without tensors (it has: {keys}); wanted a state dict of {_WANTED}"
+        )
+    return state
+
+
+def _rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in ("module.", "model."):  # DataParallel's, then Lightning's and many scripts'
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    renamed = {_OLD_NAME.sub(r"\1\2.", name): tensor for name, tensor in state.items()}
+    return {name.replace("classifier.0.", "classifier."): tensor for name, tensor in renamed.items()}
+
+
+def _check(state: dict[str, Tensor], model: MuraNet, path: Path) -> None:
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.endswith(_BOOKKEEPING)}
+    head = state.get("classifier.weight")
+    if head is not None and head.ndim == 2 and head.shape[0] != 1:
+        raise CheckpointError(
+            f"{path}: the classifier has {head.shape[0]} outputs (ImageNet's has 1,000); wanted {_WANTED}:"
+            " train a head with one output first"
+        )
+    missing = sorted(set(wanted) - set(state))
+    extra = sorted(name for name in state if name not in wanted and not name.endswith(_BOOKKEEPING))
+    if missing or extra:
+        raise CheckpointError(
+            f"{path}: {len(missing)} weights missing{_some(missing)}, {len(extra)} not of this network{_some(extra)};"
+            f" wanted {_WANTED}"
+        )
+    for name, shape in wanted.items():
+        if state[name].shape != shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(state[name].shape)}, wanted {tuple(shape)} of {_WANTED}"
+            )
+        if not state[name].isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite weights; the training that made it diverged")
+
+
+def _some(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

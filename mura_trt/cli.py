@@ -1,0 +1,192 @@
+"""The command line: parse, call, print. Every module that is slow to load is imported inside its command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import mura_trt
+from mura_trt.errors import MuraTrtError
+
+app = typer.Typer(
+    name="mura-trt",
+    help="Scores archives of bone X-rays: the probability that each study is abnormal. Not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Checkpoint = Annotated[Path, typer.Argument(help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Ends the program with one line and the error's exit code, where the error is one of ours."""
+    try:
+        yield
+    except MuraTrtError as error:
+        print(f"mura-trt: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
+    except ImportError as error:
+        print(f"mura-trt: {error}; this command needs: pip install 'mura-trt[build]'", file=sys.stderr)
+        raise typer.Exit(5) from error
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(mura_trt.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the libraries say, too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    logging.basicConfig(
+        stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING
+    )
+    logging.getLogger("mura_trt").setLevel(logging.DEBUG if verbose else logging.INFO)
+    # A job that is told to stop ends as one that is interrupted does: with its worker, and with the signal's exit code.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
+@app.command()
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+) -> None:
+    """Exports a checkpoint to ONNX: raw gray pixels in; probability, logit and activation map out."""
+    with _errors_told():
+        from mura_trt.checkpoint import load_checkpoint
+        from mura_trt.export import export_onnx
+
+        export_onnx(load_checkpoint(checkpoint), out, precision)
+        print(out)
+
+
+@app.command("build-engine")
+def build_engine(
+    checkpoint: Annotated[
+        Path, typer.Option(help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169 with one output.")
+    ],
+    recipe: Annotated[Path | None, typer.Argument(help="Recipe file, as in engines/*.toml.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or fp16; without it, the recipe's.")] = None,
+    builder: Annotated[str | None, typer.Option(help="auto, tensorrt, tensorrt-rtx or none.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Builds an engine bundle: ONNX graphs, TensorRT plan, and a manifest with the hash of each."""
+    with _errors_told():
+        from mura_trt.build import Recipe, build_bundle, with_overrides
+
+        chosen = with_overrides(Recipe.read(recipe) if recipe else Recipe(), precision, builder)
+        folder = out or Path("engines") / (recipe.stem if recipe else f"{chosen.name}-{chosen.precision}")
+        bundle = build_bundle(checkpoint, chosen, folder, overwrite=overwrite)
+        print(bundle.folder)
+
+
+@app.command()
+def score(
+    archive: Annotated[Path, typer.Argument(help="Folder of X-rays, or a list file of image paths.")],
+    engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    runtime: Annotated[str, typer.Option(help="auto, tensorrt, tensorrt_rtx, onnxruntime, torch or null.")] = "auto",
+    threshold: Annotated[float, typer.Option(help="Abnormal is a mean strictly above this.")] = 0.5,
+    study_depth: Annotated[
+        int | None, typer.Option(help="A study is the first so many parts of a view's path [its folder].")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="For a list: the folder its relative paths start from.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
+    shard_views: Annotated[int | None, typer.Option(help="Views in a commit [256 on a CPU, 2048 on a GPU].")] = None,
+    table_format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
+    null_ms: Annotated[float, typer.Option(help="Milliseconds a batch takes the null runtime.")] = 0.0,
+    overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run's summary as JSON.")] = False,
+) -> None:
+    """Scores every study of an archive. Exit code 0: all views scored; 3: some failed, see failures.csv."""
+    with _errors_told():
+        from mura_trt.progress import Reporter
+        from mura_trt.score import ScoreOptions
+        from mura_trt.score import score as run_score
+
+        options = ScoreOptions(
+            archive=archive,
+            engine=engine,
+            out=out,
+            runtime=runtime,
+            batch=batch,
+            shard_views=shard_views,
+            threshold=threshold,
+            study_depth=study_depth,
+            root=root,
+            table_format=table_format,
+            overwrite=overwrite,
+            null_ms=null_ms,
+        )
+        with Reporter(sys.stderr) as reporter:
+            run = run_score(options, reporter.update)
+        print(json.dumps(run, indent=2) if as_json else _summary(run))
+    raise typer.Exit(run["exit_code"])
+
+
+def _summary(run: dict[str, Any]) -> str:
+    failed = f", {run['failed']} failed (see {run['out']}/failures)" if run["failed"] else ""
+    return (
+        f"{run['studies']} studies, {run['listed']} views: {run['scored']} scored{failed}\n"
+        f"{run['views_per_s']} views/s with {run['runtime']}, {run['wall_s']} s in all; results in {run['out']}"
+    )
+
+
+@app.command()
+def demo(
+    archive: Annotated[Path, typer.Argument(help="Folder to make.")],
+    studies: Annotated[int, typer.Option(help="How many studies.")] = 200,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same archive.")] = 7,
+) -> None:
+    """Draws a synthetic archive in MURA's layout. Not patients, and not for judging a real model."""
+    with _errors_told():
+        from mura_trt.demo.archive import write_archive
+
+        views = write_archive(archive, studies, seed)
+        print(f"{views} views of {studies} studies in {archive}")
+
+
+@app.command("demo-model")
+def demo_model(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file to write.")],
+    studies: Annotated[int, typer.Option(help="Synthetic studies to fit on; 0.6 s each on 2 cores.")] = 220,
+) -> None:
+    """Fits a demo model on synthetic studies. It scores synthetic images, and nothing else."""
+    with _errors_told():
+        from mura_trt.checkpoint import save_checkpoint
+        from mura_trt.demo.model import fit_demo_model
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(fit_demo_model(studies), out)
+        print(out)
+
+
+@app.command("demo-summary")
+def demo_summary(
+    archive: Annotated[Path, typer.Argument(help="Archive drawn by mura-trt demo.")],
+    out: Annotated[Path, typer.Argument(help="Output folder of its scoring.")],
+) -> None:
+    """Compares a demo run's scores with what was drawn."""
+    with _errors_told():
+        from mura_trt.demo.summary import summarise
+
+        print(summarise(archive, out))

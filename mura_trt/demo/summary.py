@@ -1,0 +1,49 @@
+"""How the demo's scores compare with what was drawn: for the screen at the end of ``make demo``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from mura_trt.archive import label
+from mura_trt.demo.xray import LESION_KINDS
+from mura_trt.errors import UsageError
+
+
+def summarise(archive: Path, out: Path) -> str:
+    """A few lines on a scored demo archive: counts, speed, AUROC overall and per kind of lesion, kappa, and the files.
+
+    Raises
+    ------
+    UsageError
+        No demo archive or no finished run there.
+    """
+    from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+    try:
+        lesions = pd.read_csv(archive / "lesions.csv").drop_duplicates("study").set_index("study")["kind"]
+        studies = pd.read_csv(out / "studies.csv").dropna(subset="probability")
+        run = json.loads((out / "run.json").read_text())
+    except OSError as error:
+        raise UsageError(f"{error.filename}: not there; run mura-trt demo, then mura-trt score") from error
+    truth = studies["study"].map(lambda study: label(str(study).encode())).astype(int)
+    kind = studies["study"].map(lesions).fillna("")
+    rows = [("all", len(studies), int(truth.sum()), roc_auc_score(truth, studies["probability"]))]
+    for lesion in LESION_KINDS:
+        chosen = (kind == lesion) | (truth == 0)
+        if (kind == lesion).any():
+            area = roc_auc_score(truth[chosen], studies["probability"][chosen])
+            rows.append((lesion, int(chosen.sum()), int((kind == lesion).sum()), area))
+    kappa = cohen_kappa_score(truth, studies["abnormal"].astype(int))
+    lines = [
+        "Demo model on synthetic images: it says nothing about patients.",
+        f"{run['studies']} studies, {run['listed']} views, {run['failed']} failed;"
+        f" {run['views_per_s']} views/s with {run['runtime']}",
+        f"{'lesion':<12}{'studies':>8}{'abnormal':>10}{'AUROC':>8}",
+        *(f"{name:<12}{count:>8}{abnormal:>10}{area:>8.3f}" for name, count, abnormal, area in rows),
+        f"Cohen's kappa at the threshold {run['threshold']}: {kappa:.3f}",
+        f"files: {out}/studies.csv  {out}/views.csv  {out}/failures.csv  {out}/run.json",
+    ]
+    return "\n".join(lines)

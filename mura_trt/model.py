@@ -1,0 +1,141 @@
+"""DenseNet-169 for MURA as a torch module that takes raw gray pixels and returns every view's score and map."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, cast
+
+from mura_trt.contract import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+try:
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+except ModuleNotFoundError:  # the module imports all the same; whoever makes a network meets the missing library first
+
+    class nn:  # type: ignore[no-redef]
+        """Stands in for torch.nn as a base class."""
+
+        Module = object
+
+
+# DenseNet-169: layers per block, channels added by a layer, and channels out of the stem (Huang et al. 2017, table 1).
+BLOCK_LAYERS = (6, 12, 32, 32)
+GROWTH = 32
+STEM_CHANNELS = 64
+BOTTLENECK = 4  # a layer's 1x1 convolution makes BOTTLENECK * GROWTH channels
+
+
+class DenseLayer(nn.Module):
+    """BN-ReLU-conv1x1-BN-ReLU-conv3x3; returns its input with GROWTH new channels behind."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, BOTTLENECK * GROWTH, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(BOTTLENECK * GROWTH)
+        self.conv2 = nn.Conv2d(BOTTLENECK * GROWTH, GROWTH, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 or float16 (N, C, H, W) to (N, C + GROWTH, H, W)."""
+        new = self.conv1(F.relu(self.norm1(x)))
+        new = self.conv2(F.relu(self.norm2(new)))
+        return torch.cat([x, new], 1)
+
+
+def _dense_block(channels: int, layers: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict((f"denselayer{i + 1}", DenseLayer(channels + i * GROWTH)) for i in range(layers)))
+
+
+def _transition(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            norm=nn.BatchNorm2d(channels),
+            relu=nn.ReLU(),
+            conv=nn.Conv2d(channels, channels // 2, 1, bias=False),
+            pool=nn.AvgPool2d(2),
+        )
+    )
+
+
+class MuraNet(nn.Module):
+    """DenseNet-169 with one output; ``state_dict`` has torchvision's ``densenet169(num_classes=1)`` names.
+
+    The normalisation numbers are buffers outside the state dict, so a checkpoint never carries or overrides them.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
+            conv0=nn.Conv2d(3, STEM_CHANNELS, 7, stride=2, padding=3, bias=False),
+            norm0=nn.BatchNorm2d(STEM_CHANNELS),
+            relu0=nn.ReLU(),
+            pool0=nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        channels = STEM_CHANNELS
+        for number, layers in enumerate(BLOCK_LAYERS, start=1):
+            parts[f"denseblock{number}"] = _dense_block(channels, layers)
+            channels += layers * GROWTH
+            if number < len(BLOCK_LAYERS):
+                parts[f"transition{number}"] = _transition(channels)
+                channels //= 2
+        parts["norm5"] = nn.BatchNorm2d(channels)
+        self.features = nn.Sequential(parts)
+        self.classifier = nn.Linear(channels, 1)
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)), persistent=False)
+
+    def half_body(self) -> MuraNet:
+        """Puts everything up to the last feature map in half precision; input, normalisation and head stay FP32."""
+        self.features.half()
+        return self
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Gray pixels as the three normalised channels that ImageNet networks take.
+
+        Cast comes before transpose (TensorRT-RTX refuses uint8 in a transpose), and the mean is subtracted before the
+        convolution pads with zeros: folding it into the convolution is wrong at the borders.
+
+        Parameters
+        ----------
+        image : Tensor
+            uint8 (N, H, W, 1).
+
+        Returns
+        -------
+        Tensor
+            float32 (N, 3, H, W).
+        """
+        return (image.float().permute(0, 3, 1, 2) - self.mean) * self.scale
+
+    def activation(self, image: Tensor) -> Tensor:
+        """The last feature map behind its ReLU: float32 (N, 1664, H/32, W/32) of uint8 (N, H, W, 1)."""
+        x = self.normalise(image).to(cast("Tensor", self.features[0].weight).dtype)
+        return F.relu(cast("Tensor", self.features(x))).float()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores raw views.
+
+        The class activation map M = sum_k w_k f_k (Zhou et al. 2016) comes first and the logit is its mean plus the
+        bias, which equals pooling first: both are linear.
+
+        Parameters
+        ----------
+        image : Tensor
+            uint8 (N, H, W, 1), gray levels 0..255; H and W divisible by 32.
+
+        Returns
+        -------
+        probability, logit, cam : Tensor
+            float32 (N,), (N,) and (N, H/32, W/32).
+        """
+        weight = self.classifier.weight[:, :, None, None]
+        cam = F.conv2d(self.activation(image), weight)[:, 0]
+        logit = cam.mean((1, 2)) + self.classifier.bias
+        return torch.sigmoid(logit), logit, cam

@@ -1,0 +1,55 @@
+"""One line on a run's progress: rewritten in place on a terminal, now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TextIO
+
+from mura_trt.score import Progress
+
+TERMINAL_SECONDS = 0.5  # between lines
+LOG_SECONDS = 30.0
+
+
+class Reporter:
+    """Writes progress to a stream; a context manager that leaves the cursor on a line of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._in_place = stream.isatty()
+        self._pause = TERMINAL_SECONDS if self._in_place else LOG_SECONDS
+        self._next = time.monotonic() + self._pause
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._in_place:
+            self._stream.write("\n")
+
+    def update(self, progress: Progress) -> None:
+        """Writes a line where enough time has passed since the last."""
+        now = time.monotonic()
+        done = progress.scored + progress.failed == progress.views
+        if now < self._next and not (done and self._in_place):
+            return
+        self._next = now + self._pause
+        self._stream.write(
+            ("\r\x1b[2K" if self._in_place else "") + describe(progress) + ("" if self._in_place else "\n")
+        )
+        self._stream.flush()
+
+
+def describe(progress: Progress) -> str:
+    """``1,024 of 40,561 views, 512.0 views/s, 187.1 studies/s, 3 failed, 0:01:17 to go``."""
+    done = progress.scored + progress.failed
+    rate = progress.rate
+    left = int((progress.views - done) / rate) if rate else 0
+    return (
+        f"{done:,} of {progress.views:,} views, {rate:.1f} views/s,"
+        f" {rate * progress.studies / progress.views:.1f} studies/s, {progress.failed} failed,"
+        f" {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} to go"
+    )

@@ -1,0 +1,223 @@
+"""The output folder: shards committed one by one, then the final tables made from them and from nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.archive import Listing, display
+from mura_trt.errors import EnvironmentProblem, UsageError
+from mura_trt.files import sync_folder, write_atomically
+from mura_trt.ledger import Failure, Rows
+from mura_trt.studies import study_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = ("csv", "parquet")
+RUN_FILE = "run.json"
+WORKER_LOG = "worker.log"
+_SHARDS = "shards"
+_LOCK = ".lock"
+_TABLES = ("studies", "views", "failures")
+ROWS_AT_ONCE = 100_000  # of a table in memory while it is written
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Every view's result, by its number in the listing.
+
+    ``logit`` and ``probability`` are float32 (n,), NaN for a view that failed; ``failures`` says why, in order.
+    """
+
+    logit: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    failures: list[Failure]
+
+    @property
+    def scored(self) -> int:
+        """How many views have a score."""
+        return int(np.count_nonzero(~np.isnan(self.probability)))
+
+
+class OutputFolder:
+    """A run's folder, held by one run at a time.
+
+    Parameters
+    ----------
+    path
+        Made where it is not there.
+    overwrite
+        Delete an earlier run's results first.
+
+    Raises
+    ------
+    UsageError
+        It holds results already, another run is at work in it, or it cannot be made.
+    """
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        self.path = path
+        try:
+            (path / _SHARDS).mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / _LOCK).open("w")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be an output folder: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{path}: another run is writing there; wait for it, or choose another folder") from error
+        if any((path / _SHARDS).iterdir()) or (path / RUN_FILE).exists():
+            if not overwrite:
+                raise UsageError(f"{path} holds results; add --overwrite to replace them, or choose another folder")
+            self._clear()
+
+    def _clear(self) -> None:
+        # The mark of a finished run goes first, so that what a crash leaves here never looks finished.
+        for name in (RUN_FILE, WORKER_LOG, *(f"{table}.{suffix}" for table in _TABLES for suffix in FORMATS)):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / _SHARDS)
+        (self.path / _SHARDS).mkdir()
+        sync_folder(self.path)
+
+    def commit(self, rows: Rows) -> None:
+        """Makes a shard's rows final: they are on the disk, whole, when this returns."""
+        content = {
+            "start": rows.start,
+            "stop": rows.stop,
+            "views": rows.views.tolist(),
+            # A float32 goes through JSON's double and back without loss.
+            "logit": rows.logit.tolist(),
+            "probability": rows.probability.tolist(),
+            "failures": [[failure.view, failure.stage, failure.code, failure.message] for failure in rows.failures],
+        }
+        write_atomically(self.path / _SHARDS / f"{rows.start:012d}.json", json.dumps(content).encode())
+
+    def committed(self) -> Iterator[Rows]:
+        """The committed shards in order."""
+        for path in sorted((self.path / _SHARDS).glob("*.json")):
+            content = json.loads(path.read_bytes())
+            yield Rows(
+                content["start"],
+                content["stop"],
+                np.array(content["views"], np.int64),
+                np.array(content["logit"], np.float32),
+                np.array(content["probability"], np.float32),
+                [Failure(*failure) for failure in content["failures"]],
+            )
+
+    def outcome(self, views: int) -> Outcome:
+        """Everything committed, checked to be every view of the listing once.
+
+        Raises
+        ------
+        EnvironmentProblem
+            A shard is missing or there twice: the folder was changed under the run.
+        """
+        logit = np.full(views, np.nan, np.float32)
+        probability = logit.copy()
+        failures: list[Failure] = []
+        expected = 0
+        for rows in self.committed():
+            if rows.start != expected:
+                raise EnvironmentProblem(f"{self.path}: the shard of view {expected} is missing; run again")
+            logit[rows.views], probability[rows.views] = rows.logit, rows.probability
+            failures.extend(rows.failures)
+            expected = rows.stop
+        outcome = Outcome(logit, probability, failures)
+        if expected != views or outcome.scored + len(failures) != views:
+            raise EnvironmentProblem(f"{self.path}: {views} views listed, {expected} committed; run again")
+        return outcome
+
+    def write_tables(self, listing: Listing, outcome: Outcome, threshold: float, table_format: str) -> int:
+        """Writes studies, views and failures; returns how many studies there are."""
+        studies = self._write(
+            "studies", study_tables(listing, outcome.probability, threshold, ROWS_AT_ONCE), table_format
+        )
+        self._write("views", _view_tables(listing, outcome), table_format)
+        self._write("failures", _failure_tables(listing, outcome.failures), table_format)
+        return studies
+
+    def write_run(self, run: dict[str, Any]) -> None:
+        """Writes ``run.json``, whose presence says that the run came to its end."""
+        write_atomically(self.path / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Lets another run have the folder."""
+        self._lock.close()
+
+    def _write(self, name: str, parts: Iterator[pd.DataFrame], table_format: str) -> int:
+        path = self.path / f"{name}.{table_format}"
+        temporary = path.with_name(f".{path.name}.part")
+        write = _write_csv if table_format == "csv" else _write_parquet
+        rows = write(temporary, parts)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(self.path)
+        return rows
+
+
+def _write_csv(path: Path, parts: Iterator[pd.DataFrame]) -> int:
+    rows = 0
+    with path.open("w", newline="", encoding="utf-8") as file:
+        for number, part in enumerate(parts):
+            part.to_csv(file, index=False, header=number == 0, lineterminator="\n")
+            rows += len(part)
+    return rows
+
+
+def _write_parquet(path: Path, parts: Iterator[pd.DataFrame]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, writer = 0, None
+    for part in parts:
+        table = pa.Table.from_pandas(part, preserve_index=False)
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table.cast(writer.schema))
+        rows += len(part)
+    assert writer is not None  # every table has a first part, be it empty
+    writer.close()
+    return rows
+
+
+def _view_tables(listing: Listing, outcome: Outcome) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    for start in range(0, len(listing), ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, len(listing))
+        table = pd.DataFrame(
+            {
+                "view": [display(key) for key in listing.keys(start, stop)],
+                "study": listing.study_names(listing.study_of[start:stop]),
+                "logit": outcome.logit[start:stop],
+                "probability": outcome.probability[start:stop],
+            }
+        )
+        yield table[table["probability"].notna()]
+
+
+def _failure_tables(listing: Listing, failures: list[Failure]) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    numbers = np.array([failure.view for failure in failures], np.int64)
+    yield pd.DataFrame(
+        {
+            "view": [display(key) for key in listing.views.take(numbers).to_pylist()],
+            "study": listing.study_names(listing.study_of[numbers]),
+            "stage": [failure.stage for failure in failures],
+            "code": [failure.code for failure in failures],
+            "message": [failure.message for failure in failures],
+        },
+        dtype="str",
+    )

@@ -1,0 +1,45 @@
+"""Runtimes by name, and the choice among them."""
+
+from __future__ import annotations
+
+import importlib
+
+from mura_trt.bundle import Bundle
+from mura_trt.errors import RuntimeUnavailable
+from mura_trt.runtimes.base import Scores, Session, SessionOptions
+
+__all__ = ["AUTO", "RUNTIMES", "Scores", "Session", "SessionOptions", "open_session"]
+
+# Name -> where its session class is; the module is imported only when the runtime is tried.
+RUNTIMES = {
+    "tensorrt": ("tensorrt", "PlainTensorRTSession"),
+    "tensorrt_rtx": ("tensorrt", "TensorRTRTXSession"),
+    "onnxruntime": ("onnxruntime", "OnnxRuntimeSession"),
+    "torch": ("torch", "TorchSession"),
+    "null": ("null", "NullSession"),
+}
+AUTO = ("tensorrt", "tensorrt_rtx", "onnxruntime")
+
+
+def open_session(runtime: str, bundle: Bundle, options: SessionOptions) -> tuple[Session, list[str]]:
+    """Opens a runtime by name, or with ``auto`` the first of ``AUTO`` that works.
+
+    Returns
+    -------
+    The session, and for each runtime passed over a line with the reason.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        None of them works here.
+    """
+    passed_over: list[str] = []
+    for name in AUTO if runtime == "auto" else (runtime,):
+        module, cls = RUNTIMES[name]
+        try:
+            session: Session = getattr(importlib.import_module(f"mura_trt.runtimes.{module}"), cls)(bundle, options)
+        except RuntimeUnavailable as error:
+            passed_over.append(f"{name}: {error}")
+        else:
+            return session, passed_over
+    raise RuntimeUnavailable("; ".join(passed_over))

@@ -1,0 +1,78 @@
+"""Streams, device memory and copies on the GPU's primary context: the only module that touches PyCUDA.
+
+The primary context is the one that torch and DALI use, so that all of them can work on one another's memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.errors import RuntimeUnavailable
+
+
+class Device:
+    """One GPU, its primary context current on this thread from here to ``close``, and one stream on it."""
+
+    def __init__(self, ordinal: int = 0) -> None:
+        if cuda_device_count() <= ordinal:
+            raise RuntimeUnavailable(f"no CUDA device {ordinal} here (the driver's libcuda.so.1 reports too few)")
+        try:
+            import pycuda.driver as driver
+        except ImportError as error:
+            raise RuntimeUnavailable(f"PyCUDA does not import ({error}): pip install 'mura-trt[gpu]'") from error
+        self._driver = driver
+        driver.init()
+        device = driver.Device(ordinal)
+        self.compute_capability: tuple[int, int] = device.compute_capability()
+        self.name: str = device.name()
+        self._context = device.retain_primary_context()
+        self._context.push()
+        self._stream = driver.Stream()
+
+    @property
+    def stream(self) -> int:
+        """The stream's CUDA handle."""
+        return int(self._stream.handle)
+
+    def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
+        """Pinned host memory and device memory of one shape."""
+        return Buffer(self._driver, self._stream, shape, dtype)
+
+    def synchronise(self) -> None:
+        """Waits for everything on the stream."""
+        self._stream.synchronize()
+
+    def close(self) -> None:
+        """Takes the context off this thread."""
+        self._context.pop()
+        self._context.detach()
+
+
+class Buffer:
+    """A tensor's two homes: ``host`` (pinned) and ``address`` (device), copied on the device's stream."""
+
+    def __init__(self, driver: Any, stream: Any, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self._driver, self._stream = driver, stream
+        self.host: NDArray[Any] = driver.pagelocked_empty(shape, dtype)
+        self._memory = driver.mem_alloc(self.host.nbytes)
+
+    @property
+    def address(self) -> int:
+        """The device pointer."""
+        return int(self._memory)
+
+    def upload(self, rows: int) -> None:
+        """Starts copying the first ``rows`` rows to the device."""
+        self._driver.memcpy_htod_async(self._memory, self.host[:rows], self._stream)
+
+    def download(self, rows: int) -> None:
+        """Starts copying the first ``rows`` rows to the host."""
+        self._driver.memcpy_dtoh_async(self.host[:rows], self._memory, self._stream)
+
+    def free(self) -> None:
+        """Gives the device memory back."""
+        self._memory.free()

@@ -1,0 +1,73 @@
+"""From views to studies: the mean probability and the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.archive import Listing, body_part, display
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The MURA paper's (section 3): abnormal when the mean is above it, not at it.
+DEFAULT_THRESHOLD = 0.5
+
+
+def study_means(
+    study_of: NDArray[np.int32], studies: int, probability: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Views, scored views and mean probability of each study.
+
+    Sums run in float64 in the order of the listing, so that the same views give the same bytes.
+
+    Parameters
+    ----------
+    study_of
+        int32 (n,): each view's study.
+    studies
+        How many there are.
+    probability
+        float32 (n,), NaN for a view that failed.
+
+    Returns
+    -------
+    views, scored : int64 (studies,)
+    mean : float64 (studies,), NaN where nothing was scored
+    """
+    views = np.bincount(study_of, minlength=studies)
+    good = ~np.isnan(probability)
+    scored = np.bincount(study_of[good], minlength=studies)
+    total = np.bincount(study_of[good], weights=probability[good].astype(np.float64), minlength=studies)
+    with np.errstate(invalid="ignore"):
+        return views, scored, total / scored
+
+
+def study_tables(
+    listing: Listing, probability: NDArray[np.float32], threshold: float, rows_at_once: int
+) -> Iterator[pd.DataFrame]:
+    """The rows of ``studies.csv`` in order of first appearance, some at a time."""
+    import pandas as pd
+
+    count = len(listing.studies)
+    views, scored, mean = study_means(listing.study_of, count, probability)
+    # A comparison with NaN is False; such a study has no decision instead.
+    abnormal = pd.array((mean > threshold).astype(np.int8), dtype="Int8")
+    abnormal[np.isnan(mean)] = pd.NA
+    first_views = listing.first_views()
+    for start in range(0, count, rows_at_once):
+        part = slice(start, min(start + rows_at_once, count))
+        yield pd.DataFrame(
+            {
+                "study": [display(key) for key in listing.studies.slice(start, rows_at_once).to_pylist()],
+                "body_part": [body_part(key) for key in first_views[part]],
+                "views": views[part],
+                "scored": scored[part],
+                "failed": (views - scored)[part],
+                "probability": mean[part],
+                "abnormal": abnormal[part],
+            }
+        )

@@ -1,0 +1,253 @@
+"""One device's process: takes tasks, reads, screens, decodes and scores their views, returns rows.
+
+Reading and screening run in a few threads and DALI decodes in its own, both ahead of the engine, which runs on the main
+thread. Batches cross the borders of tasks, so that no task pays for a tail of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.bundle import Bundle
+from mura_trt.cores import usable_cores
+from mura_trt.decode import Decoder
+from mura_trt.errors import MuraTrtError
+from mura_trt.ledger import Failure, Rows, Task
+from mura_trt.readahead import Batch, ReadAhead, Source
+from mura_trt.runtimes import Session, SessionOptions, open_session
+
+BATCHES_DECODING = 2  # ahead of the engine
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """All a worker needs to know before its first task."""
+
+    bundle: Path
+    runtime: str
+    """One of ``RUNTIMES``, or ``auto``."""
+    batch: int | None
+    """Views in a batch; None takes what suits the runtime."""
+    null_ms: float
+    """The ``null`` runtime's time for a batch, in milliseconds."""
+    log: Path
+    """File that takes what the libraries print to standard error."""
+
+
+class Ready(NamedTuple):
+    """A worker's first message: it can take tasks."""
+
+    runtime: str
+    device: str
+    batch: int
+    passed_over: list[str]
+
+
+class Assignment(NamedTuple):
+    """A task with what it takes to read its views."""
+
+    task: Task
+    source: Source
+    keys: list[bytes]
+
+
+class Done(NamedTuple):
+    """A finished task."""
+
+    rows: Rows
+    first_batch_at: float
+    """When this worker's first batch went in: seconds of the monotonic clock, which all processes share."""
+    stage_seconds: dict[str, float]
+    """How long the main thread waited for reading and for decoding and was in the engine, since it began."""
+
+
+class Fatal(NamedTuple):
+    """A worker's last message: what keeps it from working at all."""
+
+    error: MuraTrtError
+
+
+def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
+    """The process's entry: works until the supervisor closes the connection, or dies.
+
+    Parameters
+    ----------
+    connection
+        Takes ``Assignment``; gives ``Ready``, then a ``Done`` for each, or ``Fatal``.
+    config
+        What to work with.
+    supervisor
+        The supervisor's process id.
+    """
+    _die_with(supervisor)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    _send_stderr_to(config.log)
+    try:
+        bundle = Bundle.open(config.bundle)
+        decoder_threads, engine_threads = share_cores(usable_cores(), config.runtime)
+        options = SessionOptions(config.batch, engine_threads, config.null_ms)
+        session, passed_over = open_session(config.runtime, bundle, options)
+        decoder = Decoder((bundle.contract.height, bundle.contract.width), decoder_threads, session.batch)
+        connection.send(Ready(session.name, session.device, session.batch, passed_over))
+        Worker(connection, session, decoder).run()
+        session.close()
+    except MuraTrtError as error:
+        connection.send(Fatal(error))
+
+
+def _die_with(supervisor: int) -> None:
+    """Has the kernel kill this process when the supervisor dies, even by kill -9."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it died before the call
+        os._exit(1)
+
+
+def _send_stderr_to(path: Path) -> None:
+    """The decoders' C libraries print a line of their own for a bad image; its place is not the user's terminal."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def share_cores(cores: int, runtime: str) -> tuple[int, int]:
+    """Threads for decoding and for the engine, of a worker that may use ``cores``.
+
+    On a CPU a view takes the engine some fifty times what it takes the decoder (200 core-ms against 4), so the engine
+    may use every core and one decoding thread in sixteen keeps up; any other engine leaves the cores to decoding.
+    """
+    if runtime in ("null", "tensorrt", "tensorrt_rtx"):
+        return cores, cores
+    return max(1, cores // 16), cores
+
+
+@dataclass
+class _OpenTask:
+    """A task at work; scores fill in as batches end, and a view that failed keeps NaN."""
+
+    task: Task
+    logit: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    failures: list[Failure] = field(default_factory=list)
+    settled: int = 0
+
+    @classmethod
+    def of(cls, task: Task) -> _OpenTask:
+        nothing = np.full(task.stop - task.start, np.nan, np.float32)
+        return cls(task, nothing, nothing.copy())
+
+    def score(self, views: NDArray[np.int64], logit: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+        """Takes what belongs to this task of a batch."""
+        mine = (views >= self.task.start) & (views < self.task.stop)
+        at = views[mine] - self.task.start
+        self.logit[at], self.probability[at] = logit[mine], probability[mine]
+        self.settled += len(at)
+
+    def fail(self, failure: Failure) -> None:
+        if self.task.start <= failure.view < self.task.stop:
+            self.failures.append(failure)
+            self.settled += 1
+
+    @property
+    def complete(self) -> bool:
+        return self.settled == len(self.logit)
+
+    def rows(self) -> Rows:
+        scored = np.flatnonzero(~np.isnan(self.probability))
+        self.failures.sort(key=lambda failure: failure.view)
+        return Rows(
+            self.task.start,
+            self.task.stop,
+            scored + self.task.start,
+            self.logit[scored],
+            self.probability[scored],
+            self.failures,
+        )
+
+
+class Worker:
+    """The loop from tasks to rows, over one decoder and one session."""
+
+    def __init__(self, connection: Connection, session: Session, decoder: Decoder) -> None:
+        self._connection, self._session, self._decoder = connection, session, decoder
+        self._reader = ReadAhead(session.batch)
+        self._decoding: deque[Batch] = deque()
+        self._open: deque[_OpenTask] = deque()
+        self._first_batch_at = 0.0
+        self._seconds = {"read": 0.0, "decode": 0.0, "engine": 0.0}
+
+    def run(self) -> None:
+        """Works until the other end of the connection is closed."""
+        try:
+            while True:
+                self._receive(wait=not self._decoding and self._reader.empty)
+                while len(self._decoding) < BATCHES_DECODING and self._start_batch():
+                    pass
+                if self._decoding:
+                    self._finish_batch()
+                self._send_complete()
+        except EOFError:
+            self._reader.close()
+
+    def _receive(self, wait: bool) -> None:
+        while wait or self._connection.poll():
+            task, source, keys = self._connection.recv()
+            self._open.append(_OpenTask.of(task))
+            self._reader.add(source, task.start, keys, task.last)
+            wait = False
+
+    def _start_batch(self) -> bool:
+        started = time.monotonic()
+        batch, failures = self._reader.next_batch()
+        self._seconds["read"] += time.monotonic() - started
+        self._fail(failures)
+        if batch is None:
+            return False
+        self._first_batch_at = self._first_batch_at or time.monotonic()
+        self._decoder.submit(batch.files)
+        self._decoding.append(batch)
+        return True
+
+    def _finish_batch(self) -> None:
+        started = time.monotonic()
+        batch = self._decoding.popleft()
+        pixels, kept, rejected = self._decoder.collect()
+        decoded = time.monotonic()
+        self._seconds["decode"] += decoded - started
+        self._fail([Failure(batch.views[at], "decode", reason.code, str(reason)) for at, reason in rejected])
+        if kept:
+            self._start_batch()  # keeps the decoder busy while the engine works on this one
+            scores = self._session.run(pixels)
+            self._seconds["engine"] += time.monotonic() - decoded
+            views = np.array([batch.views[at] for at in kept])
+            self._settle(views, scores.logit, scores.probability)
+
+    def _settle(self, views: NDArray[np.int64], logit: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+        finite = np.isfinite(logit) & np.isfinite(probability)
+        message = "the network gave no finite number; with FP16, check the checkpoint's range in FP32"
+        self._fail([Failure(int(view), "engine", "NOT_FINITE", message) for view in views[~finite]])
+        for task in self._open:
+            task.score(views[finite], logit[finite], probability[finite])
+
+    def _fail(self, failures: list[Failure]) -> None:
+        for failure in failures:
+            for task in self._open:
+                task.fail(failure)
+
+    def _send_complete(self) -> None:
+        """Sends finished tasks, oldest first; views settle in order, so a later one is never kept waiting for long."""
+        while self._open and self._open[0].complete:
+            rows = self._open.popleft().rows()
+            self._connection.send(Done(rows, self._first_batch_at, dict(self._seconds)))
