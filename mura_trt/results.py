@@ -73,6 +73,14 @@ class OutputFolder:
         except OSError as error:
             raise UsageError(f"{path}: cannot be an output folder: {error.strerror}") from error
         try:
+            self._take_over(overwrite)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _take_over(self, overwrite: bool) -> None:
+        path = self.path
+        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(f"{path}: another run is writing there; wait for it, or choose another folder") from error

@@ -16,6 +16,7 @@ from mura_trt.contract import InputContract
 from mura_trt.cores import usable_cores
 from mura_trt.decode import Decoder
 from mura_trt.demo.archive import demo_studies
+from mura_trt.errors import UsageError
 from mura_trt.model import MuraNet
 
 # Far from the seeds that people give `mura-trt demo`, so that the fit never sees the archive it is shown on.
@@ -38,7 +39,7 @@ def fit_demo_model(studies: int, seed: int = FIT_SEED) -> MuraNet:
 
     Raises
     ------
-    ValueError
+    UsageError
         The studies are all of one class.
     """
     import torch
@@ -47,7 +48,7 @@ def fit_demo_model(studies: int, seed: int = FIT_SEED) -> MuraNet:
 
     pixels, labels, groups = _draw(studies, seed)
     if len(set(labels.tolist())) < 2:
-        raise ValueError(f"{studies} studies hold one class only; fit on more")
+        raise UsageError(f"{studies} studies hold one class only; fit on more")
     torch.manual_seed(seed)
     model = MuraNet()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -14,6 +14,7 @@ from PIL import Image
 from mura_trt.demo import archive
 from mura_trt.demo.archive import DemoView, demo_studies, write_archive
 from mura_trt.demo.xray import BODY_PARTS, LESION_KINDS, Box
+from mura_trt.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_an_empty_root_is_used_and_a_full_one_left_alone(tmp_path: Path) -> None
     root.mkdir()
     write_archive(root, 1, seed=0)
     before = sorted(root.rglob("*"))
-    with pytest.raises(FileExistsError, match=f"{re.escape(str(root))} .*remove it or choose another"):
+    with pytest.raises(UsageError, match=f"{re.escape(str(root))} .*remove it or choose another"):
         write_archive(root, 1, seed=0)
     assert sorted(root.rglob("*")) == before
 
@@ -177,12 +178,12 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("studies", [0, -1])
 def test_no_studies_are_refused(tmp_path: Path, studies: int) -> None:
-    with pytest.raises(ValueError, match="studies must be 1 or more"):
+    with pytest.raises(UsageError, match="studies must be 1 or more"):
         write_archive(tmp_path / "archive", studies, seed=0)
-    with pytest.raises(ValueError, match="studies must be 1 or more"):
+    with pytest.raises(UsageError, match="studies must be 1 or more"):
         demo_studies(studies, seed=0)
 
 
 def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(ValueError, match="seed must be 0 or more"):
+    with pytest.raises(UsageError, match="seed must be 0 or more"):
         demo_studies(1, seed=-1)

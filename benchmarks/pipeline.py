@@ -1,0 +1,213 @@
+"""How much the pipeline around the engine costs, and what memory it takes.
+
+    python -m benchmarks.pipeline speed  ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
+    python -m benchmarks.pipeline memory ARCHIVE --engine BUNDLE [--json FILE]
+
+``speed`` compares two pairs, side by side in one run, repeated and interleaved, on files in the page cache:
+
+* ``mura-trt score`` with ONNX Runtime against the ONNX Runtime session alone on pixels in memory;
+* ``mura-trt score`` with the null runtime, which takes as long per batch as decoding does, against decoding alone. With
+  perfect overlap the pipeline would be as fast as decoding alone; with none, half as fast.
+
+``memory`` samples the resident memory of all processes of ``mura-trt score`` at 300 and at 3,000 views.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+Archive = Annotated[Path, typer.Argument(help="Folder of X-rays, as made by mura-trt demo.")]
+Engine = Annotated[Path, typer.Option(help="Engine bundle.")]
+Json = Annotated[Path | None, typer.Option("--json", help="File for the result, with the machine it was measured on.")]
+
+DECODE_BATCH = 64
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """The function's result, computed where nothing ran before it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def session_alone(engine: Path, views: int) -> float:
+    """Views/s of the ONNX Runtime session on random pixels in memory."""
+    import numpy as np
+
+    from mura_trt.bundle import Bundle
+    from mura_trt.runtimes import SessionOptions, open_session
+
+    session, _ = open_session("onnxruntime", Bundle.open(engine), SessionOptions())
+    pixels = np.random.default_rng(0).integers(0, 256, (session.batch, 320, 320, 1), np.uint8)
+    session.run(pixels)
+    batches = -(-views // session.batch)
+    started = time.perf_counter()
+    for _ in range(batches):
+        session.run(pixels)
+    return batches * session.batch / (time.perf_counter() - started)
+
+
+def decode_alone(paths: list[Path]) -> tuple[float, float]:
+    """Views/s and seconds per batch of reading and decoding, two batches ahead, with nothing behind it."""
+    from mura_trt.cores import usable_cores
+    from mura_trt.decode import Decoder
+
+    decoder = Decoder((320, 320), usable_cores(), DECODE_BATCH)
+    batches = [paths[at : at + DECODE_BATCH] for at in range(0, len(paths), DECODE_BATCH)]
+    decoder.submit([path.read_bytes() for path in batches[0]])
+    decoder.collect()
+    started = time.perf_counter()
+    for batch in batches:
+        decoder.submit([path.read_bytes() for path in batch])
+        if decoder.pending > 2:
+            decoder.collect()
+    while decoder.pending:
+        decoder.collect()
+    seconds = time.perf_counter() - started
+    return len(paths) / seconds, seconds * DECODE_BATCH / len(paths)
+
+
+def score_rate(archive: Path, engine: Path, *options: str) -> float:
+    """``views_per_s`` of one run of ``mura-trt score``."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [
+            sys.executable,
+            "-m",
+            "mura_trt",
+            "score",
+            str(archive),
+            "--engine",
+            str(engine),
+            "-o",
+            out,
+            "--json",
+        ]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["views_per_s"])
+
+
+@contextmanager
+def repeated(archive: Path, views: int) -> Iterator[Path]:
+    """An archive of so many views: the given one's files, linked under as many folders as it takes."""
+    paths = sorted(archive.rglob("*.png"))
+    with tempfile.TemporaryDirectory() as root:
+        for number in range(views):
+            target = Path(root) / f"copy{number // len(paths)}" / paths[number % len(paths)].relative_to(archive)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(paths[number % len(paths)].resolve())
+        yield Path(root)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import mura_trt
+
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    return {
+        "cpu": model.partition(":")[2].strip(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "mura_trt": mura_trt.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def ratio(ours: list[float], alone: list[float]) -> dict[str, Any]:
+    """Median and spread of the pairwise ratios."""
+    ratios = [ours_rate / alone_rate for ours_rate, alone_rate in zip(ours, alone, strict=True)]
+    return {
+        "score_views_per_s": [round(rate, 2) for rate in ours],
+        "alone_views_per_s": [round(rate, 2) for rate in alone],
+        "ratio_median": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+    }
+
+
+def finish(result: dict[str, Any], file: Path | None) -> None:
+    """Prints the result and keeps it."""
+    text = json.dumps({"machine": machine(), **result}, indent=2)
+    print(text)
+    if file:
+        file.write_text(text + "\n")
+
+
+def measure_speed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
+    """Both pairs, interleaved."""
+    engine_ours, engine_alone, null_ours, null_alone, batch_ms = [], [], [], [], []
+    with repeated(archive, 240) as small, repeated(archive, 3200) as large:
+        paths = sorted(large.rglob("*.png"))
+        for _ in range(repeats):
+            engine_alone.append(in_fresh_process(session_alone, engine, 240))
+            engine_ours.append(score_rate(small, engine, "--runtime", "onnxruntime"))
+            rate, seconds = in_fresh_process(decode_alone, paths)
+            null_alone.append(rate)
+            batch_ms.append(1000 * seconds)
+            null = ("--runtime", "null", "--batch", str(DECODE_BATCH), "--null-ms", f"{1000 * seconds:.1f}")
+            null_ours.append(score_rate(large, engine, *null))
+    return {
+        "onnxruntime": ratio(engine_ours, engine_alone),
+        "null": {**ratio(null_ours, null_alone), "null_ms": [round(ms, 1) for ms in batch_ms]},
+    }
+
+
+def peak_memory(archive: Path, engine: Path) -> int:
+    """Peak resident bytes of ``mura-trt score`` with ONNX Runtime and its children, summed, sampled every 50 ms."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(engine), "-o", out]
+        process = psutil.Popen([*command, "--runtime", "onnxruntime"], stderr=subprocess.DEVNULL)
+        peak = 0
+        while process.poll() is None:
+            total = 0
+            for one in [process, *process.children(recursive=True)]:
+                try:
+                    total += one.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            peak = max(peak, total)
+            time.sleep(0.05)
+    if process.returncode != 0:
+        raise RuntimeError(f"score ended with exit code {process.returncode}")
+    return peak
+
+
+def measure_memory(archive: Path, engine: Path) -> dict[str, Any]:
+    """Peak memory at both sizes."""
+    peaks = {}
+    for views in (300, 3000):
+        with repeated(archive, views) as folder:
+            peaks[str(views)] = round(peak_memory(folder, engine) / 1e9, 3)
+    return {"peak_gb_by_views": peaks}
+
+
+@app.command()
+def speed(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = None) -> None:
+    """Compares scoring with its engine alone, and with decoding alone."""
+    finish(measure_speed(archive, engine, repeats), json_file)
+
+
+@app.command()
+def memory(archive: Archive, engine: Engine, json_file: Json = None) -> None:
+    """Peak memory of all processes at 300 and 3,000 views."""
+    finish(measure_memory(archive, engine), json_file)
+
+
+if __name__ == "__main__":
+    app()

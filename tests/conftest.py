@@ -1,0 +1,111 @@
+"""What the tests share: a synthetic archive, a network whose scores spread, and a bundle built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from mura_trt.build import Recipe, build_bundle
+from mura_trt.bundle import Bundle
+from mura_trt.checkpoint import save_checkpoint
+from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.demo.archive import demo_studies, write_archive
+from mura_trt.demo.model import _set_batch_norms
+from mura_trt.model import MuraNet
+
+STUDIES = 24
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips tests marked ``gpu`` where there is none, with the reason."""
+    if cuda_device_count() == 0:
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic archive in MURA's layout; not to be changed."""
+    root = tmp_path_factory.mktemp("data") / "archive"
+    write_archive(root, STUDIES, seed=3)
+    return root
+
+
+def read_like_pillow(png: Path) -> NDArray[np.uint8]:
+    """uint8 (320, 320, 1): a view as Pillow decodes and resizes it."""
+    with Image.open(png) as image:
+        resized = image.convert("L").resize((320, 320), Image.Resampling.BILINEAR)
+    return np.asarray(resized)[..., None]
+
+
+@pytest.fixture(scope="session")
+def pixels(archive: Path) -> NDArray[np.uint8]:
+    """uint8 (12, 320, 320, 1): views of the archive."""
+    return np.stack([read_like_pillow(path) for path in sorted(archive.rglob("*.png"))[::5][:12]])
+
+
+@pytest.fixture(scope="session")
+def model(pixels: NDArray[np.uint8]) -> MuraNet:
+    """A random network whose batch norms know the synthetic views and whose logits spread by about 1."""
+    torch.manual_seed(0)
+    network = MuraNet().eval()
+    _set_batch_norms(network, pixels)
+    with torch.inference_mode():
+        features = network.activation(torch.from_numpy(pixels)).mean((2, 3))
+    with torch.no_grad():
+        weight = torch.randn(1, features.shape[1])
+        logits = features @ weight.T
+        network.classifier.weight.copy_(weight / logits.std())
+        network.classifier.bias.copy_(-logits.mean() / logits.std())
+    return network
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model: MuraNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network as a safetensors file."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_checkpoint(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An FP16 bundle with a TensorRT-RTX plan; not to be changed."""
+    out = tmp_path_factory.mktemp("bundle") / "engine"
+    return build_bundle(checkpoint, Recipe(name="test-fp16", builder="tensorrt-rtx"), out)
+
+
+@pytest.fixture
+def copied(archive: Path, tmp_path: Path) -> Path:
+    """A copy of the archive that a test may spoil."""
+    import shutil
+
+    target = tmp_path / "archive"
+    shutil.copytree(archive, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def png_files() -> list[bytes]:
+    """PNG bytes of a dozen synthetic views."""
+    return [view.png for study in demo_studies(5, seed=5) for view in study][:12]
+
+
+@pytest.fixture
+def make_png(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a small gray PNG at a path below the test's folder."""
+
+    def make(name: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((120, 90), 77, np.uint8)).save(path)
+        return path
+
+    return make

@@ -1,0 +1,97 @@
+"""Recipes, the choice of a builder, and what a build leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from mura_trt import build
+from mura_trt.build import Recipe, build_bundle, build_plan, find_builder
+from mura_trt.bundle import Bundle
+from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.errors import CheckpointError, EnvironmentProblem, UsageError
+
+ENGINES = Path(__file__).parent.parent / "engines"
+
+
+@pytest.mark.parametrize("path", sorted(ENGINES.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_recipe_reads(path: Path) -> None:
+    recipe = Recipe.read(path)
+    assert recipe.name == path.stem
+    assert recipe.precision in path.stem
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("precision = 'fp8'", "fp8.*fp32, fp16"),
+        ("batch = [4, 2, 8]", "batch"),
+        ("batch = 4", "batch|int"),
+        ("builder = 'make'", "builder 'make'"),
+        ("precison = 'fp16'", "unknown key precison"),
+        ("= 3", "not a readable recipe"),
+    ],
+)
+def test_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(UsageError, match=rf"r\.toml: .*({message})"):
+        Recipe.read(tmp_path / "r.toml")
+    with pytest.raises(UsageError, match="not a readable recipe"):
+        Recipe.read(tmp_path / "absent.toml")
+
+
+def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
+    built = bundle.manifest.builder
+    assert built is not None
+    assert built["name"] == "tensorrt-rtx"
+    assert built["batch"] == [1, 64, 256]
+    assert built["plan_bytes"] > 20_000_000
+    assert built["seconds"] > 0
+    assert bundle.manifest.precision == "fp16"
+    assert set(bundle.manifest.versions) == {"mura_trt", "torch", "onnx"}
+
+
+def test_bundle_without_a_builder_has_both_graphs(checkpoint: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    recipe = Recipe(precision="fp32", builder="none")
+    bundle = build_bundle(checkpoint, recipe, tmp_path / "engine", say=told.append)
+    assert not bundle.has_plan
+    assert bundle.manifest.builder is None
+    assert bundle.path("onnx").read_bytes() == bundle.path("fp32_onnx").read_bytes()
+    assert any("no plan" in line and "mura-trt[rtx]" in line for line in told)
+
+
+def test_wrong_checkpoint_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        build_bundle(tmp_path / "absent.pth", Recipe(builder="none"), tmp_path / "engine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unparsable_graph_names_the_reason(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 3, 1])
+    node = onnx.helper.make_node("NoSuchOperator", ["image"], ["y"])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [result])), tmp_path / "g.onnx")
+    with pytest.raises(EnvironmentProblem, match=r"cannot parse g\.onnx"):
+        build_plan("tensorrt-rtx", tmp_path / "g.onnx", tmp_path / "plan", (1, 1, 1))
+
+
+def test_builder_that_refuses_is_told_with_its_log(bundle: Bundle, tmp_path: Path) -> None:
+    """A profile whose least exceeds its most passes our recipe check only when called past it, and not TensorRT's."""
+    with pytest.raises(EnvironmentProblem, match=r"could not build model\.onnx: (?!no reason)"):
+        build_plan("tensorrt-rtx", bundle.path("onnx"), tmp_path / "plan", (4, 2, 1))
+    assert not (tmp_path / "plan").exists()
+
+
+def test_builder_is_chosen_by_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_builder("none") is None
+    assert find_builder("tensorrt-rtx") == "tensorrt-rtx"
+    if cuda_device_count() == 0:
+        assert find_builder("auto") == "tensorrt-rtx"
+        with pytest.raises(EnvironmentProblem, match=r"--builder tensorrt: .*none here"):
+            find_builder("tensorrt")
+    monkeypatch.setitem(build.BUILDERS, "tensorrt-rtx", "no_such_module")
+    with pytest.raises(EnvironmentProblem, match=r"no_such_module does not import.*mura-trt\[rtx\]"):
+        find_builder("tensorrt-rtx")

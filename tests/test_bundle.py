@@ -1,0 +1,97 @@
+"""A bundle that differs from what was built is refused before any of it is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mura_trt.bundle import FILES, MANIFEST, SCHEMA, Bundle, new_bundle
+from mura_trt.errors import BundleError, UsageError
+
+
+@pytest.fixture
+def copied_bundle(bundle: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle.folder, tmp_path / "engine"))
+
+
+def flip_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def add_byte(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def test_whole_bundle_opens(bundle: Bundle, copied_bundle: Path) -> None:
+    opened = Bundle.open(copied_bundle)
+    assert opened.manifest == bundle.manifest
+    assert opened.sha256 == bundle.sha256
+    assert opened.has_plan
+    assert set(opened.manifest.files) == set(FILES)
+    assert opened.manifest.builder is not None
+    assert opened.manifest.builder["plan_bytes"] == opened.path("plan").stat().st_size
+
+
+@pytest.mark.parametrize("spoil", [flip_byte, cut, add_byte, Path.unlink])
+@pytest.mark.parametrize("name", [MANIFEST, *FILES.values()])
+def test_spoiled_file_is_refused(name: str, spoil: Callable[[Path], None], copied_bundle: Path) -> None:
+    spoil(copied_bundle / name)
+    with pytest.raises(BundleError, match=rf"engine: .*{name}.*mura-trt build-engine"):
+        Bundle.open(copied_bundle)
+
+
+def test_another_schema_is_refused(copied_bundle: Path) -> None:
+    content = json.loads((copied_bundle / MANIFEST).read_text())
+    (copied_bundle / MANIFEST).write_text(json.dumps({**content, "schema": SCHEMA + 1}))
+    with pytest.raises(BundleError, match=f"schema {SCHEMA + 1}.*reads {SCHEMA}"):
+        Bundle.open(copied_bundle)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", f'{{"schema": {SCHEMA}}}'])
+def test_something_else_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        Bundle.open(tmp_path)
+
+
+def test_edited_manifest_is_refused_though_it_is_well_formed(copied_bundle: Path) -> None:
+    path = copied_bundle / MANIFEST
+    path.write_text(path.read_text().replace('"precision": "fp16"', '"precision": "fp32"'))
+    with pytest.raises(BundleError, match="changed after it was written"):
+        Bundle.open(copied_bundle)
+
+
+def test_new_bundle_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "engine"
+    with pytest.raises(ZeroDivisionError), new_bundle(target, overwrite=False) as folder:
+        (folder / "x").write_text(str(1 / 0))
+    assert list((tmp_path / "a").iterdir()) == []
+    with new_bundle(target, overwrite=False) as folder:
+        (folder / MANIFEST).touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["engine"]
+
+
+def test_nothing_is_replaced_unasked(copied_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--overwrite"), new_bundle(copied_bundle, overwrite=False):
+        pass
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").touch()
+    with pytest.raises(UsageError, match="no engine bundle"), new_bundle(tmp_path / "photos", overwrite=True):
+        pass
+    assert (tmp_path / "photos" / "holiday.jpg").exists()
+    with pytest.raises(ZeroDivisionError), new_bundle(copied_bundle, overwrite=True) as folder:
+        (folder / "x").write_text(str(1 / 0))
+    assert Bundle.open(copied_bundle)
+    with new_bundle(copied_bundle, overwrite=True) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in copied_bundle.iterdir()] == ["new"]

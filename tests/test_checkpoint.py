@@ -1,0 +1,142 @@
+"""Every layout that people save loads to the same network, and everything else is refused with what is wanted."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mura_trt.checkpoint import load_checkpoint, save_checkpoint
+from mura_trt.errors import CheckpointError
+from mura_trt.model import MuraNet
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    torch.manual_seed(1)
+    return {name: tensor.clone() for name, tensor in MuraNet().state_dict().items()}
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def old_names(state: State) -> State:
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name): value for name, value in state.items()}
+
+
+def with_sigmoid(state: State) -> State:
+    return {name.replace("classifier.", "classifier.0."): value for name, value in state.items()}
+
+
+def without_counters(state: State) -> State:
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+LAYOUTS: dict[str, Callable[[State], object]] = {
+    "plain": lambda state: state,
+    "ordered": lambda state: OrderedDict(state),
+    "state_dict": lambda state: {"state_dict": state, "epoch": 7},
+    "model_state_dict": lambda state: {"model_state_dict": state},
+    "model": lambda state: {"model": state, "optimizer": {"lr": 1e-4}},
+    "data parallel": lambda state: {"state_dict": prefixed(state, "module.")},
+    "lightning": lambda state: {"state_dict": prefixed(state, "model.")},
+    "data parallel of a wrapper": lambda state: prefixed(state, "module.model."),
+    "old names": old_names,
+    "old names, data parallel": lambda state: {"state_dict": prefixed(old_names(state), "module.")},
+    "sigmoid as a module": with_sigmoid,
+    "no counters": without_counters,
+    "half precision": lambda state: {name: value.half() for name, value in state.items()},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_loads_to_the_same_network(layout: str, state: State, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(LAYOUTS[layout](state), path)
+    model = load_checkpoint(path)
+    assert not model.training
+    for name, tensor in without_counters(model.state_dict()).items():
+        expected = state[name].half().float() if layout == "half precision" else state[name]
+        torch.testing.assert_close(tensor, expected, atol=0, rtol=0)
+
+
+def test_safetensors_round_trip(state: State, tmp_path: Path) -> None:
+    model = MuraNet()
+    model.load_state_dict(state)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    loaded = load_checkpoint(tmp_path / "model.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+class Malicious:
+    """Unpickles to a call."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return Path.touch, (Path("ran"),)  # type: ignore[return-value]
+
+
+def test_code_in_a_pickle_is_refused_and_not_run(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": state, "extra": Malicious()}, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=r"bad\.pth.*more than tensors.*state_dict\(\)"):
+        load_checkpoint(tmp_path / "bad.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(CheckpointError, match=r"bare\.pth"):
+        load_checkpoint(tmp_path / "bare.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def changed(state: State, **changes: Tensor | None) -> State:
+    merged = {**state, **{name.replace("__", "."): value for name, value in changes.items()}}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+REFUSED: dict[str, tuple[Callable[[State], object], str]] = {
+    "ImageNet's head": (
+        lambda s: changed(s, classifier__weight=torch.zeros(1000, 1664), classifier__bias=torch.zeros(1000)),
+        "1000 outputs.*one output",
+    ),
+    "missing": (lambda s: changed(s, features__norm5__weight=None), r"1 weights missing \(features.norm5.weight\)"),
+    "extra": (lambda s: changed(s, fc__weight=torch.zeros(3)), r"1 not of this network \(fc.weight\)"),
+    "another network": (lambda s: {"layer1.0.conv1.weight": torch.zeros(3)}, "846 weights missing.*1 not of this"),
+    "another shape": (
+        lambda s: changed(s, features__conv0__weight=torch.zeros(64, 1, 7, 7)),
+        r"features.conv0.weight has shape \(64, 1, 7, 7\), wanted \(64, 3, 7, 7\)",
+    ),
+    "NaN": (lambda s: changed(s, classifier__bias=torch.tensor([float("nan")])), "classifier.bias holds NaN"),
+    "a tensor": (lambda s: torch.zeros(3), "holds a Tensor; wanted"),
+    "no tensors": (lambda s: {"epoch": 3}, "without tensors.*epoch"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_content_is_refused(case: str, state: State, tmp_path: Path) -> None:
+    make, message = REFUSED[case]
+    path = tmp_path / "wrong.pth"
+    torch.save(make(state), path)
+    with pytest.raises(CheckpointError, match=rf"wrong\.pth: .*{message}"):
+        load_checkpoint(path)
+
+
+def test_broken_files_are_refused(state: State, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "nowhere.pth")
+    torch.save(state, tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:100_000])
+    save_file(state, tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:100_000])
+    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "empty.pth").touch()
+    for name in ("cut.pth", "cut.safetensors", "text.pth", "empty.pth"):
+        with pytest.raises(CheckpointError, match=re.escape(name)):
+            load_checkpoint(tmp_path / name)

@@ -1,0 +1,253 @@
+"""Decoding against Pillow, and what a file that cannot be decoded costs the others: nothing."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from mura_trt.decode import Decoded, Decoder
+from mura_trt.screen import screen
+
+SIZE = (320, 320)
+Pixels = NDArray[np.uint8]
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def reference(data: bytes) -> Pixels:
+    """The same file by Pillow: uint8 (320, 320)."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("L").resize(SIZE, Image.Resampling.BILINEAR))
+
+
+def colored(data: bytes, mode: str) -> bytes:
+    """A view in colors, some of it see-through where the mode can be."""
+    gray = Image.open(io.BytesIO(data)).convert("L")
+    turned = gray.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    merged = Image.merge("RGBA", (gray, turned, gray.point(lambda level: 255 - level), turned))
+    if mode == "LA":
+        merged = Image.merge("LA", (gray, turned))
+    if mode in ("P", "RGB"):
+        merged = merged.convert("RGB")
+    return encode(merged.quantize(200) if mode == "P" else merged, "PNG")
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+ROWS, COLUMNS = 160, 120
+SCANLINES = b"".join(b"\0" + bytes((x * y // 60) % 256 for x in range(COLUMNS)) for y in range(ROWS))
+STREAM = zlib.compress(SCANLINES)
+
+
+def png_of(stream: bytes, more: bytes = b"") -> bytes:
+    """A gray PNG with right checksums around any deflate stream."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", COLUMNS, ROWS, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+
+
+def jpeg_of_another_process() -> bytes:
+    """A baseline JPEG whose frame header claims to be progressive."""
+    data = encode(Image.effect_noise((90, 70), 50), "JPEG")
+    return data.replace(b"\xff\xc0", b"\xff\xc2", 1)
+
+
+BROKEN = {
+    "stream cut in the middle": png_of(STREAM[: len(STREAM) // 2]),
+    "stream cut near the end": png_of(STREAM[:-40]),
+    "stream of noise": png_of(random.Random(0).randbytes(500)),
+    "stream with a wrong checksum": png_of(STREAM[:-4] + b"\1\2\3\4"),
+    "no stream": png_of(b""),
+    "whole stream of too few rows": png_of(zlib.compress(SCANLINES[: 100 * (COLUMNS + 1)])),
+    "unknown row filter": png_of(zlib.compress(SCANLINES.replace(b"\0", b"\7"))),
+    "JPEG of another process": jpeg_of_another_process(),
+}
+CUT = BROKEN["stream cut in the middle"]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    """One for all that leave it sound, which every test has to."""
+    return Decoder(SIZE, threads=2, batch=7)
+
+
+@pytest.fixture(scope="module")
+def clean(png_files: list[bytes]) -> list[Pixels]:
+    """The good files' pixels, each decoded in a batch of its own."""
+    decoder = Decoder(SIZE, threads=1, batch=1)
+    return [decode(decoder, [data]).pixels[0].copy() for data in png_files]
+
+
+def decode(decoder: Decoder, files: Sequence[bytes]) -> Decoded:
+    for data in files:
+        screen(data)
+    decoder.submit(files)
+    return decoder.collect()
+
+
+def assert_like_pillow(pixels: Pixels, data: bytes, inside: int, border: int = 12) -> None:
+    difference = np.abs(pixels[..., 0].astype(int) - reference(data))
+    assert difference[2:-2, 2:-2].max() <= inside
+    assert difference.max() <= border
+
+
+def assert_only_lost(decoded: Decoded, lost: Sequence[int], expected: Sequence[Pixels | None]) -> None:
+    """Those and no other were rejected, and the others are as if they had been alone."""
+    assert [position for position, _ in decoded.rejected] == list(lost)
+    assert {reason.code for _, reason in decoded.rejected} <= {"UNDECODABLE"}
+    assert all(str(reason) for _, reason in decoded.rejected)
+    assert decoded.kept == [at for at in range(len(expected)) if at not in lost]
+    assert decoded.pixels.shape == (len(decoded.kept), *SIZE, 1) and decoded.pixels.dtype == np.uint8
+    for pixels, at in zip(decoded.pixels, decoded.kept, strict=True):
+        np.testing.assert_array_equal(pixels, expected[at])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "progressive JPEG", "RGB JPEG"])
+def test_gray_views_decode_as_pillow_does(decoder: Decoder, png_files: list[bytes], kind: str) -> None:
+    files = png_files[:7]
+    if kind != "PNG":
+        grays = [Image.open(io.BytesIO(data)).convert("L") for data in files]
+        images = [image.convert("RGB") for image in grays] if kind == "RGB JPEG" else grays
+        files = [encode(image, "JPEG", quality=92, progressive=kind == "progressive JPEG") for image in images]
+    decoded = decode(decoder, files)
+    assert decoded.kept == list(range(7)) and decoded.rejected == []
+    for pixels, data in zip(decoded.pixels, files, strict=True):
+        assert_like_pillow(pixels, data, inside=1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_other_modes_decode_as_pillow_does(decoder: Decoder, png_files: list[bytes], mode: str) -> None:
+    files = [colored(data, mode) for data in png_files[:4]]
+    with Image.open(io.BytesIO(files[0])) as image:
+        assert image.mode == mode
+    for pixels, data in zip(decode(decoder, files).pixels, files, strict=True):
+        assert_like_pillow(pixels, data, inside=2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (320, 320)])
+def test_any_shape_is_stretched_to_the_networks_size(decoder: Decoder, size: tuple[int, int]) -> None:
+    data = encode(Image.linear_gradient("L").resize(size), "PNG")
+    assert_like_pillow(decode(decoder, [data]).pixels[0], data, inside=1)
+
+
+def test_exif_orientation_is_not_applied(decoder: Decoder, png_files: list[bytes]) -> None:
+    image = Image.open(io.BytesIO(png_files[0])).convert("L")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    plain, turned = encode(image, "JPEG"), encode(image, "JPEG", exif=exif)
+    decoded = decode(decoder, [plain, turned])
+    np.testing.assert_array_equal(decoded.pixels[0], decoded.pixels[1])
+
+
+def test_order_is_kept_over_batches_submitted_ahead_and_pixels_stay_valid(
+    decoder: Decoder, png_files: list[bytes], clean: list[Pixels]
+) -> None:
+    rng = random.Random(2)
+    batches = [[rng.randrange(len(png_files)) for _ in range(size)] for size in (7, 1, 7, 3, 5, 7, 2)]
+    collected: list[Pixels] = []
+    for number, batch in enumerate(batches):
+        decoder.submit([png_files[at] for at in batch])
+        if number >= 2:
+            assert decoder.pending == 3
+            collected.append(decoder.collect().pixels)
+    while decoder.pending:
+        collected.append(decoder.collect().pixels)
+    # Compared at the very end: no later batch may have touched an earlier one's memory.
+    for batch, pixels in zip(batches, collected, strict=True):
+        assert len(pixels) == len(batch)
+        for at, one in zip(batch, pixels, strict=True):
+            np.testing.assert_array_equal(one, clean[at])
+
+
+@pytest.mark.parametrize("count", [0, 8])
+def test_wrong_batch_size_is_refused(decoder: Decoder, png_files: list[bytes], count: int) -> None:
+    with pytest.raises(ValueError, match=f"1 to 7 files, not {count}"):
+        decoder.submit(png_files[:count])
+    assert decoder.pending == 0
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_passes_the_screen_and_holds_no_whole_picture_is_undecodable(
+    decoder: Decoder, png_files: list[bytes], clean: list[Pixels], kind: str
+) -> None:
+    decoded = decode(decoder, [png_files[0], BROKEN[kind], png_files[1]])
+    assert_only_lost(decoded, [1], [clean[0], None, clean[1]])
+
+
+def test_a_stream_cut_anywhere_gives_the_whole_picture_or_none(decoder: Decoder) -> None:
+    sound = decode(decoder, [png_of(STREAM)]).pixels[0].copy()
+    lengths = [*range(0, len(STREAM) - 8, len(STREAM) // 12), *range(len(STREAM) - 8, len(STREAM))]
+    kept = 0
+    for length in lengths:
+        for pixels in decode(decoder, [png_of(STREAM[:length])]).pixels:
+            np.testing.assert_array_equal(pixels, sound)
+            kept += 1
+    assert kept < len(lengths) // 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_bad_file_costs_no_other_anything_wherever_it_lies(
+    png_files: list[bytes], clean: list[Pixels], size: int
+) -> None:
+    decoder = Decoder(SIZE, threads=2, batch=size)
+    behind = png_files[7 : 7 + size], clean[7 : 7 + size]
+    for position in range(size):
+        files, expected = list(png_files[:size]), list[Pixels | None](clean[:size])
+        files[position], expected[position] = CUT, None
+        decoder.submit(files)
+        decoder.submit(behind[0])
+        decoder.submit(behind[0][:1])
+        assert decoder.pending == 3
+        assert_only_lost(decoder.collect(), [position], expected)
+        assert_only_lost(decoder.collect(), [], behind[1])
+        assert_only_lost(decoder.collect(), [], behind[1][:1])
+        assert decoder.pending == 0
+
+
+@pytest.mark.parametrize("lost", [[0, 1], [0, 6], [2, 3], [3, 4], [0, 1, 2, 3, 4, 5, 6]])
+def test_several_bad_files_in_one_batch(
+    decoder: Decoder, png_files: list[bytes], clean: list[Pixels], lost: list[int]
+) -> None:
+    files = [CUT if at in lost else data for at, data in enumerate(png_files[:7])]
+    assert_only_lost(decode(decoder, files), lost, clean[:7])
+
+
+def test_bad_batches_behind_one_another(decoder: Decoder, png_files: list[bytes], clean: list[Pixels]) -> None:
+    decoder.submit([CUT, png_files[0]])
+    decoder.submit([png_files[1], CUT, png_files[2]])
+    decoder.submit([CUT])
+    decoder.submit(png_files[3:6])
+    assert_only_lost(decoder.collect(), [0], [None, clean[0]])
+    assert_only_lost(decoder.collect(), [1], [clean[1], None, clean[2]])
+    assert_only_lost(decoder.collect(), [0], [None])
+    assert_only_lost(decoder.collect(), [], clean[3:6])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [png_of(STREAM[:-4]), png_of(STREAM, more=chunk(b"ABCD", b"of no standard"))],
+    ids=["checksum of the stream missing", "critical chunk of no standard"],
+)
+def test_a_whole_picture_that_only_pillow_reads_is_kept(
+    decoder: Decoder, png_files: list[bytes], clean: list[Pixels], data: bytes
+) -> None:
+    sound = decode(decoder, [png_of(STREAM)]).pixels[0].copy()
+    with pytest.raises(RuntimeError):  # or this test would show nothing
+        refusing = Decoder(SIZE, threads=1, batch=1)
+        refusing.submit([data])
+        refusing._finish()
+    decoded = decode(decoder, [png_files[0], data, CUT, png_files[1]])
+    assert_only_lost(decoded, [2], [clean[0], sound, None, clean[1]])

@@ -1,0 +1,86 @@
+"""Files that are whole or not there, also when the disk refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from mura_trt.files import sha256_of, sync_folder, write_atomically
+
+
+@pytest.mark.parametrize("data", [b"", b"new", bytes(range(256)) * 5000])
+@pytest.mark.parametrize("before", [None, b"old, and longer than the new"])
+def test_a_write_makes_or_replaces_the_file(tmp_path: Path, data: bytes, before: bytes | None) -> None:
+    path = tmp_path / "f.json"
+    if before is not None:
+        path.write_bytes(before)
+    (tmp_path / ".f.json.part").write_bytes(b"left by a crash")
+    write_atomically(path, data)
+    assert path.read_bytes() == data
+    assert os.listdir(tmp_path) == ["f.json"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["os.fsync", "pathlib.Path.replace"])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str, before: bytes | None
+) -> None:
+    path = tmp_path / "f"
+    if before is not None:
+        path.write_bytes(before)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, fail)
+        with pytest.raises(type(error)):
+            write_atomically(path, b"new")
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == ({"f": before} if before else {})
+
+
+def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        order.append(f"sync {target.name} {target.stat().st_size if target.is_file() else ''}".strip())
+        fsync(descriptor)
+
+    def watched_replace(self: Path, target: Path) -> Path:
+        order.append(f"rename to {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    write_atomically(tmp_path / "f", b"12345")
+    assert order == ["sync .f.part 5", "rename to f", f"sync {tmp_path.name}"]
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "none/f", b"x")
+    with pytest.raises(FileNotFoundError):
+        sync_folder(tmp_path / "none")
+
+
+def test_syncing_leaks_no_descriptor(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    for _ in range(5):
+        sync_folder(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_sha256_is_that_of_the_files_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    path.write_bytes(data := os.urandom(3_000_000))
+    assert sha256_of(path) == hashlib.sha256(data).hexdigest()

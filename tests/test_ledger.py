@@ -1,0 +1,216 @@
+"""Every view ends up committed once, whatever the order of answers and whoever dies on what."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from mura_trt.ledger import Failure, Ledger, Rows, Task
+
+
+def rows_of(start: int, stop: int, failed: frozenset[int] = frozenset()) -> Rows:
+    """What a worker returns: a score that tells the view, or a failure."""
+    views = np.array([view for view in range(start, stop) if view not in failed], np.int64)
+    failures = [Failure(view, "read", "ENOENT", "gone") for view in range(start, stop) if view in failed]
+    return Rows(start, stop, views, (views * 3).astype(np.float32), (views / 1e3).astype(np.float32), failures)
+
+
+class Simulation:
+    """A worker that answers in random order and dies at random or of poison, and the ledger it works for."""
+
+    def __init__(self, seed: int) -> None:
+        rng = self.rng = random.Random(seed)
+        self.views = rng.choice([0, 1, 2, rng.randrange(1, 60), rng.randrange(1, 300)])
+        self.shard_views = rng.choice([1, 2, rng.randrange(1, 40)])
+        self.ahead = rng.choice([1, self.shard_views, 2 * self.shard_views, rng.randrange(1, 120)])
+        some = frozenset(view for view in range(self.views) if rng.random() < 0.05)
+        self.poison = frozenset(view for view in some if rng.random() < 0.6)
+        self.unreadable = some - self.poison
+        # Of a single view at work that dies nobody can tell whether it was to blame; so no accident befalls it.
+        self.accidents = rng.choice([0.0, 0.02, 0.2])
+        self.ledger = Ledger(self.views, self.shard_views, self.ahead)
+        self.at_work: list[Task] = []
+        self.committed: list[Rows] = []
+        self.deaths = 0
+
+    @property
+    def views_at_work(self) -> int:
+        return sum(task.stop - task.start for task in self.at_work)
+
+    def run(self) -> None:
+        for _ in range(20 * self.views + 100):
+            assert self.ledger.done == (self.committed_views == self.views)
+            if self.ledger.done:
+                assert self.ledger.next_task() is None
+                return
+            self._hand_out()
+            self._step()
+        raise AssertionError("the ledger does not come to an end")
+
+    @property
+    def committed_views(self) -> int:
+        return sum(rows.stop - rows.start for rows in self.committed)
+
+    def _hand_out(self) -> None:
+        while True:
+            before = self.views_at_work
+            task = self.ledger.next_task()
+            if task is None:
+                assert self.at_work, "nothing at work and nothing to do"
+                return
+            assert before < self.ahead
+            assert 0 <= task.start < task.stop <= self.views
+            assert task.start // self.shard_views == (task.stop - 1) // self.shard_views
+            assert task.last or task.stop < self.views
+            self.at_work.append(task)
+
+    def _step(self) -> None:
+        poisoned = any(view in self.poison for task in self.at_work for view in range(task.start, task.stop))
+        if (poisoned and self.rng.random() < 0.7) or (self.views_at_work > 1 and self.rng.random() < self.accidents):
+            self.at_work.clear()
+            self.deaths += 1
+            self._take(self.ledger.worker_died())
+            return
+        able = [task for task in self.at_work if not self.poison.intersection(range(task.start, task.stop))]
+        if able:
+            task = self.rng.choice(able)
+            self.at_work.remove(task)
+            self._take(self.ledger.returned(rows_of(task.start, task.stop, self.unreadable)))
+
+    def _take(self, rows: Rows | None) -> None:
+        if rows is not None:
+            assert rows.start % self.shard_views == 0
+            assert rows.stop == min(rows.start + self.shard_views, self.views)
+            self.committed.append(rows)
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: int) -> None:
+    deaths = poisoned = 0
+    for seed in range(block * 100, block * 100 + 100):
+        simulation = Simulation(seed)
+        simulation.run()
+        shards = sorted(simulation.committed, key=lambda rows: rows.start)
+        assert [rows.start for rows in shards] == list(range(0, simulation.views, simulation.shard_views)), seed
+        failures = [failure for rows in shards for failure in rows.failures]
+        scored = [view for rows in shards for view in rows.views.tolist()]
+        lost = simulation.poison | simulation.unreadable
+        assert scored == [view for view in range(simulation.views) if view not in lost], seed
+        assert [value for rows in shards for value in rows.logit.tolist()] == [3 * view for view in scored], seed
+        blamed = [failure.view for failure in failures if failure.code == "WORKER_DIED"]
+        assert sorted(blamed) == sorted(simulation.poison), seed
+        assert {failure.stage for failure in failures if failure.code == "WORKER_DIED"} <= {"worker"}
+        assert sorted(failure.view for failure in failures) == sorted(lost), seed
+        deaths, poisoned = deaths + simulation.deaths, poisoned + len(simulation.poison)
+    assert deaths > 100 and poisoned > 50  # or the schedules would show nothing
+
+
+def tasks_of(ledger: Ledger) -> list[Task]:
+    """All that may be sent now."""
+    tasks = []
+    while task := ledger.next_task():
+        tasks.append(task)
+    return tasks
+
+
+def test_shards_are_handed_out_in_order_until_enough_is_ahead() -> None:
+    ledger = Ledger(23, shard_views=5, ahead=10)
+    assert tasks_of(ledger) == [Task(0, 5, False), Task(5, 10, False)]
+    assert ledger.returned(rows_of(5, 10)) is not None
+    assert tasks_of(ledger) == [Task(10, 15, False)]
+    for start in (0, 10):
+        ledger.returned(rows_of(start, start + 5))
+    assert tasks_of(ledger) == [Task(15, 20, False), Task(20, 23, True)]
+    assert not ledger.done
+    ledger.returned(rows_of(20, 23))
+    ledger.returned(rows_of(15, 20))
+    assert ledger.done
+
+
+@pytest.mark.parametrize("ahead", [1, 4, 5, 6, 11, 1000])
+def test_no_task_is_sent_once_that_many_views_are_at_work(ahead: int) -> None:
+    handed = [task.start for task in tasks_of(Ledger(100, shard_views=5, ahead=ahead))]
+    assert handed == list(range(0, min(ahead, 100), 5))
+
+
+def test_no_views_are_done_at_once() -> None:
+    ledger = Ledger(0, shard_views=4, ahead=8)
+    assert ledger.done and ledger.next_task() is None
+
+
+def test_after_a_death_suspects_go_out_alone_and_the_culprit_is_split() -> None:
+    ledger = Ledger(9, shard_views=3, ahead=6)
+    assert [task.start for task in tasks_of(ledger)] == [0, 3]
+    assert ledger.worker_died() is None
+    assert tasks_of(ledger) == [Task(0, 3, True)]
+    assert ledger.returned(rows_of(0, 3)) is not None
+    assert tasks_of(ledger) == [Task(3, 6, True)]
+    assert ledger.worker_died() is None
+    assert tasks_of(ledger) == [Task(3, 4, True)]
+    assert ledger.returned(rows_of(3, 4)) is None
+    assert tasks_of(ledger) == [Task(4, 5, True)]
+    assert ledger.worker_died() is None
+    assert tasks_of(ledger) == [Task(5, 6, True)]
+    shard = ledger.returned(rows_of(5, 6))
+    assert shard is not None and shard.views.tolist() == [3, 5]
+    assert [(failure.view, failure.stage, failure.code) for failure in shard.failures] == [(4, "worker", "WORKER_DIED")]
+    assert tasks_of(ledger) == [Task(6, 9, True)]  # the suspects are through: company again
+    assert not ledger.done
+
+
+def test_death_on_the_last_view_of_a_shard_completes_it() -> None:
+    ledger = Ledger(2, shard_views=2, ahead=2)
+    tasks_of(ledger)
+    ledger.worker_died()
+    tasks_of(ledger)
+    ledger.returned(rows_of(0, 1))
+    tasks_of(ledger)
+    shard = ledger.worker_died()
+    assert shard is not None and (shard.start, shard.stop) == (0, 2) and ledger.done
+
+
+def test_death_without_work_changes_nothing() -> None:
+    ledger = Ledger(3, shard_views=3, ahead=3)
+    assert ledger.worker_died() is None
+    assert tasks_of(ledger) == [Task(0, 3, True)]
+
+
+def test_rows_of_no_task_are_refused() -> None:
+    ledger = Ledger(6, shard_views=3, ahead=6)
+    tasks_of(ledger)
+    ledger.returned(rows_of(0, 3))
+    with pytest.raises((StopIteration, ValueError)):
+        ledger.returned(rows_of(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("views", "failed"),
+    [([4, 5], []), ([4, 5, 6, 7], []), ([4, 5, 5], []), ([4, 5, 6], [6]), ([4, 5], [5]), ([4, 5], [6, 6]), ([3, 4, 5], [])],
+)  # fmt: skip
+def test_rows_refuse_lost_and_doubled_views(views: list[int], failed: list[int]) -> None:
+    values = np.zeros(len(views), np.float32)
+    with pytest.raises(ValueError, match="views 4 to 7: some are lost or doubled"):
+        Rows(4, 7, np.array(views), values, values, [Failure(view, "read", "EIO", "x") for view in failed])
+
+
+def test_joined_rows_are_in_order_whatever_the_parts_order_and_refuse_a_gap() -> None:
+    parts = [rows_of(0, 3, frozenset({1})), rows_of(3, 4), rows_of(4, 9, frozenset({4, 8}))]
+    for seed in range(6):
+        random.Random(seed).shuffle(parts)
+        joined = Rows.joined(list(parts))
+        assert (joined.start, joined.stop) == (0, 9)
+        assert joined.views.tolist() == [0, 2, 3, 5, 6, 7]
+        assert joined.logit.tolist() == [0, 6, 9, 15, 18, 21]
+        assert [failure.view for failure in joined.failures] == [1, 4, 8]
+    with pytest.raises(ValueError, match="lost or doubled"):
+        Rows.joined([rows_of(0, 3), rows_of(4, 9)])
+
+
+def test_rows_of_one_failure_hold_that_view_alone() -> None:
+    failure = Failure(7, "worker", "WORKER_DIED", "x")
+    rows = Rows.of_one_failure(failure)
+    assert (rows.start, rows.stop, rows.failures) == (7, 8, [failure])
+    assert rows.views.dtype == np.int64 and rows.logit.dtype == rows.probability.dtype == np.float32
+    assert len(rows.views) == len(rows.logit) == len(rows.probability) == 0

@@ -1,0 +1,173 @@
+"""Runs of views in, full batches of screened files out, and every view on exactly one side."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mura_trt.archive import FolderSource
+from mura_trt.ledger import Failure
+from mura_trt.readahead import MAX_CHUNK, Batch, ReadAhead
+
+Opened = Callable[[int], ReadAhead]
+
+
+def good(number: int) -> bytes:
+    """A file that passes the screen and tells which it is."""
+    chunks = b""
+    for kind, body in ((b"IHDR", struct.pack(">IIBBBBB", number + 1, 1, 8, 0, 0, 0, 0)), (b"IEND", b"")):
+        chunks += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+GOOD = ""
+BAD: dict[str, Callable[[Path], object]] = {
+    "EMPTY": lambda path: path.write_bytes(b""),
+    "NOT_AN_IMAGE": lambda path: path.write_bytes(b"text"),
+    "TRUNCATED": lambda path: path.write_bytes(good(1)[:-1]),
+    "ENOENT": lambda path: None,
+    "ENOTDIR": lambda path: path.parent.joinpath("file").write_bytes(b""),
+    "UNREADABLE": lambda path: os.mkfifo(path),
+}
+STAGES = {"EMPTY": "screen", "NOT_AN_IMAGE": "screen", "TRUNCATED": "screen"}
+
+
+def make_views(root: Path, kinds: list[str]) -> list[bytes]:
+    """One file of each kind, in order; their keys."""
+    keys = []
+    for number, kind in enumerate(kinds):
+        name = f"{number}.png"
+        if kind == GOOD:
+            (root / name).write_bytes(good(number))
+        else:
+            BAD[kind](root / name)
+        keys.append((f"file/{name}" if kind == "ENOTDIR" else name).encode())
+    return keys
+
+
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    """Opens a ReadAhead with that batch, and closes it in the end."""
+    made: list[ReadAhead] = []
+
+    def make(batch: int) -> ReadAhead:
+        made.append(ReadAhead(batch))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def drain(ahead: ReadAhead) -> tuple[list[Batch], list[Failure]]:
+    """Everything to be had without adding views."""
+    batches: list[Batch] = []
+    failures: list[Failure] = []
+    while True:
+        batch, failed = ahead.next_batch()
+        failures += failed
+        if batch is None:
+            return batches, failures
+        batches.append(batch)
+
+
+def test_batches_are_full_across_runs_and_the_tail_waits_for_the_last(tmp_path: Path, opened: Opened) -> None:
+    source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, [GOOD] * 11)
+    ahead = opened(4)
+    assert ahead.empty and ahead.next_batch() == (None, [])
+    ahead.add(source, 0, keys[:3], last=False)
+    assert not ahead.empty
+    assert ahead.next_batch() == (None, [])
+    assert ahead.empty  # nothing is being read, and three views wait
+    ahead.add(source, 3, keys[3:9], last=False)
+    assert [batch.views for batch in drain(ahead)[0]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    ahead.add(source, 9, keys[9:], last=True)
+    batches, failures = drain(ahead)
+    assert batches == [Batch([8, 9, 10], [good(8), good(9), good(10)])] and failures == []
+    assert ahead.empty and ahead.next_batch() == (None, [])
+
+
+def test_a_run_behind_the_last_makes_its_tail_wait_again(tmp_path: Path, opened: Opened) -> None:
+    source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, [GOOD] * 7)
+    ahead = opened(4)
+    ahead.add(source, 0, keys[:2], last=True)
+    ahead.add(source, 2, keys[2:5], last=False)
+    assert [batch.views for batch in drain(ahead)[0]] == [[0, 1, 2, 3]]
+    ahead.add(source, 5, keys[5:], last=True)
+    assert [batch.views for batch in drain(ahead)[0]] == [[4, 5, 6]]
+
+
+def test_a_last_run_without_views_releases_the_tail(tmp_path: Path, opened: Opened) -> None:
+    source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, [GOOD, GOOD])
+    ahead = opened(4)
+    ahead.add(source, 0, keys, last=False)
+    assert drain(ahead) == ([], [])
+    ahead.add(source, 2, [], last=True)
+    assert [batch.views for batch in drain(ahead)[0]] == [[0, 1]]
+
+
+@pytest.mark.parametrize("code", BAD)
+def test_a_view_that_cannot_be_read_is_a_failure_with_stage_and_code(tmp_path: Path, opened: Opened, code: str) -> None:
+    ahead = opened(2)
+    ahead.add(FolderSource(str(tmp_path)), 40, make_views(tmp_path, [GOOD, code, GOOD]), last=True)
+    batches, (failure,) = drain(ahead)
+    assert batches == [Batch([40, 42], [good(0), good(2)])]
+    assert (failure.view, failure.stage, failure.code) == (41, STAGES.get(code, "read"), code)
+    assert failure.message and str(tmp_path) not in failure.message
+
+
+def test_a_run_of_nothing_but_failures_gives_no_batch(tmp_path: Path, opened: Opened) -> None:
+    ahead = opened(3)
+    ahead.add(FolderSource(str(tmp_path)), 0, make_views(tmp_path, ["ENOENT", "EMPTY"] * 20), last=True)
+    batches, failures = drain(ahead)
+    assert batches == [] and ahead.empty
+    assert [failure.view for failure in failures] == list(range(40))
+    assert [failure.code for failure in failures] == ["ENOENT", "EMPTY"] * 20
+
+
+@pytest.mark.parametrize("batch", [1, 3, MAX_CHUNK, 3 * MAX_CHUNK + 1])
+def test_nothing_is_lost_doubled_or_out_of_order_in_random_runs(tmp_path: Path, opened: Opened, batch: int) -> None:
+    rng = random.Random(batch)
+    kinds = [rng.choice(list(BAD)) if rng.random() < 0.25 else GOOD for _ in range(400)]
+    source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, kinds)
+    ahead = opened(batch)
+    batches: list[Batch] = []
+    failures: list[Failure] = []
+    at = 0
+    while at < len(keys):
+        stop = min(at + rng.choice([1, 2, 15, 16, 17, 90]), len(keys))
+        ahead.add(source, at, keys[at:stop], last=stop == len(keys))
+        at = stop
+        for _ in range(rng.randrange(4)):  # not always drained before the next run comes
+            one, failed = ahead.next_batch()
+            failures += failed
+            batches += [one] if one else []
+    rest, failed = drain(ahead)
+    batches, failures = batches + rest, failures + failed
+    scored = [view for one in batches for view in one.views]
+    assert scored == [view for view, kind in enumerate(kinds) if kind == GOOD]
+    assert [file for one in batches for file in one.files] == [good(view) for view in scored]
+    assert [(failure.view, failure.code) for failure in failures] == [
+        (view, kind) for view, kind in enumerate(kinds) if kind != GOOD
+    ]
+    assert {len(one.views) for one in batches[:-1]} == {batch} and 0 < len(batches[-1].views) <= batch
+
+
+def test_close_drops_what_is_not_read_and_ends_the_threads(tmp_path: Path) -> None:
+    import threading
+
+    before = set(threading.enumerate())
+    ahead = ReadAhead(2)
+    ahead.add(FolderSource(str(tmp_path)), 0, make_views(tmp_path, [GOOD] * 50), last=True)
+    threads = set(threading.enumerate()) - before
+    assert threads
+    ahead.close()
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()

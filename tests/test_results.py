@@ -1,0 +1,348 @@
+"""Shards that survive, tables made from them, and a folder that one run holds at a time."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import math
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from mura_trt import results
+from mura_trt.archive import FolderSource, Listing
+from mura_trt.errors import EnvironmentProblem, UsageError
+from mura_trt.ledger import Failure, Rows
+from mura_trt.results import Outcome, OutputFolder
+
+STUDIES = {
+    "valid/XR_WRIST/patient1/study1_positive": 3,
+    "valid/XR_HAND/patient1/study1_negative": 2,
+    'odd, "quoted"\nname': 1,
+    "valid/XR_ELBOW/patient2/study1": 4,
+    "lost": 2,
+}
+LOST = {1: "read", 6: "decode", 10: "screen", 11: "worker"}
+
+
+def listing_of(studies: dict[str, int]) -> Listing:
+    views = [f"{study}/image{k}.png".encode() for study, count in studies.items() for k in range(count)]
+    numbers = [number for number, count in enumerate(studies.values()) for _ in range(count)]
+    return Listing(
+        FolderSource("/"),
+        pa.array(views, pa.large_binary()),
+        np.array(numbers, np.int32),
+        pa.array([study.encode() for study in studies], pa.large_binary()),
+        Counter(),
+    )
+
+
+LISTING = listing_of(STUDIES)
+
+
+def scores(count: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    logit = np.random.default_rng(seed).normal(0, 3, count).astype(np.float32)
+    return logit, (1 / (1 + np.exp(-logit.astype(np.float64)))).astype(np.float32)
+
+
+def rows_of(start: int, stop: int, lost: dict[int, str] = LOST) -> Rows:
+    views = np.array([view for view in range(start, stop) if view not in lost], np.int64)
+    logit, probability = (values[views] for values in scores(stop))
+    failures = [Failure(view, lost[view], "CODE", f'why, "{view}"') for view in range(start, stop) if view in lost]
+    return Rows(start, stop, views, logit, probability, failures)
+
+
+def outcome_of(listing: Listing, lost: dict[int, str] = LOST) -> Outcome:
+    logit, probability = scores(len(listing))
+    logit[list(lost)] = probability[list(lost)] = np.nan
+    return Outcome(logit, probability, rows_of(0, len(listing), lost).failures)
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[OutputFolder]:
+    folder = OutputFolder(tmp_path / "out", overwrite=False)
+    yield folder
+    folder.close()
+
+
+# Shards
+
+
+def test_committed_rows_come_back_exactly_and_in_order(out: OutputFolder) -> None:
+    edges = np.array([0, -0.0, 1e-45, 3.4028235e38, 0.1, 1 / 3, math.pi, np.nextafter(np.float32(1), np.float32(0))], np.float32)  # fmt: skip
+    first = Rows(0, 9, np.arange(8), edges, edges[::-1].copy(), [Failure(8, "read", "ENOENT", 'a "b"\n\u00e9\udcff')])
+    for rows in (rows_of(20, 30), first, rows_of(9, 20)):
+        out.commit(rows)
+    back = list(out.committed())
+    assert [(rows.start, rows.stop) for rows in back] == [(0, 9), (9, 20), (20, 30)]
+    for rows, expected in zip(back, [first, rows_of(9, 20), rows_of(20, 30)], strict=True):
+        assert rows.views.tolist() == expected.views.tolist() and rows.views.dtype == np.int64
+        assert rows.logit.dtype == rows.probability.dtype == np.float32
+        assert rows.logit.tobytes() == expected.logit.tobytes()
+        assert rows.probability.tobytes() == expected.probability.tobytes()
+        assert rows.failures == expected.failures
+
+
+def test_outcome_holds_every_view_by_its_number(out: OutputFolder) -> None:
+    for start, stop in ((7, 12), (0, 7)):
+        out.commit(rows_of(start, stop))
+    outcome, expected = out.outcome(12), outcome_of(LISTING)
+    np.testing.assert_array_equal(outcome.logit, expected.logit)
+    np.testing.assert_array_equal(outcome.probability, expected.probability)
+    assert [failure.view for failure in outcome.failures] == list(LOST)
+    assert outcome.scored == 8
+
+
+@pytest.mark.parametrize(
+    ("shards", "views"),
+    [
+        ([(0, 4), (8, 12)], 12),
+        ([(4, 12)], 12),
+        ([(0, 8)], 12),
+        ([], 12),
+        ([(0, 8), (4, 12)], 12),
+        ([(0, 8), (4, 8), (8, 12)], 12),
+        ([(0, 4), (4, 12)], 8),
+    ],
+    ids=["gap", "no first", "no last", "none", "overlap", "doubled", "too many"],
+)
+def test_outcome_refuses_missing_doubled_and_short_shards(
+    out: OutputFolder, shards: list[tuple[int, int]], views: int
+) -> None:
+    for start, stop in shards:
+        out.commit(rows_of(start, stop, lost={}))
+    with pytest.raises((EnvironmentProblem, IndexError), match=r"run again") as caught:
+        out.outcome(views)
+    assert str(out.path) in str(caught.value)
+
+
+def test_outcome_refuses_a_shard_whose_views_were_changed(out: OutputFolder) -> None:
+    out.commit(rows_of(0, 4, lost={}))
+    (path,) = (out.path / "shards").iterdir()
+    content = json.loads(path.read_bytes())
+    content["views"][2] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="lost or doubled"):
+        out.outcome(4)
+
+
+def test_a_leftover_part_file_does_no_harm(out: OutputFolder) -> None:
+    for name in ("shards/.000000000000.json.part", ".studies.csv.part", ".run.json.part"):
+        (out.path / name).write_bytes(b'{"start":')
+    out.commit(rows_of(0, 12))
+    assert out.outcome(12).scored == 8
+    out.write_tables(LISTING, out.outcome(12), 0.5, "csv")
+    out.write_run({})
+    assert sorted(path.name for path in out.path.rglob("*.part")) == []
+    assert len(read_csv(out.path / "studies.csv")) == 1 + len(STUDIES)
+
+
+# Tables
+
+
+def test_tables_have_their_columns_rows_and_order(out: OutputFolder) -> None:
+    outcome = outcome_of(LISTING)
+    assert out.write_tables(LISTING, outcome, 0.5, "csv") == len(STUDIES)
+    names = list(STUDIES)
+    of_view = [name for name, count in STUDIES.items() for _ in range(count)]
+    keys = [f"{name}/image{k}.png" for name, count in STUDIES.items() for k in range(count)]
+
+    header, *rows = read_csv(out.path / "studies.csv")
+    assert header == ["study", "body_part", "views", "scored", "failed", "probability", "abnormal"]
+    expected = []
+    for name, part in zip(names, ["WRIST", "HAND", "", "ELBOW", ""], strict=True):
+        numbers = [view for view, study in enumerate(of_view) if study == name]
+        scored = [float(outcome.probability[view]) for view in numbers if view not in LOST]
+        mean = sum(scored) / len(scored) if scored else None
+        decision = ["", ""] if mean is None else [repr(mean), str(int(mean > 0.5))]
+        expected.append([name, part, *map(str, (len(numbers), len(scored), len(numbers) - len(scored))), *decision])
+    assert rows == expected
+    assert {row[-1] for row in rows} == {"0", "1", ""} and rows[-1][-2:] == ["", ""]  # or the data would show little
+
+    header, *rows = read_csv(out.path / "views.csv")
+    assert header == ["view", "study", "logit", "probability"]
+    scored_views = [view for view in range(12) if view not in LOST]
+    assert [row[:2] for row in rows] == [[keys[view], of_view[view]] for view in scored_views]
+    assert [np.float32(row[2]) for row in rows] == outcome.logit[scored_views].tolist()
+    assert [np.float32(row[3]) for row in rows] == outcome.probability[scored_views].tolist()
+
+    header, *rows = read_csv(out.path / "failures.csv")
+    assert header == ["view", "study", "stage", "code", "message"]
+    assert rows == [[keys[view], of_view[view], stage, "CODE", f'why, "{view}"'] for view, stage in LOST.items()]
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\r\nb", "a\nb", "a,b", 'a"b', " a ", "#a", "NA", "1", "é", "\\xff"])
+def test_any_name_comes_back_from_csv(out: OutputFolder, name: str) -> None:
+    listing = listing_of({name: 2})
+    out.write_tables(listing, outcome_of(listing, {1: "read"}), 0.5, "csv")
+    assert [row[0] for row in read_csv(out.path / "studies.csv")] == ["study", name]
+    assert [row[:2] for row in read_csv(out.path / "views.csv")] == [["view", "study"], [f"{name}/image0.png", name]]
+    assert [row[1] for row in read_csv(out.path / "failures.csv")] == ["study", name]
+
+
+@pytest.mark.parametrize("lost", [{}, dict.fromkeys(range(12), "read"), dict.fromkeys(range(5), "read"), LOST])
+@pytest.mark.parametrize("rows_at_once", [1, 3, 5, 12])
+def test_tables_written_in_parts_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int, lost: dict[int, str]
+) -> None:
+    tables = {}
+    for rows in (results.ROWS_AT_ONCE, rows_at_once):
+        monkeypatch.setattr(results, "ROWS_AT_ONCE", rows)
+        out = OutputFolder(tmp_path / str(rows), overwrite=False)
+        for table_format in results.FORMATS:
+            assert out.write_tables(LISTING, outcome_of(LISTING, lost), 0.5, table_format) == len(STUDIES)
+        out.close()
+        tables[rows] = {path.name: path.read_bytes() for path in out.path.glob("*.csv")}
+        tables[rows] |= {
+            path.name: pd.read_parquet(path).to_csv().encode() for path in sorted(out.path.glob("*.parquet"))
+        }
+    whole, parts = tables.values()
+    assert len(whole) == 6
+    assert parts == whole
+
+
+@pytest.mark.parametrize("lost", [{}, LOST], ids=["no failure", "failures"])
+def test_parquet_equals_csv(out: OutputFolder, lost: dict[int, str]) -> None:
+    outcome = outcome_of(LISTING, lost)
+    for table_format in results.FORMATS:
+        out.write_tables(LISTING, outcome, 0.5, table_format)
+    floats = {"logit": np.float32, "probability": np.float32}
+    for name in ("studies", "views", "failures"):
+        table = pd.read_parquet(out.path / f"{name}.parquet")
+        texts = dict.fromkeys(("study", "view", "body_part", "stage", "code", "message"), "str")
+        dtypes: Any = {**texts, **(floats if name == "views" else {}), "abnormal": "Int8"}
+        with (out.path / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            again = pd.read_csv(
+                file, dtype=dtypes, keep_default_na=False, na_values={"probability": "", "abnormal": ""}
+            )
+        pd.testing.assert_frame_equal(
+            table.astype({"abnormal": "Int8"}) if name == "studies" else table, again, check_dtype=len(again) > 0
+        )
+        assert pa.parquet.read_schema(out.path / f"{name}.parquet").names == list(again.columns)
+
+
+# The folder
+
+
+def finish(path: Path, table_format: str = "csv") -> None:
+    """What a finished run leaves."""
+    out = OutputFolder(path, overwrite=False)
+    out.commit(rows_of(0, 12))
+    out.write_tables(LISTING, out.outcome(12), 0.5, table_format)
+    out.write_run({"listed": 12})
+    out.close()
+
+
+def test_run_file_is_json_and_ends_in_a_line_break(tmp_path: Path) -> None:
+    finish(tmp_path / "out")
+    text = (tmp_path / "out/run.json").read_text()
+    assert json.loads(text) == {"listed": 12} and text.endswith("}\n")
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_results_are_refused_without_overwrite_and_left_alone(tmp_path: Path, unfinished: bool) -> None:
+    finish(tmp_path)
+    if unfinished:
+        (tmp_path / "run.json").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"holds results; add --overwrite") as caught:
+        OutputFolder(tmp_path, overwrite=False)
+    assert str(tmp_path) in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("table_format", ["csv", "parquet"])
+def test_overwrite_removes_old_results_and_nothing_else(tmp_path: Path, table_format: str) -> None:
+    finish(tmp_path, table_format)
+    for name in ("worker.log", "mine.csv"):
+        (tmp_path / name).write_text("x")
+    out = OutputFolder(tmp_path, overwrite=True)
+    out.close()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == ["mine.csv", "shards"]
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+def test_overwrite_of_a_new_folder_is_fine(tmp_path: Path) -> None:
+    out = OutputFolder(tmp_path / "a/b", overwrite=True)
+    out.commit(rows_of(0, 12))
+    out.close()
+    assert out.outcome(12).scored == 8
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_in_use_is_refused_until_it_is_closed(tmp_path: Path, overwrite: bool) -> None:
+    first = OutputFolder(tmp_path, overwrite=False)
+    first.commit(rows_of(0, 12))
+    with pytest.raises(UsageError, match=r"another run is writing there; wait") as caught:
+        OutputFolder(tmp_path, overwrite=overwrite)
+    assert str(tmp_path) in str(caught.value)
+    assert first.outcome(12).scored == 8
+    first.close()
+    OutputFolder(tmp_path, overwrite=True).close()
+
+
+def try_to_open(path: Path) -> str:
+    try:
+        OutputFolder(path, overwrite=True).close()
+    except UsageError as error:
+        return str(error)
+    return "opened"
+
+
+def test_a_folder_in_use_is_refused_in_another_process(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        out = OutputFolder(tmp_path, overwrite=False)
+        assert "another run" in pool.apply(try_to_open, (tmp_path,))
+        out.close()
+        assert pool.apply(try_to_open, (tmp_path,)) == "opened"
+        pool.close()
+        pool.join()
+
+
+def test_a_refused_opening_gives_the_lock_back_at_once(tmp_path: Path) -> None:
+    finish(tmp_path)
+    with pytest.raises(UsageError, match="--overwrite") as caught:
+        OutputFolder(tmp_path, overwrite=False)
+    OutputFolder(tmp_path, overwrite=True).close()  # while the error is still held
+    del caught
+    gc.collect()  # a file left open would warn here
+
+
+@pytest.mark.parametrize("at", ["file", "file/below"])
+def test_what_cannot_be_a_folder_is_refused(tmp_path: Path, at: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match=rf"{at}: cannot be an output folder: (File exists|Not a directory)"):
+        OutputFolder(tmp_path / at, overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("table_format", ["csv", "parquet"])
+def test_a_write_error_leaves_no_half_table(
+    out: OutputFolder, monkeypatch: pytest.MonkeyPatch, table_format: str
+) -> None:
+    out.write_tables(LISTING, outcome_of(LISTING, {}), 0.5, table_format)
+    before = {path.name: path.read_bytes() for path in out.path.glob(f"*.{table_format}")}
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        out.write_tables(LISTING, outcome_of(LISTING), 0.5, table_format)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in out.path.glob(f"*.{table_format}")} == before
+    assert list(out.path.glob(".*.part")) == []

@@ -1,0 +1,128 @@
+"""Sessions: each against the torch reference on the same pixels, and the choice among them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mura_trt.bundle import Bundle
+from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.errors import RuntimeUnavailable
+from mura_trt.model import MuraNet
+from mura_trt.runtimes import Scores, SessionOptions, open_session
+
+no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what happens where there is no GPU")
+
+
+@pytest.fixture(scope="module")
+def expected(model: MuraNet, pixels: NDArray[np.uint8]) -> Scores:
+    with torch.inference_mode():
+        return Scores(*(tensor.numpy() for tensor in model(torch.from_numpy(pixels))))
+
+
+def close(scores: Scores, expected: Scores, bound: float) -> bool:
+    return float(np.abs(scores.probability - expected.probability).max()) <= bound
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_cpu_runtime_agrees_with_the_reference(
+    runtime: str, bundle: Bundle, pixels: NDArray[np.uint8], expected: Scores
+) -> None:
+    session, passed_over = open_session(runtime, bundle, SessionOptions(batch=16))
+    assert session.name == runtime
+    assert passed_over == []
+    scores = session.run(pixels)
+    assert close(scores, expected, 1e-5)
+    np.testing.assert_allclose(scores.cam, expected.cam, atol=1e-3)
+
+
+def test_onnxruntime_gives_a_view_the_same_bits_in_any_company(bundle: Bundle, pixels: NDArray[np.uint8]) -> None:
+    one, two = (open_session("onnxruntime", bundle, SessionOptions(batch=8, threads=threads))[0] for threads in (1, 2))
+    whole = one.run(pixels[:8])
+    backwards = two.run(pixels[7::-1])
+    alone = np.concatenate([two.run(pixels[at : at + 1]).logit for at in range(8)])
+    np.testing.assert_array_equal(whole.logit, backwards.logit[::-1])
+    np.testing.assert_array_equal(whole.logit, alone)
+
+
+def test_null_tells_pixels_apart_and_takes_its_time(bundle: Bundle, pixels: NDArray[np.uint8]) -> None:
+    import time
+
+    session, _ = open_session("null", bundle, SessionOptions(null_ms=50))
+    started = time.monotonic()
+    scores = session.run(pixels)
+    assert 0.05 <= time.monotonic() - started < 0.5
+    assert len(set(scores.probability.tolist())) == len(pixels)
+    assert np.isfinite(scores.logit).all()
+    np.testing.assert_array_equal(session.run(pixels[::-1]).probability[::-1], scores.probability)
+    np.testing.assert_allclose(scores.probability, 1 / (1 + np.exp(-scores.logit)), rtol=1e-4)
+    darker = pixels.copy()
+    darker[0, 5, 5, 0] ^= 1
+    assert session.run(darker).probability[0] != scores.probability[0]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 320, 320, 1), np.float32),
+        np.zeros((1, 320, 320, 3), np.uint8),
+        np.zeros((1, 224, 320, 1), np.uint8),
+        np.zeros((320, 320, 1), np.uint8),
+        np.zeros((0, 320, 320, 1), np.uint8),
+        np.zeros((5, 320, 320, 1), np.uint8),
+    ],
+)
+def test_another_shape_or_dtype_is_refused(images: NDArray[np.generic], bundle: Bundle) -> None:
+    session, _ = open_session("null", bundle, SessionOptions(batch=4))
+    with pytest.raises(ValueError, match=r"null takes uint8 \(1..4, 320, 320, 1\), not"):
+        session.run(images)  # type: ignore[arg-type]
+
+
+@no_gpu
+def test_auto_takes_onnxruntime_without_a_gpu_and_says_why(bundle: Bundle) -> None:
+    session, passed_over = open_session("auto", bundle, SessionOptions())
+    assert session.name == "onnxruntime"
+    assert [line.split(":")[0] for line in passed_over] == ["tensorrt", "tensorrt_rtx"]
+    assert all("no GPU" in line for line in passed_over)
+
+
+@no_gpu
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt_rtx"])
+def test_gpu_runtime_says_that_there_is_no_gpu(runtime: str, bundle: Bundle) -> None:
+    with pytest.raises(RuntimeUnavailable, match=f"{runtime}: no GPU"):
+        open_session(runtime, bundle, SessionOptions())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("runtime", "bound"),
+    # FP16's bound is that of this network, whose random head magnifies small differences.
+    [("tensorrt_rtx", 2e-2), ("torch", 1e-4)],
+)
+def test_gpu_runtime_agrees_with_the_reference(
+    runtime: str, bound: float, bundle: Bundle, pixels: NDArray[np.uint8], expected: Scores
+) -> None:
+    session, _ = open_session(runtime, bundle, SessionOptions(batch=16))
+    assert session.device == "cuda"
+    assert close(session.run(pixels), expected, bound)
+    tail = session.run(pixels[:3])
+    assert tail.probability.shape == (3,)
+    assert close(tail, Scores(*(array[:3] for array in expected)), bound)
+    session.close()
+
+
+@pytest.mark.gpu
+def test_plan_of_the_other_builder_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(RuntimeUnavailable, match=r"tensorrt-rtx's.*--builder tensorrt"):
+        open_session("tensorrt", bundle, SessionOptions())
+
+
+@pytest.mark.gpu
+def test_bundle_without_a_plan_is_refused(bundle: Bundle) -> None:
+    without = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, builder=None))
+    with pytest.raises(RuntimeUnavailable, match="no plan"):
+        open_session("tensorrt_rtx", without, SessionOptions())
