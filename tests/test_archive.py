@@ -20,7 +20,7 @@ def touch(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
+        path.write_bytes(os.fsencode(name))
     return root
 
 
@@ -124,8 +124,12 @@ def test_in_any_other_tree_each_folder_holding_images_is_a_study(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("depth", "expected"),
-    [(1, ["a.png", "x", "x", "x"]), (2, ["a.png", "x/b.png", "x/y", "x/y"]), (9, ["a.png", "x/b.png", "x/y/1.png", "x/y/2.png"])],
-)  # fmt: skip
+    [
+        (1, ["a.png", "x", "x", "x"]),
+        (2, ["a.png", "x/b.png", "x/y", "x/y"]),
+        (9, ["a.png", "x/b.png", "x/y/1.png", "x/y/2.png"]),
+    ],
+)
 def test_study_depth_takes_the_first_parts_of_the_path(tmp_path: Path, depth: int, expected: list[str]) -> None:
     touch(tmp_path, "a.png", "x/b.png", "x/y/1.png", "x/y/2.png")
     assert list(studies_of(list_archive(tmp_path, study_depth=depth)).values()) == expected
@@ -169,18 +173,17 @@ def test_unreadable_folder_is_named_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_utf8_survive_and_can_be_read_back(tmp_path: Path) -> None:
-    odd = os.fsencode(tmp_path) + b"/r\xe9sum\xe9\xff"
-    os.mkdir(odd)
-    Path(os.fsdecode(odd + b"/\xfe.png")).write_bytes(b"odd")
+    odd = tmp_path / os.fsdecode(b"r\xe9sum\xe9\xff")
+    touch(odd, os.fsdecode(b"\xfe.png"))
     (key,) = list_archive(tmp_path).keys(0, 9)
     assert key == b"r\xe9sum\xe9\xff/\xfe.png"
     assert display(key) == "r\\xe9sum\\xe9\\xff/\\xfe.png"
-    assert list_archive(tmp_path).source.read(key) == b"odd"
+    assert list_archive(tmp_path).source.read(key) == b"\xfe.png"
     # The same through a list, and with the odd name in the root.
     listed = list_archive(write_list(tmp_path / "list.csv", key + b"\n"))
-    assert listed.keys(0, 9) == [key] and listed.source.read(key) == b"odd"
-    inner = list_archive(Path(os.fsdecode(odd)))
-    assert inner.source.read(inner.keys(0, 1)[0]) == b"odd"
+    assert listed.keys(0, 9) == [key] and listed.source.read(key) == b"\xfe.png"
+    inner = list_archive(odd)
+    assert inner.source.read(inner.keys(0, 1)[0]) == b"\xfe.png"
 
 
 def test_keys_are_a_slice_of_the_views(tmp_path: Path) -> None:
@@ -357,17 +360,19 @@ def make_link_to_nothing(path: Path) -> None:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
-    "make", [make_fifo, Path.mkdir, make_link_to_nothing, lambda _: None], ids=["FIFO", "directory", "broken link", "none"]
-)  # fmt: skip
+    "make",
+    [make_fifo, Path.mkdir, make_link_to_nothing, lambda _: None],
+    ids=["FIFO", "directory", "broken link", "nothing"],
+)
 def test_what_is_no_regular_file_is_an_oserror_and_leaks_no_descriptor(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / "x.png")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         with pytest.raises(OSError, match=r"regular|directory|No such"):
             FolderSource(str(tmp_path)).read(b"x.png")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_path_with_a_nul_is_an_oserror(tmp_path: Path) -> None:

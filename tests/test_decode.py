@@ -53,9 +53,9 @@ SCANLINES = b"".join(b"\0" + bytes((x * y // 60) % 256 for x in range(COLUMNS)) 
 STREAM = zlib.compress(SCANLINES)
 
 
-def png_of(stream: bytes, more: bytes = b"") -> bytes:
-    """A gray PNG with right checksums around any deflate stream."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", COLUMNS, ROWS, 8, 0, 0, 0, 0))
+def png_of(stream: bytes, more: bytes = b"", color: int = 0) -> bytes:
+    """A PNG, gray if not told otherwise, with right checksums around any deflate stream."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", COLUMNS, ROWS, 8, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
 
 
@@ -72,6 +72,7 @@ BROKEN = {
     "stream with a wrong checksum": png_of(STREAM[:-4] + b"\1\2\3\4"),
     "no stream": png_of(b""),
     "whole stream of too few rows": png_of(zlib.compress(SCANLINES[: 100 * (COLUMNS + 1)])),
+    "palette image without its palette": png_of(STREAM, color=3),
     "unknown row filter": png_of(zlib.compress(SCANLINES.replace(b"\0", b"\7"))),
     "JPEG of another process": jpeg_of_another_process(),
 }
@@ -245,9 +246,9 @@ def test_a_whole_picture_that_only_pillow_reads_is_kept(
     decoder: Decoder, png_files: list[bytes], clean: list[Pixels], data: bytes
 ) -> None:
     sound = decode(decoder, [png_of(STREAM)]).pixels[0].copy()
-    with pytest.raises(RuntimeError):  # or this test would show nothing
-        refusing = Decoder(SIZE, threads=1, batch=1)
-        refusing.submit([data])
+    refusing = Decoder(SIZE, threads=1, batch=1)
+    refusing.submit([data])
+    with pytest.raises(RuntimeError):  # DALI's own word, without which this test would show nothing
         refusing._finish()
     decoded = decode(decoder, [png_files[0], data, CUT, png_files[1]])
     assert_only_lost(decoded, [2], [clean[0], sound, None, clean[1]])

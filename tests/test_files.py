@@ -20,7 +20,7 @@ def test_a_write_makes_or_replaces_the_file(tmp_path: Path, data: bytes, before:
     (tmp_path / ".f.json.part").write_bytes(b"left by a crash")
     write_atomically(path, data)
     assert path.read_bytes() == data
-    assert os.listdir(tmp_path) == ["f.json"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -50,7 +50,7 @@ def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_end(
     fsync, replace = os.fsync, Path.replace
 
     def watched_fsync(descriptor: int) -> None:
-        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
         order.append(f"sync {target.name} {target.stat().st_size if target.is_file() else ''}".strip())
         fsync(descriptor)
 
@@ -72,10 +72,10 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_syncing_leaks_no_descriptor(tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         sync_folder(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_sha256_is_that_of_the_files_bytes(tmp_path: Path) -> None:

@@ -187,8 +187,16 @@ def test_rows_of_no_task_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("views", "failed"),
-    [([4, 5], []), ([4, 5, 6, 7], []), ([4, 5, 5], []), ([4, 5, 6], [6]), ([4, 5], [5]), ([4, 5], [6, 6]), ([3, 4, 5], [])],
-)  # fmt: skip
+    [
+        ([4, 5], []),
+        ([4, 5, 6, 7], []),
+        ([4, 5, 5], []),
+        ([3, 4, 5], []),
+        ([4, 5, 6], [6]),
+        ([4, 5], [5]),
+        ([4, 5], [6, 6]),
+    ],
+)
 def test_rows_refuse_lost_and_doubled_views(views: list[int], failed: list[int]) -> None:
     values = np.zeros(len(views), np.float32)
     with pytest.raises(ValueError, match="views 4 to 7: some are lost or doubled"):

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mura_trt import results
-from mura_trt.archive import FolderSource, Listing
+from mura_trt.archive import FolderSource, Listing, display
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.ledger import Failure, Rows
 from mura_trt.results import Outcome, OutputFolder
@@ -83,7 +83,7 @@ def out(tmp_path: Path) -> Iterator[OutputFolder]:
 
 
 def test_committed_rows_come_back_exactly_and_in_order(out: OutputFolder) -> None:
-    edges = np.array([0, -0.0, 1e-45, 3.4028235e38, 0.1, 1 / 3, math.pi, np.nextafter(np.float32(1), np.float32(0))], np.float32)  # fmt: skip
+    edges = np.array([0, -0.0, 1e-45, 3.4028235e38, 0.1, 1 / 3, math.pi, 1 - 2**-24], np.float32)
     first = Rows(0, 9, np.arange(8), edges, edges[::-1].copy(), [Failure(8, "read", "ENOENT", 'a "b"\n\u00e9\udcff')])
     for rows in (rows_of(20, 30), first, rows_of(9, 20)):
         out.commit(rows)
@@ -125,7 +125,7 @@ def test_outcome_refuses_missing_doubled_and_short_shards(
 ) -> None:
     for start, stop in shards:
         out.commit(rows_of(start, stop, lost={}))
-    with pytest.raises((EnvironmentProblem, IndexError), match=r"run again") as caught:
+    with pytest.raises(EnvironmentProblem, match="run again") as caught:
         out.outcome(views)
     assert str(out.path) in str(caught.value)
 
@@ -136,7 +136,7 @@ def test_outcome_refuses_a_shard_whose_views_were_changed(out: OutputFolder) -> 
     content = json.loads(path.read_bytes())
     content["views"][2] = 1
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="lost or doubled"):
+    with pytest.raises((EnvironmentProblem, ValueError), match="views"):
         out.outcome(4)
 
 
@@ -157,9 +157,9 @@ def test_a_leftover_part_file_does_no_harm(out: OutputFolder) -> None:
 def test_tables_have_their_columns_rows_and_order(out: OutputFolder) -> None:
     outcome = outcome_of(LISTING)
     assert out.write_tables(LISTING, outcome, 0.5, "csv") == len(STUDIES)
-    names = list(STUDIES)
-    of_view = [name for name, count in STUDIES.items() for _ in range(count)]
-    keys = [f"{name}/image{k}.png" for name, count in STUDIES.items() for k in range(count)]
+    names = [display(name.encode()) for name in STUDIES]
+    of_view = [name for name, count in zip(names, STUDIES.values(), strict=True) for _ in range(count)]
+    keys = [f"{name}/image{k}.png" for name, count in zip(names, STUDIES.values(), strict=True) for k in range(count)]
 
     header, *rows = read_csv(out.path / "studies.csv")
     assert header == ["study", "body_part", "views", "scored", "failed", "probability", "abnormal"]
@@ -189,9 +189,10 @@ def test_tables_have_their_columns_rows_and_order(out: OutputFolder) -> None:
 def test_any_name_comes_back_from_csv(out: OutputFolder, name: str) -> None:
     listing = listing_of({name: 2})
     out.write_tables(listing, outcome_of(listing, {1: "read"}), 0.5, "csv")
-    assert [row[0] for row in read_csv(out.path / "studies.csv")] == ["study", name]
-    assert [row[:2] for row in read_csv(out.path / "views.csv")] == [["view", "study"], [f"{name}/image0.png", name]]
-    assert [row[1] for row in read_csv(out.path / "failures.csv")] == ["study", name]
+    text = display(name.encode())
+    assert [row[0] for row in read_csv(out.path / "studies.csv")] == ["study", text]
+    assert [row[:2] for row in read_csv(out.path / "views.csv")] == [["view", "study"], [f"{text}/image0.png", text]]
+    assert [row[1] for row in read_csv(out.path / "failures.csv")] == ["study", text]
 
 
 @pytest.mark.parametrize("lost", [{}, dict.fromkeys(range(12), "read"), dict.fromkeys(range(5), "read"), LOST])

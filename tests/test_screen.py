@@ -46,7 +46,6 @@ def code_of(data: bytes) -> str:
     try:
         screen(data)
     except Rejected as reason:
-        assert str(reason)
         return reason.code
     return "passed"
 
