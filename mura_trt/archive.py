@@ -51,15 +51,20 @@ class FolderSource:
             The file is gone, unreadable, no regular file, or larger than ``MAX_FILE_BYTES``.
         """
         path = os.path.join(os.fsencode(self.root), key)
+        if b"\0" in path:
+            raise OSError("the path holds a NUL byte")
         # Without O_NONBLOCK, opening a FIFO that nobody writes to would hang the run.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
+        try:  # open() refuses a directory's descriptor without closing it
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError("not a regular file")
             if status.st_size > MAX_FILE_BYTES:
                 raise OSError(f"{status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
-            return file.read()
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,8 @@ class Listing:
 
 
 def display(key: bytes) -> str:
-    """A key as text for tables and messages; bytes that are not UTF-8 show as backslash escapes."""
-    return key.decode("utf-8", "backslashreplace")
+    """A key as text for tables and messages; line breaks and bytes that are not UTF-8 show as backslash escapes."""
+    return key.decode("utf-8", "backslashreplace").replace("\r", "\\r").replace("\n", "\\n")
 
 
 def body_part(key: bytes) -> str:
@@ -149,13 +154,14 @@ def list_archive(archive: Path, *, study_depth: int | None = None, root: Path | 
     """
     if study_depth is not None and study_depth < 1:
         raise UsageError(f"--study-depth {study_depth}: a study is at least the first part of a path; give 1 or more")
-    if archive.is_dir():
+    # Not Path's own questions, which raise where a name is too long or a folder above is closed.
+    if os.path.isdir(archive):
         if root is not None:
             raise UsageError(f"--root is for list files, and {archive} is a folder; leave it out")
         return _list_folder(archive, study_depth)
-    if archive.is_file() and archive.suffix.lower() in LIST_SUFFIXES:
+    if os.path.isfile(archive) and archive.suffix.lower() in LIST_SUFFIXES:
         return _list_file(archive, study_depth, root)
-    if archive.exists():
+    if os.path.exists(archive):
         raise UsageError(f"{archive}: neither a folder nor a list file ({', '.join(sorted(LIST_SUFFIXES))})")
     raise UsageError(f"{archive}: no such folder or list file; check the path")
 
@@ -190,8 +196,9 @@ def _walk(
             return
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
-        folders = [entry.name for entry in found if entry.is_dir()]
-        files = [entry.name for entry in found if entry.is_file()]
+        # What is no folder counts as a file, be it a link that leads nowhere: it fails when read, with its reason.
+        folders = [entry.name for entry in found if _is_folder(entry)]
+        files = [entry.name for entry in found if not _is_folder(entry)]
     except OSError as error:
         unreadable.append((display(prefix) or ".", error.strerror or str(error)))
         return
@@ -199,6 +206,13 @@ def _walk(
     for name in folders:
         if not name.startswith(b".") and name != b"__MACOSX":
             yield from _walk(os.path.join(folder, name), prefix + name + b"/", (*ancestors, identity), unreadable)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _is_view(key: bytes, ignored: Counter[str]) -> bool:
@@ -214,6 +228,8 @@ def _is_view(key: bytes, ignored: Counter[str]) -> bool:
 
 def _list_file(archive: Path, study_depth: int | None, root: Path | None) -> Listing:
     entries = _read_list(archive)
+    if root is not None and not root.is_dir():
+        raise UsageError(f"--root {root}: no such folder")
     base = root.resolve() if root else _root_of_list(archive, [path for path, _ in entries[:100]])
     return _columns(FolderSource(str(base)), entries, study_depth, archive)
 
@@ -222,7 +238,7 @@ def _read_list(archive: Path) -> list[tuple[bytes, bytes | None]]:
     """(path, study or None) of each line: MURA's bare paths, or a table whose first line names its columns."""
     try:
         with archive.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if row]
+            rows = [(number, row) for number, row in enumerate(csv.reader(file, strict=True), start=1) if row]
     except (csv.Error, OSError) as error:
         raise UsageError(f"{archive}: not a list of image paths, one a line: {error}") from error
     columns = ["view"]

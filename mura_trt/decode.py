@@ -124,10 +124,7 @@ class Decoder:
                 parts.extendleft((part[middle:], part[:middle]))
             else:
                 ((position, data),) = part
-                try:
-                    decoded.append((position, self._through_pillow(data)))
-                except Rejected as reason:
-                    rejected.append((position, reason))
+                rejected.append((position, _rejection(data)))
         stacked = np.stack([pixels for _, pixels in decoded]) if decoded else np.empty((0, *self._size, 1), np.uint8)
         return Decoded(stacked, [position for position, _ in decoded], rejected)
 
@@ -139,20 +136,19 @@ class Decoder:
             self._pipeline = self._build()
             return None
 
-    def _through_pillow(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Second opinion on a file DALI refuses: what Pillow can read goes through the same resize as plain PNG."""
-        from PIL import Image, UnidentifiedImageError
 
-        try:
-            with Image.open(io.BytesIO(data.tobytes())) as image:
-                plain = io.BytesIO()
-                image.convert("L").save(plain, "PNG", compress_level=0)
-        except UnidentifiedImageError as error:
-            raise Rejected("UNDECODABLE", "neither DALI nor Pillow knows what it is") from error
-        except Exception as error:  # Pillow's plugins raise whatever they meet in broken bytes
-            raise Rejected("UNDECODABLE", f"neither DALI nor Pillow can decode it: {error}") from error
-        pixels = self._attempt([np.frombuffer(plain.getvalue(), np.uint8)])
-        if pixels is None:
-            raise Rejected("UNDECODABLE", "DALI can decode neither it nor Pillow's copy of it")
-        first: NDArray[np.uint8] = pixels[0]
-        return first
+def _rejection(data: NDArray[np.uint8]) -> Rejected:
+    """Why a file that DALI refuses alone has no pixels, with Pillow as the second opinion.
+
+    Where Pillow reads it, that is told and its pixels are not used: Pillow leaves rows that a file lacks unfilled.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as image:
+            image.load()
+    except UnidentifiedImageError:
+        return Rejected("UNDECODABLE", "neither DALI nor Pillow knows what it is")
+    except Exception as error:  # Pillow's plugins raise whatever they meet in broken bytes
+        return Rejected("UNDECODABLE", f"neither DALI nor Pillow can decode it: {error}")
+    return Rejected("UNDECODABLE", "DALI refuses it, though Pillow reads it; look at the image and save it again")

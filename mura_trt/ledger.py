@@ -91,6 +91,7 @@ class Ledger:
         self._views, self._shard_views, self._ahead = views, shard_views, ahead
         self._next_view = 0
         self._suspects: deque[Task] = deque()
+        self._alone = False  # the task at work is a suspect
         self._at_work: deque[Task] = deque()
         self._partial: dict[int, list[Rows]] = {}
 
@@ -101,9 +102,10 @@ class Ledger:
 
     def next_task(self) -> Task | None:
         """The next task to send now, or None: wait for rows first, or all is sent."""
+        if self._at_work and (self._suspects or self._alone):
+            return None
+        self._alone = bool(self._suspects)
         if self._suspects:
-            if self._at_work:
-                return None
             task = self._suspects.popleft()
         else:
             at_work = sum(task.stop - task.start for task in self._at_work)
@@ -125,17 +127,17 @@ class Ledger:
         """Takes back what the dead worker had; gives a shard's rows when a culprit's failure completes it."""
         lost = list(self._at_work)
         self._at_work.clear()
-        if len(lost) != 1:
-            self._suspects.extendleft(Task(task.start, task.stop, last=True) for task in reversed(lost))
-            return None
-        (task,) = lost
-        if task.stop - task.start > 1:
-            self._suspects.extendleft(
-                Task(view, view + 1, last=True) for view in reversed(range(task.start, task.stop))
-            )
-            return None
-        message = "the worker process died on this view, alone and in company"
-        return self._gather(Rows.of_one_failure(Failure(task.start, "worker", "WORKER_DIED", message)))
+        if len(lost) == 1 and lost[0].stop - lost[0].start > 1:
+            (task,) = lost
+            again = [Task(view, view + 1, last=True) for view in range(task.start, task.stop)]
+        elif len(lost) == 1 and self._alone:
+            (task,) = lost
+            message = "the worker process died on this view twice, the second time with no other view at work"
+            return self._gather(Rows.of_one_failure(Failure(task.start, "worker", "WORKER_DIED", message)))
+        else:
+            again = [Task(task.start, task.stop, last=True) for task in lost]
+        self._suspects.extendleft(reversed(again))
+        return None
 
     def _gather(self, rows: Rows) -> Rows | None:
         shard = rows.start // self._shard_views

@@ -113,15 +113,19 @@ class OutputFolder:
     def committed(self) -> Iterator[Rows]:
         """The committed shards in order."""
         for path in sorted((self.path / _SHARDS).glob("*.json")):
-            content = json.loads(path.read_bytes())
-            yield Rows(
-                content["start"],
-                content["stop"],
-                np.array(content["views"], np.int64),
-                np.array(content["logit"], np.float32),
-                np.array(content["probability"], np.float32),
-                [Failure(*failure) for failure in content["failures"]],
-            )
+            try:
+                content = json.loads(path.read_bytes())
+                rows = Rows(
+                    content["start"],
+                    content["stop"],
+                    np.array(content["views"], np.int64),
+                    np.array(content["logit"], np.float32),
+                    np.array(content["probability"], np.float32),
+                    [Failure(*failure) for failure in content["failures"]],
+                )
+            except (ValueError, KeyError, TypeError) as error:
+                raise EnvironmentProblem(f"{path}: damaged since it was committed ({error}); run again") from error
+            yield rows
 
     def outcome(self, views: int) -> Outcome:
         """Everything committed, checked to be every view of the listing once.
@@ -136,7 +140,7 @@ class OutputFolder:
         failures: list[Failure] = []
         expected = 0
         for rows in self.committed():
-            if rows.start != expected:
+            if rows.start != expected or rows.stop > views:
                 raise EnvironmentProblem(f"{self.path}: the shard of view {expected} is missing; run again")
             logit[rows.views], probability[rows.views] = rows.logit, rows.probability
             failures.extend(rows.failures)
@@ -167,10 +171,14 @@ class OutputFolder:
         path = self.path / f"{name}.{table_format}"
         temporary = path.with_name(f".{path.name}.part")
         write = _write_csv if table_format == "csv" else _write_parquet
-        rows = write(temporary, parts)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            rows = write(temporary, parts)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         sync_folder(self.path)
         return rows
 

@@ -140,6 +140,12 @@ def test_outcome_refuses_a_shard_whose_views_were_changed(out: OutputFolder) -> 
         out.outcome(4)
 
 
+def test_outcome_refuses_a_score_that_is_no_number(out: OutputFolder) -> None:
+    out.commit(Rows(0, 2, np.arange(2), np.zeros(2, np.float32), np.array([0.5, np.nan], np.float32)))
+    with pytest.raises(EnvironmentProblem, match="run again"):
+        out.outcome(2)
+
+
 def test_a_leftover_part_file_does_no_harm(out: OutputFolder) -> None:
     for name in ("shards/.000000000000.json.part", ".studies.csv.part", ".run.json.part"):
         (out.path / name).write_bytes(b'{"start":')
@@ -254,11 +260,11 @@ def test_run_file_is_json_and_ends_in_a_line_break(tmp_path: Path) -> None:
     assert json.loads(text) == {"listed": 12} and text.endswith("}\n")
 
 
-@pytest.mark.parametrize("unfinished", [False, True])
-def test_results_are_refused_without_overwrite_and_left_alone(tmp_path: Path, unfinished: bool) -> None:
+@pytest.mark.parametrize("gone", ["nothing", "run.json", "shards/*"])
+def test_results_are_refused_without_overwrite_and_left_alone(tmp_path: Path, gone: str) -> None:
     finish(tmp_path)
-    if unfinished:
-        (tmp_path / "run.json").unlink()
+    for path in tmp_path.glob(gone):
+        path.unlink()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match=r"holds results; add --overwrite") as caught:
         OutputFolder(tmp_path, overwrite=False)
