@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
+import platform
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -26,6 +31,7 @@ from mura_trt.studies import DEFAULT_THRESHOLD
 logger = logging.getLogger(__name__)
 
 SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
+LIBRARIES = ("nvidia-dali-cuda130", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas")
 # A worker that dies this often without giving a single row in between would die of anything.
 MAX_DEATHS_IN_A_ROW = 5
 
@@ -124,7 +130,8 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
         ended = time.monotonic()
         failed = len(outcome.failures)
         run = {
-            "mura_trt": mura_trt.__version__,
+            "command": shlex.join(sys.argv),
+            "versions": _versions(),
             "archive": str(options.archive),
             "bundle": {"name": bundle.manifest.name, "precision": bundle.manifest.precision, "sha256": bundle.sha256},
             "runtime": supervisor.ready.runtime,
@@ -156,6 +163,15 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
         return run
     finally:
         out.close()
+
+
+def _versions() -> dict[str, str]:
+    """Of Python, this package and those of its libraries that are installed and touch the numbers."""
+    versions = {"python": platform.python_version(), "mura_trt": mura_trt.__version__}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 class WorkerProcess:

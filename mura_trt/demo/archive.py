@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.demo.xray import BODY_PARTS, FIELDS, LESION_KINDS, Box, draw_view
+from mura_trt.demo.anatomy import BODY_PARTS, FIELDS
+from mura_trt.demo.xray import LESION_KINDS, Box, draw_view
 from mura_trt.errors import UsageError
 
 # MURA's studies by body part (Rajpurkar et al. 2018, table 1), in the order of BODY_PARTS.

@@ -37,7 +37,11 @@ class TensorRTSession(Session):
             raise UsageError(f"--batch {options.batch}: this bundle's plan takes at most {most} views")
         super().__init__(bundle.contract, options.batch or tuned)
         self._gpu = Device()
-        self._engine, self._context = self._load(bundle)
+        try:
+            self._engine, self._context = self._load(bundle)
+        except RuntimeUnavailable:  # the next runtime must not find our context on its thread
+            self._gpu.close()
+            raise
         self._buffers = {
             "image": self._gpu.buffer((self.batch, *self._shape), np.uint8),
             "probability": self._gpu.buffer((self.batch,), np.float32),

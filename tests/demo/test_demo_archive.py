@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from mura_trt.demo import archive
+from mura_trt.demo.anatomy import BODY_PARTS
 from mura_trt.demo.archive import DemoView, demo_studies, write_archive
-from mura_trt.demo.xray import BODY_PARTS, LESION_KINDS, Box
+from mura_trt.demo.xray import LESION_KINDS, Box
 from mura_trt.errors import UsageError
 
 

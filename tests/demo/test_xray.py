@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mura_trt.demo.xray import BODY_PARTS, LESION_KINDS, Box, draw_view
+from mura_trt.demo.anatomy import BODY_PARTS
+from mura_trt.demo.xray import LESION_KINDS, Box, draw_view
 
 SIZES = ((512, 300), (256, 512), (108, 89))
 

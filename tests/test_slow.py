@@ -1,0 +1,39 @@
+"""What must hold of the demo, of speed and of memory; run by ``make test-slow``, after ``make demo``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks import pipeline
+from mura_trt.bundle import Bundle
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+DEMO = Path(__file__).parent.parent / "demo"
+
+
+def test_demo_left_what_the_readme_says() -> None:
+    assert (DEMO / "model.safetensors").stat().st_size > 40_000_000
+    assert Bundle.open(DEMO / "engine").has_plan
+    run = json.loads((DEMO / "out" / "run.json").read_text())
+    listed = len(list((DEMO / "archive").rglob("*.png")))
+    assert run["scored"] == run["listed"] == listed > 250
+    assert len(pd.read_csv(DEMO / "out" / "views.csv")) == listed
+
+
+def test_pipeline_keeps_up_with_its_engine_and_with_decoding() -> None:
+    """Medians of five interleaved pairs."""
+    result = pipeline.measure_speed(DEMO / "archive", DEMO / "engine", repeats=5)
+    print(json.dumps(result, indent=2))
+    assert result["onnxruntime"]["ratio_median"] >= 0.95
+    assert result["null"]["ratio_median"] >= 0.85
+
+
+def test_memory_is_bounded_whatever_the_archive() -> None:
+    peaks = pipeline.measure_memory(DEMO / "archive", DEMO / "engine")["peak_gb_by_views"]
+    print(json.dumps(peaks))
+    assert max(peaks.values()) <= 2.0
