@@ -224,13 +224,13 @@ class Worker:
         started = time.monotonic()
         batch = self._decoding.popleft()
         pixels, kept, rejected = self._decoder.collect()
-        decoded = time.monotonic()
-        self._seconds["decode"] += decoded - started
+        self._seconds["decode"] += time.monotonic() - started
         self._fail([Failure(batch.views[at], "decode", reason.code, str(reason)) for at, reason in rejected])
         if kept:
             self._start_batch()  # keeps the decoder busy while the engine works on this one
+            started = time.monotonic()
             scores = self._session.run(pixels)
-            self._seconds["engine"] += time.monotonic() - decoded
+            self._seconds["engine"] += time.monotonic() - started
             views = np.array([batch.views[at] for at in kept])
             self._settle(views, scores.logit, scores.probability)
 
