@@ -259,8 +259,9 @@ class Supervisor:
         if self.ready.passed_over:
             logger.info("runtime %s; passed over: %s", self.ready.runtime, " | ".join(self.ready.passed_over))
         self.shard_views = shard_views or SHARD_VIEWS[self.ready.device]
-        # Two shards, or enough that full batches are there to read, to decode and to score.
-        ahead = max(2 * self.shard_views, (worker.BATCHES_DECODING + 3) * self.ready.batch)
+        # Three shards (one coming back, one at work, one to go on with), or enough that full batches are there to read,
+        # to decode and to score.
+        ahead = max(3 * self.shard_views, 8 * self.ready.batch)
         self._ledger = Ledger(len(listing), self.shard_views, ahead)
         self._progress = Progress(len(listing), len(listing.studies))
         self.deaths = 0
