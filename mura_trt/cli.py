@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import mura_trt
-from mura_trt.errors import MuraTrtError
+from mura_trt.errors import EXIT_ENVIRONMENT, MuraTrtError
 
 app = typer.Typer(
     name="mura-trt",
@@ -38,7 +38,10 @@ def _errors_told() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from error
     except ImportError as error:
         print(f"mura-trt: {error}; this command needs: pip install 'mura-trt[build]'", file=sys.stderr)
-        raise typer.Exit(5) from error
+        raise typer.Exit(EXIT_ENVIRONMENT) from error
+    except OSError as error:  # a full disk, a folder that vanished; the error names the file
+        print(f"mura-trt: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_ENVIRONMENT) from error
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,7 +8,6 @@ import importlib.util
 import pkgutil
 import subprocess
 import sys
-import time
 
 import mura_trt
 
@@ -36,9 +35,8 @@ def main() -> None:
     )
     for name in names:
         importlib.import_module(name)
-    started = time.monotonic()
     subprocess.run([sys.executable, "-m", "mura_trt", "--help"], check=True, stdout=subprocess.DEVNULL)
-    print(f"{len(names)} modules imported in a bare environment; --help took {time.monotonic() - started:.2f} s")
+    print(f"{len(names)} modules imported, and --help run, in a bare environment")
 
 
 if __name__ == "__main__":

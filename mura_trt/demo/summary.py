@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from mura_trt.archive import label
 from mura_trt.demo.xray import LESION_KINDS
 from mura_trt.errors import UsageError
@@ -20,6 +18,7 @@ def summarise(archive: Path, out: Path) -> str:
     UsageError
         No demo archive or no finished run there.
     """
+    import pandas as pd
     from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
     try:
