@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mura_trt.build import Recipe, build_bundle
 from mura_trt.bundle import Bundle
 from mura_trt.checkpoint import save_checkpoint
 from mura_trt.cuda_devices import cuda_device_count
@@ -53,7 +52,7 @@ def pixels(archive: Path) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def model(pixels: NDArray[np.uint8]) -> MuraNet:
-    """A random network whose batch norms know the synthetic views and whose logits spread by about 1."""
+    """A random network whose batch norms know the synthetic views and whose logits spread by about a half."""
     torch.manual_seed(0)
     network = MuraNet().eval()
     _set_batch_norms(network, pixels)
@@ -62,8 +61,8 @@ def model(pixels: NDArray[np.uint8]) -> MuraNet:
     with torch.no_grad():
         weight = torch.randn(1, features.shape[1])
         logits = features @ weight.T
-        network.classifier.weight.copy_(weight / logits.std())
-        network.classifier.bias.copy_(-logits.mean() / logits.std())
+        network.classifier.weight.copy_(weight / (2 * logits.std()))
+        network.classifier.bias.copy_(-logits.mean() / (2 * logits.std()))
     return network
 
 
@@ -77,15 +76,20 @@ def checkpoint(model: MuraNet, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """An FP16 bundle with a TensorRT-RTX plan; not to be changed."""
+    """An FP16 bundle with a TensorRT-RTX plan, built as a user builds it; not to be changed."""
     out = tmp_path_factory.mktemp("bundle") / "engine"
-    return build_bundle(checkpoint, Recipe(name="test-fp16", builder="tensorrt-rtx"), out)
+    command = [sys.executable, "-m", "mura_trt", "build-engine", "engines/densenet169-fp16.toml"]
+    options = ["--checkpoint", str(checkpoint), "--builder", "tensorrt-rtx", "-o", str(out)]
+    subprocess.run([*command, *options], check=True, cwd=Path(__file__).parent.parent)
+    return Bundle.open(out)
 
 
 @pytest.fixture
 def copied(archive: Path, tmp_path: Path) -> Path:
     """A copy of the archive that a test may spoil."""
     import shutil
+import subprocess
+import sys
 
     target = tmp_path / "archive"
     shutil.copytree(archive, target)

@@ -45,6 +45,7 @@ def test_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> Non
 def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
     built = bundle.manifest.builder
     assert built is not None
+    assert bundle.manifest.name == "densenet169-fp16"
     assert built["name"] == "tensorrt-rtx"
     assert built["batch"] == [1, 64, 256]
     assert built["plan_bytes"] > 20_000_000

@@ -105,18 +105,6 @@ def test_export_writes_a_graph_that_runs(checkpoint: Path, tmp_path: Path) -> No
     assert [output.name for output in session.get_outputs()] == ["probability", "logit", "cam"]
 
 
-def test_build_engine_from_a_recipe(checkpoint: Path, tmp_path: Path) -> None:
-    """The recipe says FP16 and automatic; the command line wins where it says otherwise."""
-    recipe = ROOT / "engines" / "densenet169-fp16.toml"
-    done = run(
-        "build-engine", recipe, "--checkpoint", checkpoint, "--precision", "fp32", "--builder", "none",
-        "-o", tmp_path / "engine",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    manifest = Bundle.open(tmp_path / "engine").manifest
-    assert (manifest.name, manifest.precision, manifest.builder) == ("densenet169-fp16", "fp32", None)
-
-
 def test_summary_needs_a_finished_run(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"studies\.csv: not there"):
         summarise(archive, tmp_path)

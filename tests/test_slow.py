@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import pipeline
 from mura_trt.bundle import Bundle
+from mura_trt.checkpoint import load_checkpoint
+from tests import reference
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -23,6 +25,18 @@ def test_demo_left_what_the_readme_says() -> None:
     listed = len(list((DEMO / "archive").rglob("*.png")))
     assert run["scored"] == run["listed"] == listed > 250
     assert len(pd.read_csv(DEMO / "out" / "views.csv")) == listed
+
+
+def test_demo_scores_agree_with_pillow_and_torch() -> None:
+    """The fitted demo model and every study of the demo archive, against the forty-line reference."""
+    expected = pd.Series(reference.score_studies(DEMO / "archive", load_checkpoint(DEMO / "model.safetensors")))
+    scored = pd.read_csv(DEMO / "out" / "studies.csv").set_index("study")
+    difference = (scored["probability"] - expected[scored.index]).abs()
+    print(f"{len(scored)} studies: |dp| max {difference.max():.2e}, mean {difference.mean():.2e}")
+    assert set(scored.index) == set(expected.index)
+    assert difference.max() <= 0.02
+    clear = (expected - 0.5).abs() > 0.02
+    assert ((scored["abnormal"] == 1) == (expected[scored.index] > 0.5))[clear[scored.index]].all()
 
 
 def test_pipeline_keeps_up_with_its_engine_and_with_decoding() -> None:
