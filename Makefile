@@ -6,17 +6,19 @@ BIN := .venv/bin
 DEMO_STUDIES ?= 120
 DEMO_FIT_STUDIES ?= 220
 
+# What a command left half done when it failed is not there.
+.DELETE_ON_ERROR:
 .PHONY: help demo test lint types unit bare test-slow clean
 
 help:
 	@echo "make demo       environment, demo archive, demo model, engine bundle, scores, a summary"
 	@echo "make test       environment with the test tools, lint, types, all tests with coverage"
-	@echo "make test-slow  make demo from scratch, and what must hold of speed and memory"
+	@echo "make test-slow  make demo, and what must hold of speed and memory"
 	@echo "make clean      removes the demo and the environments"
 
 # --- environments; a stamp file says what is installed ---
 .venv/scoring: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[build,rtx]'
 	touch $@
 
@@ -26,7 +28,7 @@ help:
 
 # Nothing heavy: the package alone, and what its modules import at their top.
 .venv-bare/ready: pyproject.toml constraints.txt
-	test -x .venv-bare/bin/python || $(PYTHON) -m venv .venv-bare
+	test -x .venv-bare/bin/pip || $(PYTHON) -m venv .venv-bare
 	.venv-bare/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt typer numpy
 	.venv-bare/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt --no-deps -e .
 	touch $@
@@ -39,7 +41,7 @@ demo/model.safetensors: | .venv/scoring
 	$(BIN)/mura-trt demo-model -o $@ --studies $(DEMO_FIT_STUDIES)
 
 demo/engine/bundle.json: demo/model.safetensors | .venv/scoring
-	$(BIN)/mura-trt build-engine engines/densenet169-fp16.toml --checkpoint $< -o demo/engine --overwrite
+	$(BIN)/mura-trt build-engine engines/demo-fp16.toml --checkpoint $< -o demo/engine --overwrite
 
 demo: .venv/scoring demo/archive demo/engine/bundle.json
 	$(BIN)/mura-trt score demo/archive --engine demo/engine -o demo/out --overwrite

@@ -259,9 +259,15 @@ def _read_list(archive: Path) -> list[tuple[bytes, bytes | None]]:
         if not all(row):
             raise UsageError(f"{archive}, line {number}: an empty cell; fill it in or delete the line")
         entries.append(
-            (os.fsencode(row[view_column]), None if study_column is None else os.fsencode(row[study_column]))
+            (_plain(os.fsencode(row[view_column])), None if study_column is None else os.fsencode(row[study_column]))
         )
     return entries
+
+
+def _plain(path: bytes) -> bytes:
+    """Without empty and ``.`` parts, so that a view has one name; ``..`` stays, for a link may lie before it."""
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    return (b"/" if path.startswith(b"/") else b"") + b"/".join(parts)
 
 
 def _root_of_list(archive: Path, sample: list[bytes]) -> Path:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import time
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mura_trt
 from mura_trt.bundle import FILES, Bundle, Manifest, describe_file, new_bundle, write_manifest
-from mura_trt.contract import InputContract
+from mura_trt.contract import PRECISIONS, InputContract
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sha256_of
 
-PRECISIONS = ("fp32", "fp16")
 # Builder as the user names it -> Python module.
 BUILDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 # What a plan runs on. TensorRT-RTX's is its documented default; whether "and later" takes in SM90 is not said there.
@@ -73,9 +72,7 @@ class Recipe:
             raise UsageError(f"{path}: {error}") from error
 
 
-def build_bundle(
-    checkpoint: Path, recipe: Recipe, out: Path, *, overwrite: bool = False, say: Callable[[str], None] = logger.info
-) -> Bundle:
+def build_bundle(checkpoint: Path, recipe: Recipe, out: Path, *, overwrite: bool = False) -> Bundle:
     """Builds a bundle whole or not at all, and opens it as ``score`` will.
 
     Parameters
@@ -88,8 +85,6 @@ def build_bundle(
         The bundle's folder.
     overwrite
         Replace a bundle that is there.
-    say
-        Told each step.
 
     Raises
     ------
@@ -109,7 +104,7 @@ def build_bundle(
         model = load_checkpoint(checkpoint)
         started = time.monotonic()
         for role, precision in (("fp32_onnx", "fp32"), ("onnx", recipe.precision)):
-            say(f"exporting {FILES[role]} ({precision})")
+            logger.info("exporting %s (%s)", FILES[role], precision)
             if role == "onnx" and precision == "fp32":
                 (folder / FILES[role]).hardlink_to(folder / FILES["fp32_onnx"])
             else:
@@ -117,9 +112,9 @@ def build_bundle(
         export_seconds = time.monotonic() - started
         described = None
         if builder is None:
-            say("no TensorRT builder: the bundle has no plan and scores on a CPU; pip install 'mura-trt[rtx]' for one")
+            logger.warning("no TensorRT builder: the bundle has no plan and scores on a CPU; pip install tensorrt-rtx")
         else:
-            say(f"building {FILES['plan']} with {builder}")
+            logger.info("building %s with %s", FILES["plan"], builder)
             described = build_plan(builder, folder / FILES["onnx"], folder / FILES["plan"], recipe.batch)
         write_manifest(
             folder,
@@ -167,8 +162,7 @@ def _why_not(builder: str) -> str | None:
     try:
         importlib.import_module(BUILDERS[builder])
     except Exception as error:  # its loader raises whatever it meets: a missing library, a stub, a driver
-        extra = "tensorrt" if builder == "tensorrt" else "rtx"
-        return f"{BUILDERS[builder]} does not import ({error}): pip install 'mura-trt[{extra}]'"
+        return f"{BUILDERS[builder]} does not import ({error}): pip install {builder}"
     return None
 
 
@@ -183,7 +177,8 @@ def build_plan(builder: str, onnx_path: Path, plan_path: Path, batch: tuple[int,
         The parser or the builder refused, with what it logged.
     """
     trt = importlib.import_module(BUILDERS[builder])
-    log = _make_logger(trt)
+    log = _logger(trt)
+    log.errors.clear()
     engine_builder = trt.Builder(log)
     network = engine_builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
@@ -215,11 +210,9 @@ def _network_flags(trt: Any) -> int:
     return 0 if strongly_typed is None else 1 << int(strongly_typed)
 
 
-_LOGGERS: dict[str, Any] = {}
-
-
-def _make_logger(trt: Any) -> Any:
-    """The one logger of a TensorRT module in this process (it takes no second), with its list of errors emptied."""
+@functools.cache
+def _logger(trt: Any) -> Any:
+    """The one logger of a TensorRT module in this process (it takes no second); keeps the errors it is told."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -231,12 +224,4 @@ def _make_logger(trt: Any) -> Any:
                 self.errors.append(message)
             logger.debug("%s: %s", trt.__name__, message)
 
-    log = _LOGGERS.setdefault(trt.__name__, None) or Logger()
-    _LOGGERS[trt.__name__] = log
-    log.errors.clear()
-    return log
-
-
-def with_overrides(recipe: Recipe, precision: str | None, builder: str | None) -> Recipe:
-    """The recipe with what the command line says differently."""
-    return replace(recipe, precision=precision or recipe.precision, builder=builder or recipe.builder)
+    return Logger()

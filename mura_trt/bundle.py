@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,13 +93,8 @@ class Bundle:
         return self.manifest.contract
 
     def path(self, role: str) -> Path:
-        """The file of a role: ``onnx``, ``fp32_onnx``, or ``plan`` where ``has_plan``."""
+        """The file of a role: ``onnx``, ``fp32_onnx``, or ``plan`` where the manifest names a builder."""
         return self.folder / FILES[role]
-
-    @property
-    def has_plan(self) -> bool:
-        """Whether the bundle holds a TensorRT plan."""
-        return "plan" in self.manifest.files
 
 
 def _parse(raw: bytes, folder: Path) -> Manifest:
@@ -158,16 +153,17 @@ def new_bundle(folder: Path, overwrite: bool) -> Iterator[Path]:
         if not overwrite and any(folder.iterdir()):
             raise UsageError(f"{folder} exists; add --overwrite to replace this bundle, or choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    scratch, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
+    scratch.mkdir()
     try:
         yield scratch
         if folder.exists():
-            shutil.rmtree(folder)
-        scratch.chmod(0o755)
+            folder.rename(old)
         scratch.rename(folder)
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mura_trt.errors import CheckpointError
+from mura_trt.files import write_atomically
 from mura_trt.model import MuraNet
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 # torchvision before 0.3 named a layer's parts norm.1, conv.1 (the dots came from add_module).
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+_TORCH_MAGICS = (b"PK\3\4", b"\x80")  # a zip archive, or a bare pickle as before PyTorch 1.6
 _BOOKKEEPING = "num_batches_tracked"  # in no formula of an evaluated network; absent from old checkpoints
 _WANTED = "DenseNet-169 with torchvision's names and one output (classifier.weight of shape (1, 1664))"
 
@@ -44,11 +45,15 @@ def load_checkpoint(path: Path) -> MuraNet:
     return model.eval()
 
 
-def save_checkpoint(model: MuraNet, path: Path) -> None:
-    """Writes the model as safetensors under torchvision's names."""
-    from safetensors.torch import save_file
+def save_checkpoint(model: MuraNet, path: Path, note: str = "") -> None:
+    """Writes the model as safetensors under torchvision's names; the file holds all of it or is not there.
 
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    ``note`` goes into the file's metadata.
+    """
+    from safetensors.torch import save
+
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(path, save(state, {"note": note} if note else None))
 
 
 def _read(path: Path) -> object:
@@ -64,21 +69,20 @@ def _read(path: Path) -> object:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+    with path.open("rb") as file:
+        if not file.read(4).startswith(_TORCH_MAGICS):
+            raise CheckpointError(f"{path}: not a PyTorch checkpoint; safetensors files must be named .safetensors")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols; what it cannot read it refuses anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds more than tensors (a pickled object or code), which is never run; load it where you trust"
-            f" it and save model.state_dict() instead. {_first_line(error)}"
+            f"{path}: damaged, or it holds more than tensors (a pickled object or code), which is never run; load it"
+            " where you trust it and save model.state_dict() instead"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or cut off: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # torch raises whatever it meets in broken bytes, and its advice is not ours to give
+        raise CheckpointError(f"{path}: a PyTorch checkpoint that is damaged or cut off") from error
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:

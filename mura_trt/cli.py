@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,8 @@ def _errors_told() -> Iterator[None]:
         print(f"mura-trt: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except ImportError as error:
-        print(f"mura-trt: {error}; this command needs: pip install 'mura-trt[build]'", file=sys.stderr)
+        needs = "torch, onnx, onnxscript, safetensors and scikit-learn"
+        print(f"mura-trt: {error}; this command needs the extra `build`: {needs}", file=sys.stderr)
         raise typer.Exit(EXIT_ENVIRONMENT) from error
     except OSError as error:  # a full disk, a folder that vanished; the error names the file
         print(f"mura-trt: {error}", file=sys.stderr)
@@ -94,9 +96,10 @@ def build_engine(
 ) -> None:
     """Builds an engine bundle: ONNX graphs, TensorRT plan, and a manifest with the hash of each."""
     with _errors_told():
-        from mura_trt.build import Recipe, build_bundle, with_overrides
+        from mura_trt.build import Recipe, build_bundle
 
-        chosen = with_overrides(Recipe.read(recipe) if recipe else Recipe(), precision, builder)
+        chosen = Recipe.read(recipe) if recipe else Recipe()
+        chosen = replace(chosen, precision=precision or chosen.precision, builder=builder or chosen.builder)
         folder = out or Path("engines") / (recipe.stem if recipe else f"{chosen.name}-{chosen.precision}")
         bundle = build_bundle(checkpoint, chosen, folder, overwrite=overwrite)
         print(bundle.folder)
@@ -142,7 +145,7 @@ def score(
         )
         with Reporter(sys.stderr) as reporter:
             run = run_score(options, reporter.update)
-        print(json.dumps(run, indent=2) if as_json else _summary(run))
+    print(json.dumps(run, indent=2) if as_json else _summary(run))
     raise typer.Exit(run["exit_code"])
 
 
@@ -150,7 +153,8 @@ def _summary(run: dict[str, Any]) -> str:
     failed = f", {run['failed']} failed (see {run['out']}/failures)" if run["failed"] else ""
     return (
         f"{run['studies']} studies, {run['listed']} views: {run['scored']} scored{failed}\n"
-        f"{run['views_per_s']} views/s with {run['runtime']}, {run['wall_s']} s in all; results in {run['out']}"
+        f"{run['views_per_s']} views/s with {run['runtime']}, {run['wall_s']} s in all;"
+        f" engine {run['bundle']['name']}; results in {run['out']}"
     )
 
 
@@ -179,7 +183,7 @@ def demo_model(
         from mura_trt.demo.model import fit_demo_model
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(fit_demo_model(studies), out)
+        save_checkpoint(fit_demo_model(studies), out, "demo model, fitted on synthetic images; not for patients")
         print(out)
 
 

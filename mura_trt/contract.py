@@ -9,6 +9,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+# Of the network's body; input, normalisation and head are always FP32.
+PRECISIONS = ("fp32", "fp16")
+
+
 @dataclass(frozen=True)
 class InputContract:
     """What the graph takes and how an image becomes that."""

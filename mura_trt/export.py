@@ -7,8 +7,8 @@ import logging
 import warnings
 from pathlib import Path
 
-from mura_trt.contract import InputContract
-from mura_trt.errors import BundleError
+from mura_trt.contract import PRECISIONS, InputContract
+from mura_trt.errors import BundleError, UsageError
 from mura_trt.model import MuraNet
 
 OUTPUTS = ("probability", "logit", "cam")
@@ -17,7 +17,7 @@ OPSET = 20
 _HEAD = "classifier.weight"
 
 
-def export_onnx(model: MuraNet, path: Path, precision: str, contract: InputContract | None = None) -> None:
+def export_onnx(model: MuraNet, path: Path, precision: str) -> None:
     """Writes the model as one ONNX file.
 
     Input ``image`` is uint8 (views, H, W, 1); outputs are ``probability`` (views,), ``logit`` (views,) and ``cam``
@@ -32,17 +32,20 @@ def export_onnx(model: MuraNet, path: Path, precision: str, contract: InputContr
         The file to write.
     precision
         ``fp32``, or ``fp16`` for half precision everywhere but input, normalisation and head.
-    contract
-        Input size and the like.
+
+    Raises
+    ------
+    UsageError
+        Another precision.
     """
     import onnxscript.optimizer
     import torch
 
-    contract = contract or InputContract()
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r}: choose from {', '.join(PRECISIONS)}")
     if precision == "fp16":
         model = copy.deepcopy(model).half_body()
-    elif precision != "fp32":
-        raise ValueError(f"precision {precision!r}: fp32 or fp16")
+    contract = InputContract()
     # Two views, because an export with one takes the batch to be 1 for ever.
     example = torch.zeros((2, contract.height, contract.width, 1), dtype=torch.uint8)
     with warnings.catch_warnings():

@@ -66,8 +66,6 @@ class Task:
 
     start: int
     stop: int
-    last: bool
-    """No task follows for now: finish without waiting for company to fill a batch."""
 
 
 class Ledger:
@@ -84,7 +82,7 @@ class Ledger:
     shard_views
         Views in a shard.
     ahead
-        Views that may be with the worker at once; enough that a batch never waits for views that cannot come.
+        Views that are kept with the worker, so that it never runs dry; a hungry worker gets more.
     """
 
     def __init__(self, views: int, shard_views: int, ahead: int) -> None:
@@ -100,8 +98,11 @@ class Ledger:
         """Every view was handed out and came back."""
         return self._next_view >= self._views and not self._suspects and not self._at_work
 
-    def next_task(self) -> Task | None:
-        """The next task to send now, or None: wait for rows first, or all is sent."""
+    def next_task(self, hungry: bool = False) -> Task | None:
+        """The next task to send now, or None: wait for rows first, or all is sent.
+
+        A worker is ``hungry`` when what it has does not fill a batch, as when most of it cannot be read.
+        """
         if self._at_work and (self._suspects or self._alone):
             return None
         self._alone = bool(self._suspects)
@@ -109,10 +110,10 @@ class Ledger:
             task = self._suspects.popleft()
         else:
             at_work = sum(task.stop - task.start for task in self._at_work)
-            if self._next_view >= self._views or at_work >= self._ahead:
+            if self._next_view >= self._views or (at_work >= self._ahead and not hungry):
                 return None
             stop = min(self._next_view + self._shard_views, self._views)
-            task = Task(self._next_view, stop, last=stop == self._views)
+            task = Task(self._next_view, stop)
             self._next_view = stop
         self._at_work.append(task)
         return task
@@ -129,13 +130,13 @@ class Ledger:
         self._at_work.clear()
         if len(lost) == 1 and lost[0].stop - lost[0].start > 1:
             (task,) = lost
-            again = [Task(view, view + 1, last=True) for view in range(task.start, task.stop)]
+            again = [Task(view, view + 1) for view in range(task.start, task.stop)]
         elif len(lost) == 1 and self._alone:
             (task,) = lost
             message = "the worker process died on this view twice, the second time with no other view at work"
             return self._gather(Rows.of_one_failure(Failure(task.start, "worker", "WORKER_DIED", message)))
         else:
-            again = [Task(task.start, task.stop, last=True) for task in lost]
+            again = [Task(task.start, task.stop) for task in lost]
         self._suspects.extendleft(reversed(again))
         return None
 

@@ -33,8 +33,7 @@ class Reporter:
     def update(self, progress: Progress) -> None:
         """Writes a line where enough time has passed since the last."""
         now = time.monotonic()
-        done = progress.scored + progress.failed == progress.views
-        if now < self._next and not (done and self._in_place):
+        if now < self._next and not (progress.done == progress.views and self._in_place):
             return
         self._next = now + self._pause
         self._stream.write(
@@ -45,11 +44,10 @@ class Reporter:
 
 def describe(progress: Progress) -> str:
     """``1,024 of 40,561 views, 512.0 views/s, 187.1 studies/s, 3 failed, 0:01:17 to go``."""
-    done = progress.scored + progress.failed
     rate = progress.rate
-    left = int((progress.views - done) / rate) if rate else 0
+    left = int((progress.views - progress.done) / rate) if rate else 0
     return (
-        f"{done:,} of {progress.views:,} views, {rate:.1f} views/s,"
+        f"{progress.done:,} of {progress.views:,} views, {rate:.1f} views/s,"
         f" {rate * progress.studies / progress.views:.1f} studies/s, {progress.failed} failed,"
         f" {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} to go"
     )

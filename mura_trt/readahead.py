@@ -53,18 +53,27 @@ class ReadAhead:
         self._unread: deque[Chunk] = deque()
         self._reading: deque[tuple[int, Future[list[bytes | Failure]]]] = deque()
         self._ready = Batch([], [])
-        self._last = False
+        self._flush = False
 
     @property
-    def empty(self) -> bool:
-        """Nothing is being read; views that do not fill a batch may wait for more."""
-        return not self._reading
+    def reading(self) -> bool:
+        """Whether views are being read."""
+        return bool(self._reading)
 
-    def add(self, source: Source, start: int, keys: list[bytes], last: bool) -> None:
-        """Takes a run of views; ``last`` when none follows, so that its tail is not kept waiting."""
+    @property
+    def waiting(self) -> bool:
+        """Whether files wait for more of them to fill a batch."""
+        return bool(self._ready.views)
+
+    def flush(self) -> None:
+        """Says that no more views come for now: what waits is given as a short batch."""
+        self._flush = True
+
+    def add(self, source: Source, start: int, keys: list[bytes]) -> None:
+        """Takes a run of views."""
         for at in range(0, len(keys), self._chunk):
             self._unread.append(Chunk(source, start + at, keys[at : at + self._chunk]))
-        self._last = last
+        self._flush = False
         self._top_up()
 
     def next_batch(self) -> tuple[Batch | None, list[Failure]]:
@@ -80,7 +89,7 @@ class ReadAhead:
                     self._ready.views.append(view)
                     self._ready.files.append(outcome)
         views, files = self._ready
-        if len(views) < self._batch and not (views and self._last and self.empty):
+        if len(views) < self._batch and not (views and self._flush):
             return None, failures
         self._ready = Batch(views[self._batch :], files[self._batch :])
         return Batch(views[: self._batch], files[: self._batch]), failures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
 _SHARDS = "shards"
 _LOCK = ".lock"
-_TABLES = ("studies", "views", "failures")
+_WAY_OUT = "run again with --overwrite"
+# What a finished run leaves, the mark that it is finished first.
+_RESULTS = (RUN_FILE, *(f"{table}.{suffix}" for table in ("studies", "views", "failures") for suffix in FORMATS))
+_SHARD_FILE = re.compile(r"\d{12}\.json|\.\d{12}\.json\.part")
 ROWS_AT_ONCE = 100_000  # of a table in memory while it is written
 
 
@@ -82,16 +86,21 @@ class OutputFolder:
         path = self.path
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UsageError(f"{path}: another run is writing there; wait for it, or choose another folder") from error
-        if any((path / _SHARDS).iterdir()) or (path / RUN_FILE).exists():
+        except OSError as error:
+            raise UsageError(f"{path}: no lock can be taken there ({error.strerror}); choose a local folder") from error
+        foreign = [file.name for file in (path / _SHARDS).iterdir() if not _SHARD_FILE.fullmatch(file.name)]
+        if foreign:
+            raise UsageError(f"{path / _SHARDS} holds {foreign[0]}, which no run wrote; choose another folder")
+        if any((path / _SHARDS).iterdir()) or any((path / name).exists() for name in _RESULTS):
             if not overwrite:
                 raise UsageError(f"{path} holds results; add --overwrite to replace them, or choose another folder")
             self._clear()
 
     def _clear(self) -> None:
         # The mark of a finished run goes first, so that what a crash leaves here never looks finished.
-        for name in (RUN_FILE, WORKER_LOG, *(f"{table}.{suffix}" for table in _TABLES for suffix in FORMATS)):
+        for name in (*_RESULTS, WORKER_LOG):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / _SHARDS)
         (self.path / _SHARDS).mkdir()
@@ -124,7 +133,9 @@ class OutputFolder:
                     [Failure(*failure) for failure in content["failures"]],
                 )
             except (ValueError, KeyError, TypeError) as error:
-                raise EnvironmentProblem(f"{path}: damaged since it was committed ({error}); run again") from error
+                raise EnvironmentProblem(
+                    f"{path}: damaged since it was committed ({error}); run again with --overwrite"
+                ) from error
             yield rows
 
     def outcome(self, views: int) -> Outcome:
@@ -141,13 +152,17 @@ class OutputFolder:
         expected = 0
         for rows in self.committed():
             if rows.start != expected or rows.stop > views:
-                raise EnvironmentProblem(f"{self.path}: the shard of view {expected} is missing; run again")
+                raise EnvironmentProblem(
+                    f"{self.path}: the shard of view {expected} is missing; run again with --overwrite"
+                )
             logit[rows.views], probability[rows.views] = rows.logit, rows.probability
             failures.extend(rows.failures)
             expected = rows.stop
         outcome = Outcome(logit, probability, failures)
         if expected != views or outcome.scored + len(failures) != views:
-            raise EnvironmentProblem(f"{self.path}: {views} views listed, {expected} committed; run again")
+            raise EnvironmentProblem(
+                f"{self.path}: {views} views listed, {expected} committed; run again with --overwrite"
+            )
         return outcome
 
     def write_tables(self, listing: Listing, outcome: Outcome, threshold: float, table_format: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from mura_trt import worker
 from mura_trt.archive import Listing, list_archive
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, EnvironmentProblem, UsageError
-from mura_trt.ledger import Ledger, Rows
+from mura_trt.ledger import Ledger, Rows, Task
 from mura_trt.results import FORMATS, WORKER_LOG, OutputFolder
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
@@ -32,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
 LIBRARIES = ("nvidia-dali-cuda130", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas")
-# A worker that dies this often without giving a single row in between would die of anything.
-MAX_DEATHS_IN_A_ROW = 5
+# A worker that dies this often without giving a single row in between would die of anything: of some twenty views in a
+# row that kill it, each costs one death.
+MAX_DEATHS_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,19 @@ class Progress:
     studies: int
     scored: int = 0
     failed: int = 0
+    under_way: int = 0
+    """Views that the worker is through with and that are not committed yet."""
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """Views that the worker is through with."""
+        return self.scored + self.failed + self.under_way
 
     @property
     def rate(self) -> float:
         """Views per second since the start."""
-        return (self.scored + self.failed) / max(time.monotonic() - self.started, 1e-9)
+        return self.done / max(time.monotonic() - self.started, 1e-9)
 
 
 def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: None) -> dict[str, Any]:
@@ -99,7 +108,7 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
     options
         What to score and how.
     report
-        Told of every commit.
+        Told of every commit, and about once a second.
 
     Raises
     ------
@@ -113,6 +122,8 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
     listing = list_archive(options.archive, study_depth=options.study_depth, root=options.root)
     for name, reason in listing.unreadable:
         logger.warning("folder %s could not be listed: %s", name, reason)
+    if options.archive.parent.resolve() == options.out.resolve() and options.archive.is_file():
+        raise UsageError(f"{options.archive} lies in the output folder, whose files a run replaces; choose another")
     logger.info("%d views in %d studies", len(listing), len(listing.studies))
     out = OutputFolder(options.out, options.overwrite)
     try:
@@ -189,36 +200,44 @@ class WorkerProcess:
     def __exit__(self, *exception: object) -> None:
         self.stop(graceful=exception[0] is None)
 
-    def start(self) -> worker.Ready:
-        """Starts the process and waits until it can take tasks.
+    def start(self) -> worker.Ready | None:
+        """Starts the process and waits until it can take tasks; None when it died instead.
 
         Raises
         ------
         MuraTrtError
-            It cannot, for the reason given.
+            It cannot work here, for the reason given.
         """
         self.connection, theirs = self._context.Pipe()
-        self._process = self._context.Process(
+        process = self._context.Process(
             target=worker.main, args=(theirs, self._config, os.getpid()), name="mura-trt-worker", daemon=True
         )
-        self._process.start()
+        process.start()
+        self._process = process
         theirs.close()  # or the end of the process would not end the connection
         ready = self.receive()
         if ready is None:
-            raise EnvironmentProblem(f"the worker process died while starting ({self.last_words()})")
+            return None
         assert isinstance(ready, worker.Ready)
+        # Whoever replaces it later works the same way: rows of another runtime must not slip in.
+        self._config = dataclasses.replace(self._config, runtime=ready.runtime, batch=ready.batch)
         return ready
 
-    def receive(self) -> worker.Ready | worker.Done | None:
+    def receive(self) -> worker.Ready | worker.Done | worker.Hungry | worker.Pulse | None:
         """The worker's next message, or None when it has died."""
         try:
             message = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError where it died in the middle of a message
             return None
         if isinstance(message, worker.Fatal):
             raise message.error
-        assert isinstance(message, (worker.Ready, worker.Done))
+        assert isinstance(message, (worker.Ready, worker.Done, worker.Hungry, worker.Pulse))
         return message
+
+    def send(self, message: worker.Assignment | worker.Flush) -> None:
+        """Gives the worker a message; where it has died, ``receive`` will tell."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
 
     def last_words(self) -> str:
         """How the process ended, and the last line that it or a library in it printed."""
@@ -255,7 +274,10 @@ class Supervisor:
         report: Callable[[Progress], None],
     ) -> None:
         self._listing, self._out, self._process, self._report = listing, out, process, report
-        self.ready = process.start()
+        ready = process.start()
+        if ready is None:
+            raise EnvironmentProblem(f"the worker process died while starting ({process.last_words()})")
+        self.ready = ready
         if self.ready.passed_over:
             logger.info("runtime %s; passed over: %s", self.ready.runtime, " | ".join(self.ready.passed_over))
         self.shard_views = shard_views or SHARD_VIEWS[self.ready.device]
@@ -277,22 +299,30 @@ class Supervisor:
 
     def run(self) -> None:
         """Works until the ledger is done."""
+        self._send_tasks()
         while not self._ledger.done:
-            try:
-                self._send_tasks()
-                message = self._process.receive()
-            except BrokenPipeError:
-                message = None
-            if message is None:
-                self._replace_worker()
-            else:
-                assert isinstance(message, worker.Done)
-                self._take(message)
+            match self._process.receive():
+                case worker.Done() as done:
+                    self._take(done)
+                    self._send_tasks()
+                case worker.Hungry():
+                    task = self._ledger.next_task(hungry=True)
+                    self._process.send(self._assignment(task) if task else worker.Flush())
+                case worker.Pulse(settled):
+                    self._progress.under_way = settled
+                    self._report(self._progress)
+                case None:
+                    self._replace_worker()
+                    self._send_tasks()
+                case message:
+                    raise AssertionError(message)
 
     def _send_tasks(self) -> None:
         while task := self._ledger.next_task():
-            keys = self._listing.keys(task.start, task.stop)
-            self._process.connection.send(worker.Assignment(task, self._listing.source, keys))
+            self._process.send(self._assignment(task))
+
+    def _assignment(self, task: Task) -> worker.Assignment:
+        return worker.Assignment(task, self._listing.source, self._listing.keys(task.start, task.stop))
 
     def _take(self, done: worker.Done) -> None:
         self._deaths_in_a_row = 0
@@ -306,20 +336,30 @@ class Supervisor:
             return
         self._out.commit(rows)
         self._last_commit_at = time.monotonic()
+        self._progress.under_way = 0
         self._progress.scored += len(rows.views)
         self._progress.failed += len(rows.failures)
         self._report(self._progress)
 
     def _replace_worker(self) -> None:
-        self.deaths += 1
-        self._deaths_in_a_row += 1
-        words = self._process.last_words()
-        if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
+        """Settles what the dead worker had, and starts another, again where that one dies at once."""
+        ready = None
+        while ready is None:
+            self.deaths += 1
+            self._deaths_in_a_row += 1
+            words = self._process.last_words()
+            if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
+                raise EnvironmentProblem(
+                    f"the worker process died {self._deaths_in_a_row} times with no view scored in between ({words});"
+                    " look at memory and at the log, then run again with --overwrite"
+                )
+            logger.warning("the worker process died (%s); starting another, its views are tried again", words)
+            self._process.stop(graceful=False)
+            self._progress.under_way = 0
+            self._commit(self._ledger.worker_died())
+            ready = self._process.start()
+        if ready.device != self.ready.device:
             raise EnvironmentProblem(
-                f"the worker process died {self._deaths_in_a_row} times without scoring a view in between ({words});"
-                " what was committed is kept: look at memory and at the log, then run again"
+                f"the worker began on {self.ready.device} and its replacement found only {ready.device};"
+                " look at the GPU, then run again with --overwrite"
             )
-        logger.warning("the worker process died (%s); starting another, its views are tried again", words)
-        self._process.stop(graceful=False)
-        self._process.start()
-        self._commit(self._ledger.worker_died())

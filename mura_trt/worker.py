@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ from mura_trt.readahead import Batch, ReadAhead, Source
 from mura_trt.runtimes import Session, SessionOptions, open_session
 
 BATCHES_DECODING = 2  # ahead of the engine
+PULSE_SECONDS = 1.0
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -74,6 +77,21 @@ class Done(NamedTuple):
     """How long the main thread waited for reading and for decoding and was in the engine, since it began."""
 
 
+class Flush(NamedTuple):
+    """The answer to ``Hungry`` where nothing more comes for now: finish with a short batch."""
+
+
+class Hungry(NamedTuple):
+    """What the worker has does not fill a batch: it wants a task or ``Flush``, one of which always comes."""
+
+
+class Pulse(NamedTuple):
+    """Sent about once a second: the worker is at work."""
+
+    settled: int
+    """Views of tasks not done yet that have a score or a failure."""
+
+
 class Fatal(NamedTuple):
     """A worker's last message: what keeps it from working at all."""
 
@@ -86,7 +104,7 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
     Parameters
     ----------
     connection
-        Takes ``Assignment``; gives ``Ready``, then a ``Done`` for each, or ``Fatal``.
+        Takes ``Assignment`` and ``Flush``; gives ``Ready``, then ``Done``, ``Hungry`` and ``Pulse``, or ``Fatal``.
     config
         What to work with.
     supervisor
@@ -94,13 +112,12 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
     """
     _die_with(supervisor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
-    _send_stderr_to(config.log)
+    _send_output_to(config.log)
     try:
         bundle = Bundle.open(config.bundle)
-        decoder_threads, engine_threads = share_cores(usable_cores(), config.runtime)
-        options = SessionOptions(config.batch, engine_threads, config.null_ms)
-        session, passed_over = open_session(config.runtime, bundle, options)
-        decoder = Decoder((bundle.contract.height, bundle.contract.width), decoder_threads, session.batch)
+        session, passed_over = open_session(config.runtime, bundle, SessionOptions(config.batch, config.null_ms))
+        threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
+        decoder = Decoder((bundle.contract.height, bundle.contract.width), threads, session.batch)
         connection.send(Ready(session.name, session.device, session.batch, passed_over))
         Worker(connection, session, decoder).run()
         session.close()
@@ -115,22 +132,21 @@ def _die_with(supervisor: int) -> None:
         os._exit(1)
 
 
-def _send_stderr_to(path: Path) -> None:
-    """The decoders' C libraries print a line of their own for a bad image; its place is not the user's terminal."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+def _send_output_to(path: Path) -> None:
+    """The decoders' C libraries print lines of their own for a bad image, and standard output may be carrying JSON."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
 
 
-def share_cores(cores: int, runtime: str) -> tuple[int, int]:
-    """Threads for decoding and for the engine, of a worker that may use ``cores``.
+def decoding_threads(cores: int, engine_on_cpu: bool) -> int:
+    """Threads for decoding, of a worker that may use ``cores``.
 
-    On a CPU a view takes the engine some fifty times what it takes the decoder (200 core-ms against 4), so the engine
-    may use every core and one decoding thread in sixteen keeps up; any other engine leaves the cores to decoding.
+    An engine on the CPU takes some fifty times what decoding takes (200 core-ms a view, not 4): it may use every core
+    and one decoding thread in sixteen keeps up with it; any other engine leaves the cores to decoding.
     """
-    if runtime in ("null", "tensorrt", "tensorrt_rtx"):
-        return cores, cores
-    return max(1, cores // 16), cores
+    return max(1, cores // 16) if engine_on_cpu else cores
 
 
 @dataclass
@@ -183,30 +199,52 @@ class Worker:
     def __init__(self, connection: Connection, session: Session, decoder: Decoder) -> None:
         self._connection, self._session, self._decoder = connection, session, decoder
         self._reader = ReadAhead(session.batch)
+        self._inbox: SimpleQueue[Assignment | Flush | None] = SimpleQueue()
         self._decoding: deque[Batch] = deque()
         self._open: deque[_OpenTask] = deque()
         self._first_batch_at = 0.0
         self._seconds = {"read": 0.0, "decode": 0.0, "engine": 0.0}
+        self._next_pulse = 0.0
 
     def run(self) -> None:
         """Works until the other end of the connection is closed."""
-        try:
-            while True:
-                self._receive(wait=not self._decoding and self._reader.empty)
-                while len(self._decoding) < BATCHES_DECODING and self._start_batch():
-                    pass
-                if self._decoding:
-                    self._finish_batch()
-                self._send_complete()
-        except EOFError:
-            self._reader.close()
+        # Messages are taken by a thread of their own: were both ends to send at once and neither to receive, both would
+        # wait for ever.
+        threading.Thread(target=self._take_messages, name="inbox", daemon=True).start()
+        while self._receive():
+            while len(self._decoding) < BATCHES_DECODING and self._start_batch():
+                pass
+            if self._decoding:
+                self._finish_batch()
+            self._send_complete()
+            self._send_pulse()
+        self._reader.close()
 
-    def _receive(self, wait: bool) -> None:
-        while wait or self._connection.poll():
-            task, source, keys = self._connection.recv()
-            self._open.append(_OpenTask.of(task))
-            self._reader.add(source, task.start, keys, task.last)
-            wait = False
+    def _take_messages(self) -> None:
+        while True:
+            try:
+                self._inbox.put(self._connection.recv())
+            except (EOFError, OSError):
+                self._inbox.put(None)
+                return
+
+    def _receive(self) -> bool:
+        """Takes what has come, waiting where there is nothing else to do; False when the supervisor is gone."""
+        idle = not self._decoding and not self._reader.reading
+        if idle and self._reader.waiting and self._inbox.empty():
+            self._connection.send(Hungry())
+        while idle or not self._inbox.empty():
+            message = self._inbox.get()
+            if message is None:
+                return False
+            if isinstance(message, Flush):
+                self._reader.flush()
+            else:
+                task, source, keys = message
+                self._open.append(_OpenTask.of(task))
+                self._reader.add(source, task.start, keys)
+            idle = False
+        return True
 
     def _start_batch(self) -> bool:
         started = time.monotonic()
@@ -251,3 +289,9 @@ class Worker:
         while self._open and self._open[0].complete:
             rows = self._open.popleft().rows()
             self._connection.send(Done(rows, self._first_batch_at, dict(self._seconds)))
+
+    def _send_pulse(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_pulse:
+            self._next_pulse = now + PULSE_SECONDS
+            self._connection.send(Pulse(sum(task.settled for task in self._open)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,10 +90,6 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 @pytest.fixture
 def copied(archive: Path, tmp_path: Path) -> Path:
     """A copy of the archive that a test may spoil."""
-    import shutil
-import subprocess
-import sys
-
     target = tmp_path / "archive"
     shutil.copytree(archive, target)
     return target

@@ -392,3 +392,10 @@ def test_file_larger_than_any_xray_is_an_oserror(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(archive_module, "MAX_FILE_BYTES", 7)
     with pytest.raises(OSError, match="8 bytes; at most 7"):
         FolderSource(str(tmp_path)).read(b"12345678")
+
+
+def test_a_view_has_one_name_however_its_path_is_spelled(tmp_path: Path) -> None:
+    touch(tmp_path, "one/s/0.png")
+    listing = list_archive(write_list(tmp_path / "list.csv", "one/s/0.png\n./one/s/0.png\none//s/0.png\n"))
+    assert listing.keys(0, 9) == [b"one/s/0.png"]
+    assert listing.duplicates == 2

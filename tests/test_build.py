@@ -19,7 +19,7 @@ ENGINES = Path(__file__).parent.parent / "engines"
 @pytest.mark.parametrize("path", sorted(ENGINES.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_recipe_reads(path: Path) -> None:
     recipe = Recipe.read(path)
-    assert recipe.name == path.stem
+    assert recipe.name.startswith(path.stem)
     assert recipe.precision in path.stem
 
 
@@ -54,14 +54,13 @@ def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
     assert set(bundle.manifest.versions) == {"mura_trt", "torch", "onnx"}
 
 
-def test_bundle_without_a_builder_has_both_graphs(checkpoint: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    recipe = Recipe(precision="fp32", builder="none")
-    bundle = build_bundle(checkpoint, recipe, tmp_path / "engine", say=told.append)
-    assert not bundle.has_plan
+def test_bundle_without_a_builder_has_both_graphs(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = build_bundle(checkpoint, Recipe(precision="fp32", builder="none"), tmp_path / "engine")
     assert bundle.manifest.builder is None
     assert bundle.path("onnx").read_bytes() == bundle.path("fp32_onnx").read_bytes()
-    assert any("no plan" in line and "mura-trt[rtx]" in line for line in told)
+    assert "has no plan" in caplog.text
 
 
 def test_wrong_checkpoint_leaves_nothing(tmp_path: Path) -> None:
@@ -94,5 +93,5 @@ def test_builder_is_chosen_by_what_works(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(EnvironmentProblem, match=r"--builder tensorrt: .*none here"):
             find_builder("tensorrt")
     monkeypatch.setitem(build.BUILDERS, "tensorrt-rtx", "no_such_module")
-    with pytest.raises(EnvironmentProblem, match=r"no_such_module does not import.*mura-trt\[rtx\]"):
+    with pytest.raises(EnvironmentProblem, match=r"no_such_module does not import.*pip install tensorrt-rtx"):
         find_builder("tensorrt-rtx")

@@ -36,7 +36,6 @@ def test_whole_bundle_opens(bundle: Bundle, copied_bundle: Path) -> None:
     opened = Bundle.open(copied_bundle)
     assert opened.manifest == bundle.manifest
     assert opened.sha256 == bundle.sha256
-    assert opened.has_plan
     assert set(opened.manifest.files) == set(FILES)
     assert opened.manifest.builder is not None
     assert opened.manifest.builder["plan_bytes"] == opened.path("plan").stat().st_size

@@ -135,8 +135,10 @@ def test_broken_files_are_refused(state: State, tmp_path: Path) -> None:
     (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:100_000])
     save_file(state, tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:100_000])
-    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "text.pth").write_text("view,study\n1,2\n")
     (tmp_path / "empty.pth").touch()
-    for name in ("cut.pth", "cut.safetensors", "text.pth", "empty.pth"):
+    (tmp_path / "noise.pth").write_bytes(b"PK\3\4" + bytes(range(256)))
+    (tmp_path / "pickle.pth").write_bytes(b"\x80\x02" + bytes(range(256)))
+    for name in ("cut.pth", "cut.safetensors", "text.pth", "empty.pth", "noise.pth", "pickle.pth"):
         with pytest.raises(CheckpointError, match=re.escape(name)):
             load_checkpoint(tmp_path / name)

@@ -63,7 +63,6 @@ class Simulation:
             assert before < self.ahead
             assert 0 <= task.start < task.stop <= self.views
             assert task.start // self.shard_views == (task.stop - 1) // self.shard_views
-            assert task.last or task.stop < self.views
             self.at_work.append(task)
 
     def _step(self) -> None:
@@ -117,12 +116,12 @@ def tasks_of(ledger: Ledger) -> list[Task]:
 
 def test_shards_are_handed_out_in_order_until_enough_is_ahead() -> None:
     ledger = Ledger(23, shard_views=5, ahead=10)
-    assert tasks_of(ledger) == [Task(0, 5, False), Task(5, 10, False)]
+    assert tasks_of(ledger) == [Task(0, 5), Task(5, 10)]
     assert ledger.returned(rows_of(5, 10)) is not None
-    assert tasks_of(ledger) == [Task(10, 15, False)]
+    assert tasks_of(ledger) == [Task(10, 15)]
     for start in (0, 10):
         ledger.returned(rows_of(start, start + 5))
-    assert tasks_of(ledger) == [Task(15, 20, False), Task(20, 23, True)]
+    assert tasks_of(ledger) == [Task(15, 20), Task(20, 23)]
     assert not ledger.done
     ledger.returned(rows_of(20, 23))
     ledger.returned(rows_of(15, 20))
@@ -144,19 +143,19 @@ def test_after_a_death_suspects_go_out_alone_and_the_culprit_is_split() -> None:
     ledger = Ledger(9, shard_views=3, ahead=6)
     assert [task.start for task in tasks_of(ledger)] == [0, 3]
     assert ledger.worker_died() is None
-    assert tasks_of(ledger) == [Task(0, 3, True)]
+    assert tasks_of(ledger) == [Task(0, 3)]
     assert ledger.returned(rows_of(0, 3)) is not None
-    assert tasks_of(ledger) == [Task(3, 6, True)]
+    assert tasks_of(ledger) == [Task(3, 6)]
     assert ledger.worker_died() is None
-    assert tasks_of(ledger) == [Task(3, 4, True)]
+    assert tasks_of(ledger) == [Task(3, 4)]
     assert ledger.returned(rows_of(3, 4)) is None
-    assert tasks_of(ledger) == [Task(4, 5, True)]
+    assert tasks_of(ledger) == [Task(4, 5)]
     assert ledger.worker_died() is None
-    assert tasks_of(ledger) == [Task(5, 6, True)]
+    assert tasks_of(ledger) == [Task(5, 6)]
     shard = ledger.returned(rows_of(5, 6))
     assert shard is not None and shard.views.tolist() == [3, 5]
     assert [(failure.view, failure.stage, failure.code) for failure in shard.failures] == [(4, "worker", "WORKER_DIED")]
-    assert tasks_of(ledger) == [Task(6, 9, True)]  # the suspects are through: company again
+    assert tasks_of(ledger) == [Task(6, 9)]  # the suspects are through: company again
     assert not ledger.done
 
 
@@ -174,7 +173,7 @@ def test_death_on_the_last_view_of_a_shard_completes_it() -> None:
 def test_death_without_work_changes_nothing() -> None:
     ledger = Ledger(3, shard_views=3, ahead=3)
     assert ledger.worker_died() is None
-    assert tasks_of(ledger) == [Task(0, 3, True)]
+    assert tasks_of(ledger) == [Task(0, 3)]
 
 
 def test_rows_of_no_task_are_refused() -> None:

@@ -77,45 +77,40 @@ def drain(ahead: ReadAhead) -> tuple[list[Batch], list[Failure]]:
         batches.append(batch)
 
 
-def test_batches_are_full_across_runs_and_the_tail_waits_for_the_last(tmp_path: Path, opened: Opened) -> None:
+def test_batches_are_full_across_runs_and_the_tail_waits_for_the_flush(tmp_path: Path, opened: Opened) -> None:
     source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, [GOOD] * 11)
     ahead = opened(4)
-    assert ahead.empty and ahead.next_batch() == (None, [])
-    ahead.add(source, 0, keys[:3], last=False)
-    assert not ahead.empty
+    assert not ahead.reading and ahead.next_batch() == (None, [])
+    ahead.add(source, 0, keys[:3])
+    assert ahead.reading
     assert ahead.next_batch() == (None, [])
-    assert ahead.empty  # nothing is being read, and three views wait
-    ahead.add(source, 3, keys[3:9], last=False)
+    assert not ahead.reading and ahead.waiting
+    ahead.add(source, 3, keys[3:9])
     assert [batch.views for batch in drain(ahead)[0]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    ahead.add(source, 9, keys[9:], last=True)
+    ahead.add(source, 9, keys[9:])
+    ahead.flush()
     batches, failures = drain(ahead)
     assert batches == [Batch([8, 9, 10], [good(8), good(9), good(10)])] and failures == []
-    assert ahead.empty and ahead.next_batch() == (None, [])
+    assert not ahead.reading and ahead.next_batch() == (None, [])
 
 
-def test_a_run_behind_the_last_makes_its_tail_wait_again(tmp_path: Path, opened: Opened) -> None:
+def test_a_run_behind_the_flush_makes_its_tail_wait_again(tmp_path: Path, opened: Opened) -> None:
     source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, [GOOD] * 7)
     ahead = opened(4)
-    ahead.add(source, 0, keys[:2], last=True)
-    ahead.add(source, 2, keys[2:5], last=False)
+    ahead.add(source, 0, keys[:2])
+    ahead.flush()
+    ahead.add(source, 2, keys[2:5])
     assert [batch.views for batch in drain(ahead)[0]] == [[0, 1, 2, 3]]
-    ahead.add(source, 5, keys[5:], last=True)
+    ahead.add(source, 5, keys[5:])
+    ahead.flush()
     assert [batch.views for batch in drain(ahead)[0]] == [[4, 5, 6]]
-
-
-def test_a_last_run_without_views_releases_the_tail(tmp_path: Path, opened: Opened) -> None:
-    source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, [GOOD, GOOD])
-    ahead = opened(4)
-    ahead.add(source, 0, keys, last=False)
-    assert drain(ahead) == ([], [])
-    ahead.add(source, 2, [], last=True)
-    assert [batch.views for batch in drain(ahead)[0]] == [[0, 1]]
 
 
 @pytest.mark.parametrize("code", BAD)
 def test_a_view_that_cannot_be_read_is_a_failure_with_stage_and_code(tmp_path: Path, opened: Opened, code: str) -> None:
     ahead = opened(2)
-    ahead.add(FolderSource(str(tmp_path)), 40, make_views(tmp_path, [GOOD, code, GOOD]), last=True)
+    ahead.add(FolderSource(str(tmp_path)), 40, make_views(tmp_path, [GOOD, code, GOOD]))
+    ahead.flush()
     batches, (failure,) = drain(ahead)
     assert batches == [Batch([40, 42], [good(0), good(2)])]
     assert (failure.view, failure.stage, failure.code) == (41, STAGES.get(code, "read"), code)
@@ -124,9 +119,10 @@ def test_a_view_that_cannot_be_read_is_a_failure_with_stage_and_code(tmp_path: P
 
 def test_a_run_of_nothing_but_failures_gives_no_batch(tmp_path: Path, opened: Opened) -> None:
     ahead = opened(3)
-    ahead.add(FolderSource(str(tmp_path)), 0, make_views(tmp_path, ["ENOENT", "EMPTY"] * 20), last=True)
+    ahead.add(FolderSource(str(tmp_path)), 0, make_views(tmp_path, ["ENOENT", "EMPTY"] * 20))
+    ahead.flush()
     batches, failures = drain(ahead)
-    assert batches == [] and ahead.empty
+    assert batches == [] and not ahead.reading
     assert [failure.view for failure in failures] == list(range(40))
     assert [failure.code for failure in failures] == ["ENOENT", "EMPTY"] * 20
 
@@ -142,7 +138,9 @@ def test_nothing_is_lost_doubled_or_out_of_order_in_random_runs(tmp_path: Path, 
     at = 0
     while at < len(keys):
         stop = min(at + rng.choice([1, 2, 15, 16, 17, 90]), len(keys))
-        ahead.add(source, at, keys[at:stop], last=stop == len(keys))
+        ahead.add(source, at, keys[at:stop])
+        if stop == len(keys):
+            ahead.flush()
         at = stop
         for _ in range(rng.randrange(4)):  # not always drained before the next run comes
             one, failed = ahead.next_batch()
@@ -164,7 +162,8 @@ def test_close_drops_what_is_not_read_and_ends_the_threads(tmp_path: Path) -> No
 
     before = set(threading.enumerate())
     ahead = ReadAhead(2)
-    ahead.add(FolderSource(str(tmp_path)), 0, make_views(tmp_path, [GOOD] * 50), last=True)
+    ahead.add(FolderSource(str(tmp_path)), 0, make_views(tmp_path, [GOOD] * 50))
+    ahead.flush()
     threads = set(threading.enumerate()) - before
     assert threads
     ahead.close()

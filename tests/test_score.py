@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -11,16 +12,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 
+from mura_trt.archive import FolderSource, Listing, list_archive
 from mura_trt.bundle import Bundle
 from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable, UsageError
 from mura_trt.results import OutputFolder
-from mura_trt.score import Progress, ScoreOptions, score
+from mura_trt.score import Progress, ScoreOptions, WorkerProcess, score
+from mura_trt.worker import WorkerConfig
 
 
 def run_null(archive: Path, bundle: Bundle, out: Path, **options: object) -> dict[str, object]:
@@ -236,10 +240,12 @@ def the_worker() -> psutil.Process:
 
 def killing(times: int) -> Callable[[Progress], None]:
     """A reporter that kills the worker at the first so many commits."""
-    left = iter(range(times))
+    killed: list[int] = []
 
-    def report(_: Progress) -> None:
-        if next(left, None) is not None:
+    def report(progress: Progress) -> None:
+        committed = progress.scored + progress.failed
+        if committed > (killed[-1] if killed else 0) and len(killed) < times:
+            killed.append(committed)
             the_worker().kill()
 
     return report
@@ -254,6 +260,84 @@ def test_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(
     run = score(options, killing(2))
     assert run["worker_deaths"] == 2
     assert tables(tmp_path / "out") == tables(clean)
+
+
+@dataclass(frozen=True)
+class DeadlySource(FolderSource):
+    """Kills the process that reads one of its deadly views, as a decoder that crashes would."""
+
+    deadly: frozenset[bytes]
+
+    def read(self, key: bytes) -> bytes:
+        if key in self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(key)
+
+
+def test_views_that_kill_the_worker_are_named_and_cost_no_other_view_anything(
+    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = list_archive(archive).keys(0, 10**6)
+    deadly = frozenset(keys[20:24])
+
+    def list_deadly(*arguments: object, **options: object) -> Listing:
+        listing = list_archive(archive)
+        return dataclasses.replace(listing, source=DeadlySource(listing.source.root, deadly))
+
+    monkeypatch.setattr("mura_trt.score.list_archive", list_deadly)
+    run = run_null(archive, bundle, tmp_path / "out", shard_views=16, batch=4)
+    failures = pd.read_csv(tmp_path / "out" / "failures.csv").set_index("view")
+    assert set(failures.index) == {key.decode() for key in deadly}
+    assert set(failures["code"]) == {"WORKER_DIED"}
+    views = pd.read_csv(tmp_path / "out" / "views.csv").set_index("view")
+    untouched = pd.read_csv(clean / "views.csv").set_index("view").drop(failures.index)
+    pd.testing.assert_frame_equal(views, untouched)
+    assert run["worker_deaths"] == 2 + len(deadly)
+
+
+def test_replacement_works_as_the_first_did(bundle: Bundle, tmp_path: Path) -> None:
+    """The first was free to choose its runtime; a second choice could mix rows of two."""
+    with WorkerProcess(WorkerConfig(bundle.folder, "auto", None, 0.0, tmp_path / "log")) as process:
+        first = process.start()
+        assert first is not None
+        assert (process._config.runtime, process._config.batch) == (first.runtime, first.batch)
+        the_worker().kill()
+        assert process.receive() is None
+
+
+def test_archive_of_almost_nothing_but_junk_comes_to_its_end(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """Its good views never fill a batch, whatever the worker is given."""
+    junk = tmp_path / "junk"
+    junk.mkdir()
+    shutil.copyfile(next(archive.rglob("*.png")), junk / "0000.png")
+    for number in range(1, 1200):
+        (junk / f"{number:04d}.png").write_bytes(b"junk")
+    run = run_null(junk, bundle, tmp_path / "out")
+    assert (run["scored"], run["failed"]) == (1, 1199)
+
+
+def test_messages_larger_than_a_pipe_do_not_block_both_ends(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / ("long name " * 14)
+    folder.mkdir()
+    for number in range(9000):
+        (folder / f"{number:05d}.png").touch()
+    run = run_null(tmp_path, bundle, tmp_path / "out", shard_views=2048)
+    assert run["failed"] == 9000
+
+
+def test_files_that_no_run_wrote_are_left_alone(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "project" / "shards").mkdir(parents=True)
+    (tmp_path / "project" / "shards" / "train-000.tar").touch()
+    with pytest.raises(UsageError, match=r"train-000\.tar, which no run wrote"):
+        run_null(archive, bundle, tmp_path / "project", overwrite=True)
+    assert (tmp_path / "project" / "shards" / "train-000.tar").exists()
+    listed = tmp_path / "lists" / "views.csv"
+    listed.parent.mkdir()
+    listed.write_text(f"{next(archive.rglob('*.png'))}\n")
+    before = listed.read_bytes()
+    with pytest.raises(UsageError, match="lies in the output folder"):
+        run_null(listed, bundle, listed.parent, overwrite=True)
+    assert listed.read_bytes() == before
 
 
 def test_worker_that_cannot_start_is_an_error_with_its_words(

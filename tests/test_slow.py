@@ -20,7 +20,7 @@ DEMO = Path(__file__).parent.parent / "demo"
 
 def test_demo_left_what_the_readme_says() -> None:
     assert (DEMO / "model.safetensors").stat().st_size > 40_000_000
-    assert Bundle.open(DEMO / "engine").has_plan
+    assert "plan" in Bundle.open(DEMO / "engine").manifest.files
     run = json.loads((DEMO / "out" / "run.json").read_text())
     listed = len(list((DEMO / "archive").rglob("*.png")))
     assert run["scored"] == run["listed"] == listed > 250

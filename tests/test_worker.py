@@ -6,26 +6,18 @@ import numpy as np
 import pytest
 
 from mura_trt.ledger import Failure, Rows, Task
-from mura_trt.worker import _OpenTask, share_cores
+from mura_trt.worker import _OpenTask, decoding_threads
 
 
 @pytest.mark.parametrize(
-    ("cores", "runtime", "expected"),
-    [
-        (1, "onnxruntime", (1, 1)),
-        (2, "onnxruntime", (1, 2)),
-        (64, "torch", (4, 64)),
-        (2, "null", (2, 2)),
-        (16, "tensorrt_rtx", (16, 16)),
-        (16, "auto", (1, 16)),
-    ],
+    ("cores", "engine_on_cpu", "threads"), [(1, True, 1), (2, True, 1), (64, True, 4), (1, False, 1), (16, False, 16)]
 )
-def test_cores_are_shared_by_plan(cores: int, runtime: str, expected: tuple[int, int]) -> None:
-    assert share_cores(cores, runtime) == expected
+def test_decoding_gets_the_cores_that_the_engine_leaves(cores: int, engine_on_cpu: bool, threads: int) -> None:
+    assert decoding_threads(cores, engine_on_cpu) == threads
 
 
 def test_open_task_takes_its_own_views_of_mixed_batches() -> None:
-    task = _OpenTask.of(Task(10, 14, last=True))
+    task = _OpenTask.of(Task(10, 14))
     half = np.array([0.5, 0.25, 0.125], np.float32)
     task.score(np.array([8, 9, 10]), half, half)
     task.fail(Failure(9, "read", "ENOENT", "of another task"))

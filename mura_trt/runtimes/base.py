@@ -26,8 +26,6 @@ class SessionOptions:
 
     batch: int | None = None
     """Views in a batch; None takes what suits the runtime."""
-    threads: int = 0
-    """Threads of a CPU runtime; 0 takes every usable core."""
     null_ms: float = 0.0
     """The ``null`` runtime's time for a batch, in milliseconds."""
 

@@ -15,7 +15,13 @@ from mura_trt.errors import RuntimeUnavailable
 
 
 class Device:
-    """One GPU, its primary context current on this thread from here to ``close``, and one stream on it."""
+    """One GPU, its primary context current on this thread from here to ``close``, and one stream on it.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        No such GPU, no PyCUDA, or CUDA refuses (the GPU is taken exclusively, or has no memory left).
+    """
 
     def __init__(self, ordinal: int = 0) -> None:
         if cuda_device_count() <= ordinal:
@@ -23,14 +29,20 @@ class Device:
         try:
             import pycuda.driver as driver
         except ImportError as error:
-            raise RuntimeUnavailable(f"PyCUDA does not import ({error}): pip install 'mura-trt[gpu]'") from error
+            raise RuntimeUnavailable(
+                f"PyCUDA does not import ({error}): pip install pycuda, which needs nvcc"
+            ) from error
         self._driver = driver
-        driver.init()
-        device = driver.Device(ordinal)
-        self.compute_capability: tuple[int, int] = device.compute_capability()
-        self.name: str = device.name()
-        self._context = device.retain_primary_context()
-        self._context.push()
+        self._buffers: list[Buffer] = []
+        try:
+            driver.init()
+            device = driver.Device(ordinal)
+            self.compute_capability: tuple[int, int] = device.compute_capability()
+            self.name: str = device.name()
+            self._context = device.retain_primary_context()
+            self._context.push()
+        except driver.Error as error:
+            raise RuntimeUnavailable(f"CUDA device {ordinal} cannot be used: {error}") from error
         self._stream = driver.Stream()
 
     @property
@@ -39,15 +51,24 @@ class Device:
         return int(self._stream.handle)
 
     def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
-        """Pinned host memory and device memory of one shape."""
-        return Buffer(self._driver, self._stream, shape, dtype)
+        """Pinned host memory and device memory of one shape; both live until ``close``."""
+        try:
+            self._buffers.append(Buffer(self._driver, self._stream, shape, dtype))
+        except self._driver.Error as error:
+            raise RuntimeUnavailable(
+                f"no memory on {self.name} for a batch: {error}; give a smaller --batch"
+            ) from error
+        return self._buffers[-1]
 
     def synchronise(self) -> None:
         """Waits for everything on the stream."""
         self._stream.synchronize()
 
     def close(self) -> None:
-        """Takes the context off this thread."""
+        """Gives back buffers and stream while their context is still current, then takes it off this thread."""
+        for buffer in self._buffers:
+            buffer.free()
+        del self._stream
         self._context.pop()
         self._context.detach()
 
@@ -74,5 +95,6 @@ class Buffer:
         self._driver.memcpy_dtoh_async(self.host[:rows], self._memory, self._stream)
 
     def free(self) -> None:
-        """Gives the device memory back."""
+        """Gives the memory back; ``host`` must not be used after."""
         self._memory.free()
+        del self.host, self._stream

@@ -25,7 +25,7 @@ class OnnxRuntimeSession(Session):
         except ImportError as error:
             raise RuntimeUnavailable(f"ONNX Runtime does not import ({error}): pip install onnxruntime") from error
         settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.threads or usable_cores()
+        settings.intra_op_num_threads = usable_cores()
         settings.log_severity_level = 3  # errors; its warnings speak of graph constants nobody can act on
         self._session = ort.InferenceSession(
             str(bundle.path("fp32_onnx")), settings, providers=["CPUExecutionProvider"]

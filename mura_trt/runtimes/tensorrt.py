@@ -39,18 +39,18 @@ class TensorRTSession(Session):
         self._gpu = Device()
         try:
             self._engine, self._context = self._load(bundle)
+            self._buffers = {
+                "image": self._gpu.buffer((self.batch, *self._shape), np.uint8),
+                "probability": self._gpu.buffer((self.batch,), np.float32),
+                "logit": self._gpu.buffer((self.batch,), np.float32),
+                "cam": self._gpu.buffer((self.batch, *self._map_shape), np.float32),
+            }
+            for name, buffer in self._buffers.items():
+                if not self._context.set_tensor_address(name, buffer.address):
+                    raise RuntimeUnavailable(f"{self.name} refused the address of tensor {name!r}")
         except RuntimeUnavailable:  # the next runtime must not find our context on its thread
             self._gpu.close()
             raise
-        self._buffers = {
-            "image": self._gpu.buffer((self.batch, *self._shape), np.uint8),
-            "probability": self._gpu.buffer((self.batch,), np.float32),
-            "logit": self._gpu.buffer((self.batch,), np.float32),
-            "cam": self._gpu.buffer((self.batch, *self._map_shape), np.float32),
-        }
-        for name, buffer in self._buffers.items():
-            if not self._context.set_tensor_address(name, buffer.address):
-                raise RuntimeUnavailable(f"{self.name} refused the address of tensor {name!r}")
 
     def _load(self, bundle: Bundle) -> tuple[Any, Any]:
         built = bundle.manifest.builder or {}
@@ -62,7 +62,7 @@ class TensorRTSession(Session):
         # Deserialising needs the runtime to live as long as the engine, and reports by None and a line in its log.
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         engine = self._runtime.deserialize_cuda_engine(bundle.path("plan").read_bytes())
-        context = engine.create_execution_context() if engine is not None else None
+        context = _make_context(trt, engine) if engine is not None else None
         if context is None:
             major, minor = self._gpu.compute_capability
             raise RuntimeUnavailable(
@@ -89,9 +89,21 @@ class TensorRTSession(Session):
     def close(self) -> None:
         """Frees the device's memory in the order that TensorRT wants: context, engine, runtime."""
         del self._context, self._engine, self._runtime
-        for buffer in self._buffers.values():
-            buffer.free()
         self._gpu.close()
+
+
+def _make_context(trt: Any, engine: Any) -> Any:
+    """An execution context; of TensorRT-RTX, one whose kernels do not change while it works.
+
+    By default it begins with fallback kernels for a new shape and swaps in better ones when they are compiled, so that
+    the same view could give other bits, and other times, from one run to the next.
+    """
+    strategy = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+    if strategy is None:
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
+    return engine.create_execution_context(config)
 
 
 class PlainTensorRTSession(TensorRTSession):

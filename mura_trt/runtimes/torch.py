@@ -22,14 +22,14 @@ class TorchSession(Session):
 
             from mura_trt.export import load_exported
         except ImportError as error:
-            raise RuntimeUnavailable(f"PyTorch does not import ({error}): pip install 'mura-trt[build]'") from error
+            raise RuntimeUnavailable(f"PyTorch does not import ({error}): pip install torch onnx") from error
         if torch.cuda.is_available():
             self.device = "cuda"
             # TF32 would make the reference differ in the third digit.
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         else:
-            torch.set_num_threads(options.threads or usable_cores())
+            torch.set_num_threads(usable_cores())
         super().__init__(bundle.contract, options.batch or (64 if self.device == "cuda" else 8))
         self._torch = torch
         model = load_exported(bundle.path("fp32_onnx")).to(self.device)
