@@ -30,6 +30,12 @@ RGB_SHARE = 0.2
 STUDY, LABEL, LESION, VIEW = range(4)
 
 
+README = """Synthetic images drawn by mura-trt demo, in the layout of the MURA dataset.
+
+No patient's image is among them. They show software at work and say nothing of how a model does on people.
+"""
+
+
 @dataclass(frozen=True)
 class DemoView:
     """One view of a study.
@@ -132,6 +138,7 @@ def demo_studies(studies: int, seed: int) -> Iterator[list[DemoView]]:
 def _write(folder: Path, prefix: str, studies: Iterator[list[DemoView]]) -> int:
     """Write images and lists into an empty folder; the lists' paths start with the prefix, as MURA's do."""
     count = 0
+    (folder / "README.txt").write_text(README)
     with (
         (folder / "valid_image_paths.csv").open("w", newline="") as paths,
         (folder / "valid_labeled_studies.csv").open("w", newline="") as labels,
@@ -154,7 +161,7 @@ def _write(folder: Path, prefix: str, studies: Iterator[list[DemoView]]) -> int:
 def write_archive(root: Path, studies: int, seed: int) -> int:
     """Write a synthetic archive and return its number of views; needs Pillow.
 
-    Beside valid/ lie valid_image_paths.csv and valid_labeled_studies.csv, whose paths start with root's
+    Beside valid/ lie README.txt, valid_image_paths.csv and valid_labeled_studies.csv, whose paths start with root's
     own name, and lesions.csv (view,study,body_part,kind,x0,y0,x1,y1), whose paths are relative to root. Root
     appears only once everything is written.
 

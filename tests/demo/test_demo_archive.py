@@ -148,7 +148,9 @@ def test_archive_holds_the_views_and_their_lists(tmp_path: Path, studies: list[l
     assert rows == [
         [view.key, view.study, view.body_part, view.lesion, *map(str, view.box)] for view in views if view.box
     ]
+    assert "Synthetic images" in (root / "README.txt").read_text()
     assert sorted(path.name for path in root.iterdir()) == [
+        "README.txt",
         "lesions.csv",
         "valid",
         "valid_image_paths.csv",
