@@ -355,9 +355,11 @@ def test_worker_that_cannot_start_is_an_error_with_its_words(
 def start_scoring(archive: Path, bundle: Bundle, out: Path) -> subprocess.Popen[bytes]:
     """``mura-trt score`` in a process of its own, slowed down, and under way when this returns."""
     command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder), "-o", str(out)]
-    process = subprocess.Popen(
-        [*command, "--runtime", "null", "--null-ms", "200", "--batch", "4", "--shard-views", "8"]
-    )
+    slowed = ["--runtime", "null", "--null-ms", "200", "--batch", "4", "--shard-views", "8"]
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen([*command, *slowed])
+    signal.signal(signal.SIGINT, handler)
     until = time.monotonic() + 60
     while not list((out / "shards").glob("*.json")):
         assert process.poll() is None
