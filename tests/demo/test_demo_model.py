@@ -20,8 +20,8 @@ STUDIES, SEED = 10, 4
 def test_fit_is_a_checkpoint_that_tells_its_own_studies_apart(tmp_path: Path) -> None:
     save_checkpoint(fit_demo_model(STUDIES, SEED), tmp_path / "model.safetensors")
     model = load_checkpoint(tmp_path / "model.safetensors")
-    pixels, labels, groups = demo_model._draw(STUDIES, SEED)
-    assert len(pixels) == len(labels) == len(groups)
+    pixels, labels = demo_model._draw(STUDIES, SEED)
+    assert len(pixels) == len(labels)
     with torch.inference_mode():
         probability = np.concatenate([model(torch.from_numpy(image[None]))[0].numpy() for image in pixels])
     assert roc_auc_score(labels, probability) > 0.8
