@@ -22,8 +22,8 @@ from mura_trt.model import MuraNet
 # Far from the seeds that people give `mura-trt demo`, so that the fit never sees the archive it is shown on.
 FIT_SEED = 1_000_003
 STATISTICS_VIEWS = 24  # batch-norm statistics come from one forward pass over these
-# scikit-learn's C. A weaker pull makes the scores hang on the last gray level: between DALI's and Pillow's resize a study's
-# probability moved by 0.004 at most at 3e-4, 0.009 at 1e-3 and 0.06 at 1e-2 (45 studies).
+# C of scikit-learn. With a weaker pull the scores hang on the last gray level: between DALI's and Pillow's resize a
+# study's probability moved by 0.004 at most at 3e-4, by 0.009 at 1e-3 and by 0.06 at 1e-2 (45 studies).
 INVERSE_REGULARISATION = 5e-4
 BATCH = 8
 
