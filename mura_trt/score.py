@@ -21,7 +21,7 @@ from typing import Any
 
 import mura_trt
 from mura_trt import worker
-from mura_trt.archive import Listing, list_archive
+from mura_trt.archive import UNREAD_SUFFIXES, Listing, list_archive
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, EnvironmentProblem, UsageError
 from mura_trt.ledger import Ledger, Rows, Task
@@ -122,6 +122,9 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
     listing = list_archive(options.archive, study_depth=options.study_depth, root=options.root)
     for name, reason in listing.unreadable:
         logger.warning("folder %s could not be listed: %s", name, reason)
+    unread = [f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()) if suffix in UNREAD_SUFFIXES]
+    if unread:
+        logger.warning("files of formats that are not read yet, and are not scored: %s", ", ".join(unread))
     if options.archive.parent.resolve() == options.out.resolve() and options.archive.is_file():
         raise UsageError(f"{options.archive} lies in the output folder, whose files a run replaces; choose another")
     logger.info("%d views in %d studies", len(listing), len(listing.studies))
@@ -129,9 +132,7 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
     try:
         listed = time.monotonic()
         with WorkerProcess(
-            worker.WorkerConfig(
-                options.engine, options.runtime, options.batch, options.null_ms, options.out / WORKER_LOG
-            )
+            worker.WorkerConfig(bundle, options.runtime, options.batch, options.null_ms, options.out / WORKER_LOG)
         ) as process:
             supervisor = Supervisor(listing, out, process, options.shard_views, report)
             supervisor.run()

@@ -39,7 +39,8 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 class WorkerConfig:
     """All a worker needs to know before its first task."""
 
-    bundle: Path
+    bundle: Bundle
+    """Checked already by whoever opened it."""
     runtime: str
     """One of ``RUNTIMES``, or ``auto``."""
     batch: int | None
@@ -114,7 +115,7 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     _send_output_to(config.log)
     try:
-        bundle = Bundle.open(config.bundle)
+        bundle = config.bundle
         session, passed_over = open_session(config.runtime, bundle, SessionOptions(config.batch, config.null_ms))
         threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
         decoder = Decoder((bundle.contract.height, bundle.contract.width), threads, session.batch)

@@ -189,6 +189,14 @@ def test_results_are_not_replaced_unasked(copied: Path, bundle: Bundle, tmp_path
     assert len(pd.read_csv(tmp_path / "out" / "views.csv")) == run["listed"]
 
 
+def test_files_of_an_unread_format_beside_views_are_told(
+    copied: Path, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (copied / "scan.DCM").touch()
+    run_null(copied, bundle, tmp_path / "out")
+    assert "not scored: 1 .dcm" in caplog.text
+
+
 def test_second_run_into_a_folder_in_use_is_refused(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
     held = OutputFolder(tmp_path / "out", overwrite=False)
     with pytest.raises(UsageError, match="another run"):
@@ -297,7 +305,7 @@ def test_views_that_kill_the_worker_are_named_and_cost_no_other_view_anything(
 
 def test_replacement_works_as_the_first_did(bundle: Bundle, tmp_path: Path) -> None:
     """The first was free to choose its runtime; a second choice could mix rows of two."""
-    with WorkerProcess(WorkerConfig(bundle.folder, "auto", None, 0.0, tmp_path / "log")) as process:
+    with WorkerProcess(WorkerConfig(bundle, "auto", None, 0.0, tmp_path / "log")) as process:
         first = process.start()
         assert first is not None
         assert (process._config.runtime, process._config.batch) == (first.runtime, first.batch)

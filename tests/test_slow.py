@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,6 @@ from tests import reference
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DEMO = Path(__file__).parent.parent / "demo"
-SPREAD = 0.03
 
 
 def test_demo_left_what_the_readme_says() -> None:
@@ -41,15 +41,18 @@ def test_demo_scores_agree_with_pillow_and_torch() -> None:
 
 
 def test_pipeline_keeps_up_with_its_engine_and_with_decoding() -> None:
-    """Medians of five interleaved pairs; the aims are 0.95 and 0.85, which the README's figures meet.
-
-    Single pairs were seen to lie 0.05 apart on a shared machine, so a median of five may miss its aim by SPREAD and say
-    nothing against the code.
-    """
-    result = pipeline.measure_speed(DEMO / "archive", DEMO / "engine", repeats=5)
-    print(json.dumps(result, indent=2))
-    assert result["onnxruntime"]["ratio_median"] >= 0.95 - SPREAD
-    assert result["null"]["ratio_median"] >= 0.85 - SPREAD
+    """Medians of five interleaved pairs; of ten where five miss, for single pairs lie 0.05 apart on a shared machine."""
+    ratios: dict[str, list[float]] = {"onnxruntime": [], "null": []}
+    for _ in range(2):
+        result = pipeline.measure_speed(DEMO / "archive", DEMO / "engine", repeats=5)
+        print(json.dumps(result, indent=2))
+        for name, found in ratios.items():
+            pairs = zip(result[name]["score_views_per_s"], result[name]["alone_views_per_s"], strict=True)
+            found.extend(ours / alone for ours, alone in pairs)
+        medians = {name: statistics.median(found) for name, found in ratios.items()}
+        if medians["onnxruntime"] >= 0.95 and medians["null"] >= 0.85:
+            return
+    pytest.fail(f"medians of ten pairs: {medians}, wanted 0.95 and 0.85")
 
 
 def test_memory_is_bounded_whatever_the_archive() -> None:
