@@ -41,7 +41,7 @@ def test_demo_scores_agree_with_pillow_and_torch() -> None:
 
 
 def test_pipeline_keeps_up_with_its_engine_and_with_decoding() -> None:
-    """Medians of five interleaved pairs; of ten where five miss, for single pairs lie 0.05 apart on a shared machine."""
+    """Medians of five interleaved pairs; of ten where five miss, for pairs lie 0.05 apart on a shared machine."""
     ratios: dict[str, list[float]] = {"onnxruntime": [], "null": []}
     for _ in range(2):
         result = pipeline.measure_speed(DEMO / "archive", DEMO / "engine", repeats=5)
