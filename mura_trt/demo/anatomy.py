@@ -23,6 +23,14 @@ class Bone(NamedTuple):
     lean: float = 0.0  # mm that end b hangs over sideways
     depth: float = 1.0  # thickness relative to a round tube's; below 1 for flat bones
     dome: float = 0.6  # how far an end is rounded off, in radii of that end
+    sclerosis: float = 0.0  # how much denser the bone is at its ends than elsewhere
+
+    def middle(self, u: float) -> complex:
+        """The middle of the tube u mm from a."""
+        along = cmath.rect(1, cmath.phase(self.b - self.a))
+        part = u / abs(self.b - self.a)
+        flare = np.exp(-((abs(self.b - self.a) - u) ** 2) / (2.2 * self.end_b) ** 2)
+        return self.a + along * complex(u, self.bow * np.sin(np.pi * part) + self.lean * flare)
 
 
 class Field(NamedTuple):
@@ -44,6 +52,8 @@ FIELDS = {
     "WRIST": Field(-4 + 44j, 160, 105, 8),
 }
 BODY_PARTS: tuple[str, ...] = tuple(FIELDS)
+# How far apart the bones lie sideways, at least and at most, as a share of what an anteroposterior view shows.
+PROJECTIONS = {"anteroposterior": (0.88, 1.05), "oblique": (0.62, 0.86), "lateral": (0.32, 0.55)}
 
 
 def _hand() -> list[Bone]:
@@ -66,12 +76,17 @@ def _hand() -> list[Bone]:
     return bones + [Bone(at - 3 + 7j, at + 3 - 7j, 7, 7, 7) for at in carpals]
 
 
-def _elbow(flexion: float) -> list[Bone]:
+def _elbow(flexion: float, apart: float) -> list[Bone]:
+    """The elbow's bones; apart: how far radius and ulna lie side by side, 1 as seen from the front."""
     turn = cmath.rect(1, -flexion)  # of the forearm about the hinge at 0
+
+    def turned(x: float, y: float) -> complex:
+        return complex(apart * x, y) * turn
+
     return [
-        Bone(-4 - 260j, 4j, 10, 12, 25),
-        Bone((-4 + 240j) * turn, (-9 - 20j) * turn, 7, 9, 13, lean=-2),
-        Bone((20 + 240j) * turn, (13 + 9j) * turn, 6.5, 9, 11),
+        Bone(-4 - 260j, 4j, 10, 12, 15 + 10 * apart),
+        Bone(turned(-4, 240), turned(-9, -20), 7, 9, 13, lean=-2),
+        Bone(turned(20, 240), turned(13, 9), 6.5, 9, 11),
     ]
 
 
@@ -104,20 +119,61 @@ SHOULDER_BONES = [
 ]
 
 
-def anatomy(rng: np.random.Generator, body_part: str, mirrored: bool, centre: complex) -> list[Bone]:
-    """The bones of one person in one projection: build, girth and obliquity vary."""
-    flexion, build, girth = rng.uniform(0.1, 1.5), rng.normal(1, 0.04), rng.normal(1, 0.06)
-    oblique, side = rng.uniform(0.85, 1), -1 if mirrored else 1
+def _projected(rng: np.random.Generator, body_part: str, projection: str, centre: complex) -> list[Bone]:
+    """The bones in one projection, before they vary: turned about the limb's axis, they move together sideways."""
+    near, far = PROJECTIONS[projection]
+    apart = rng.uniform(near, far)
+    if body_part == "ELBOW":  # straight from the front, bent from the side
+        return _elbow(rng.uniform(*(0.9, 1.7) if projection == "lateral" else (0, 0.9)), apart)
     skeletons = {"FOREARM": FOREARM_BONES, "HUMERUS": HUMERUS_BONES, "SHOULDER": SHOULDER_BONES}
+    bones = skeletons.get(body_part, HAND_BONES)
+    if body_part == "FINGER":
+        if projection != "lateral":
+            return bones
+        # A finger is seen from the side alone, the others bent out of the way.
+        return [bone for bone in bones if abs(((bone.a + bone.b) / 2 - centre).real) < 12]
+
+    def together(point: complex) -> complex:
+        return complex(centre.real + apart * (point - centre).real, point.imag)
+
+    return [bone._replace(a=together(bone.a), b=together(bone.b)) for bone in bones]
+
+
+def anatomy(rng: np.random.Generator, body_part: str, projection: str, mirrored: bool, centre: complex) -> list[Bone]:
+    """The bones of one person in one of PROJECTIONS: build, girth and obliquity vary."""
+    build, girth = rng.normal(1, 0.05), rng.normal(1, 0.08)
+    side, deep = -1 if mirrored else 1, 0.8 if projection == "lateral" else 1.0
 
     def moved(point: complex) -> complex:
-        x, y = rng.normal(0, 0.5, 2).tolist()
+        x, y = rng.normal(0, 0.6, 2).tolist()
         off = build * (point - centre)
-        return centre + complex(side * oblique * off.real + x, off.imag + y)
+        return centre + complex(side * off.real + x, off.imag + y)
 
     varied = []
-    for bone in _elbow(flexion) if body_part == "ELBOW" else skeletons.get(body_part, HAND_BONES):
-        shaft, end_a, end_b = (girth * rng.normal(1, 0.04, 3) * bone[2:5]).tolist()
+    for bone in _projected(rng, body_part, projection, centre):
+        shaft, end_a, end_b = (girth * rng.normal(1, 0.05, 3) * bone[2:5]).tolist()
+        end_a, end_b = max(deep * end_a, 0.9 * shaft), max(deep * end_b, 0.9 * shaft)
         a, b, bow, lean = moved(bone.a), moved(bone.b), side * bone.bow, side * bone.lean
         varied.append(Bone(a, b, shaft, end_a, end_b, bow, lean, bone.depth, bone.dome))
     return varied
+
+
+def worn(rng: np.random.Generator, bones: list[Bone]) -> list[Bone]:
+    """The bones with degenerative change, in their order: narrow joints, dense joint ends; and last the osteophytes."""
+    changed, spurs = [], []
+    for bone in bones:
+        along = cmath.rect(1, cmath.phase(bone.b - bone.a))
+        narrow = rng.uniform(0.2, 0.9)
+        changed.append(
+            bone._replace(a=bone.a - narrow * along, b=bone.b + narrow * along, sclerosis=float(rng.uniform(0.15, 0.5)))
+        )
+        if bone.depth < 0.5:
+            continue
+        for end, out, wide in ((bone.a, -along, bone.end_a), (bone.middle(abs(bone.b - bone.a)), along, bone.end_b)):
+            for side in (-1j, 1j):
+                length, lip = min(wide * rng.uniform(0.45, 0.75), 9), rng.uniform(0.3, 0.9)
+                if rng.random() < 0.45:
+                    root = end + wide * out * (0.7 * side - 0.4)
+                    tip = root + length * out * (side + lip) / abs(side + lip)
+                    spurs.append(Bone(root, tip, 0.17 * wide, 0.32 * wide, 0.1 * wide, depth=0.8))
+    return changed + spurs

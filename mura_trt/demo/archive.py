@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import signal
 import tempfile
+import threading
+import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.cores import usable_cores
 from mura_trt.demo.anatomy import BODY_PARTS, FIELDS
-from mura_trt.demo.xray import LESION_KINDS, Box, draw_view
+from mura_trt.demo.lesions import LESION_KINDS
+from mura_trt.demo.xray import Box, Person, draw_view
 from mura_trt.errors import UsageError
 
 # MURA's studies by body part (Rajpurkar et al. 2018, table 1), in the order of BODY_PARTS.
@@ -25,6 +37,11 @@ LESION_SHARES = (0.31, 0.21, 0.48)
 # Of studies with 1, 2, ... 13 views.
 VIEW_SHARES = (0.12, 0.32, 0.42, 0.09, 0.025, 0.01, 0.005, 0.003, 0.002, 0.002, 0.001, 0.001, 0.001)
 RGB_SHARE = 0.2
+# Studies of either class.
+CAST_SHARE, DEGENERATIVE_SHARE, JEWELLERY_SHARE = 0.08, 0.2, 0.03
+
+CHUNK = 4  # studies that a process draws at a time
+POOL_FROM = 20  # fewer studies are drawn sooner than processes start
 
 # Random streams of a study. What the label decides has its own, so nothing else can depend on the label.
 STUDY, LABEL, LESION, VIEW = range(4)
@@ -41,8 +58,9 @@ class DemoView:
     """One view of a study.
 
     key is its path in the archive, "valid/XR_WRIST/patient00012/study1_positive/image1.png"; study is the
-    directory of that; label is 1 for abnormal; lesion is "" and box None if there is none; png holds the
-    image file.
+    directory of that; label is 1 for abnormal; lesion is "" and box None if there is none; traits name what
+    else was drawn, whatever the label: "anteroposterior" is no trait, but "oblique", "lateral", "collimated",
+    "letters", "inverted", "cast", "degenerative" and "jewellery" are; png holds the image file.
     """
 
     key: str
@@ -51,6 +69,7 @@ class DemoView:
     label: int
     lesion: str
     box: Box | None
+    traits: frozenset[str]
     png: bytes
 
 
@@ -95,83 +114,148 @@ def _png(gray: NDArray[np.uint8], rgb: bool) -> bytes:
 
     image = Image.fromarray(gray)
     buffer = io.BytesIO()
-    # Grain hardly compresses, so a higher level would cost time for nothing.
-    (image.convert("RGB") if rgb else image).save(buffer, "PNG", compress_level=1)
+    # Grain never repeats itself: a search for repeats would cost time for nothing, but for the equal channels of RGB.
+    if rgb:
+        image.convert("RGB").save(buffer, "PNG", compress_level=1)
+    else:
+        image.save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
     return buffer.getvalue()
 
 
-def _study(study: int, seed: int) -> list[DemoView]:
+def _study(study: int, seed: int, split: str = "valid") -> list[DemoView]:
     patient, body_part, number = _place(study, seed)
     label_rng = _rng(seed, study, LABEL)
     label = int(label_rng.random() < ABNORMAL)
     lesion = str(label_rng.choice(LESION_KINDS, p=LESION_SHARES)) if label else ""
-    folder = f"valid/XR_{body_part}/patient{patient:05d}/study{number}_{'positive' if label else 'negative'}"
+    folder = f"{split}/XR_{body_part}/patient{patient:05d}/study{number}_{'positive' if label else 'negative'}"
     shares = np.array(VIEW_SHARES) / sum(VIEW_SHARES)
+    person = Person(*(_rng(seed, study, STUDY, 2).random(3) < (CAST_SHARE, DEGENERATIVE_SHARE, JEWELLERY_SHARE)))
     views = []
     for k in range(1, 2 + int(_rng(seed, study, STUDY, 1).choice(len(shares), p=shares))):
         rng = _rng(seed, study, VIEW, k)
         size, rgb = _size(rng, body_part), bool(rng.random() < RGB_SHARE)
         # Each view starts the lesion's stream afresh, so that a study's views show the same lesion.
-        gray, box = draw_view(rng, _rng(seed, study, LESION), body_part, lesion or None, size)
+        drawn = draw_view(rng, _rng(seed, study, LESION), body_part, lesion or None, size, person)
         key = f"{folder}/image{k}.png"
-        views.append(DemoView(key, folder, body_part, label, lesion, box, _png(gray, rgb)))
+        views.append(DemoView(key, folder, body_part, label, lesion, drawn.box, drawn.traits, _png(drawn.gray, rgb)))
     return views
 
 
-def demo_studies(studies: int, seed: int) -> Iterator[list[DemoView]]:
+def _chunk(places: list[tuple[int, str]], seed: int) -> list[list[DemoView]]:
+    return [_study(study, seed, split) for study, split in places]
+
+
+def _become_worker() -> None:
+    """A drawing process leaves Ctrl-C to the process that waits for it, and ends when that has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+
+        def end_with(sentinel: int) -> None:
+            connection.wait([sentinel])
+            os._exit(1)
+
+        threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _in_parallel(chunks: Iterator[list[tuple[int, str]]], seed: int, processes: int) -> Iterator[list[DemoView]]:
+    """The chunks' studies in order; a few chunks a process are drawn ahead, and no more are held in memory."""
+    waiting: deque[Future[list[list[DemoView]]]] = deque()
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _become_worker)
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_chunk, chunk, seed))
+            if len(waiting) > 3 * processes:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def demo_studies(
+    studies: int, seed: int, train_studies: int = 0, processes: int | None = None
+) -> Iterator[list[DemoView]]:
     """Draw studies in memory, one list of views a study; needs Pillow.
 
     An abnormal study has one kind of lesion, which every one of its views shows. A study depends on the seed
-    and its position only, not on how many are asked for.
+    and its position only, not on how many are asked for or on who draws it. The train studies come last, and
+    start at a multiple of ten, so that no patient has studies in both splits.
+
+    Parameters
+    ----------
+    studies, train_studies : how many for valid/ and for train/.
+    seed : of all random streams.
+    processes : how many draw; by default one a usable core, or this one alone for fewer than 20 studies. They
+        import the main module anew, which must therefore not draw when imported.
 
     Raises
     ------
-    UsageError : if studies is below 1 or the seed is negative.
+    UsageError : if studies is below 1, or train_studies or the seed is negative.
     """
     if studies < 1:
         raise UsageError(f"studies must be 1 or more, not {studies}")
+    if train_studies < 0:
+        raise UsageError(f"train_studies must be 0 or more, not {train_studies}")
     if seed < 0:
         raise UsageError(f"seed must be 0 or more, not {seed}")
-    return (_study(study, seed) for study in range(studies))
+    if processes is None:
+        processes = usable_cores() if studies + train_studies >= POOL_FROM else 1
+    start = -(-studies // 10) * 10
+    places = chain(
+        ((study, "valid") for study in range(studies)),
+        ((study, "train") for study in range(start, start + train_studies)),
+    )
+    if processes == 1:
+        return (_study(study, seed, split) for study, split in places)
+    return _in_parallel(iter(lambda: list(islice(places, CHUNK)), []), seed, processes)
 
 
-def _write(folder: Path, prefix: str, studies: Iterator[list[DemoView]]) -> int:
+def _write(folder: Path, prefix: str, splits: list[str], studies: Iterator[list[DemoView]]) -> int:
     """Write images and lists into an empty folder; the lists' paths start with the prefix, as MURA's do."""
     count = 0
     (folder / "README.txt").write_text(README)
-    with (
-        (folder / "valid_image_paths.csv").open("w", newline="") as paths,
-        (folder / "valid_labeled_studies.csv").open("w", newline="") as labels,
-        (folder / "lesions.csv").open("w", newline="") as boxes,
-    ):
-        lesions = csv.writer(boxes, lineterminator="\n")
+    with ExitStack() as files:
+
+        def opened(name: str) -> TextIO:
+            return files.enter_context((folder / name).open("w", newline=""))
+
+        paths = {split: opened(f"{split}_image_paths.csv") for split in splits}
+        labels = {split: opened(f"{split}_labeled_studies.csv") for split in splits}
+        lesions = csv.writer(opened("lesions.csv"), lineterminator="\n")
         lesions.writerow(["view", "study", "body_part", "kind", *Box._fields])
+        all_views = csv.writer(opened("views.csv"), lineterminator="\n")
+        all_views.writerow(["view", "study", "body_part", "label", "kind", "traits"])
         for views in studies:
-            labels.write(f"{prefix}/{views[0].study}/,{views[0].label}\n")
+            split = views[0].study.split("/")[0]
+            labels[split].write(f"{prefix}/{views[0].study}/,{views[0].label}\n")
             (folder / views[0].study).mkdir(parents=True)
             for view in views:
                 (folder / view.key).write_bytes(view.png)
-                paths.write(f"{prefix}/{view.key}\n")
+                paths[split].write(f"{prefix}/{view.key}\n")
+                about = [view.key, view.study, view.body_part]
+                all_views.writerow([*about, view.label, view.lesion, ";".join(sorted(view.traits))])
                 if view.box:
-                    lesions.writerow([view.key, view.study, view.body_part, view.lesion, *view.box])
+                    lesions.writerow([*about, view.lesion, *view.box])
             count += len(views)
     return count
 
 
-def write_archive(root: Path, studies: int, seed: int) -> int:
+def write_archive(root: Path, studies: int, seed: int, train_studies: int = 0) -> int:
     """Write a synthetic archive and return its number of views; needs Pillow.
 
     Beside valid/ lie README.txt, valid_image_paths.csv and valid_labeled_studies.csv, whose paths start with root's
-    own name, and lesions.csv (view,study,body_part,kind,x0,y0,x1,y1), whose paths are relative to root. Root
-    appears only once everything is written.
+    own name, and two tables whose paths are relative to root: lesions.csv (view,study,body_part,kind,x0,y0,x1,y1)
+    and views.csv (view,study,body_part,label,kind,traits; traits joined by ";"). With train_studies, train/ and its
+    two lists lie beside them, and the tables cover both. Root appears only once everything is written.
 
     Raises
     ------
     UsageError : if root exists and is not an empty folder.
-    UsageError : if studies is below 1 or the seed is negative.
+    UsageError : if studies is below 1, or train_studies or the seed is negative.
     """
     root = root.resolve()
-    drawn = demo_studies(studies, seed)
+    drawn = demo_studies(studies, seed, train_studies)
     if root.exists():
         if not root.is_dir() or any(root.iterdir()):
             raise UsageError(f"{root} exists and is not an empty folder: remove it or choose another")
@@ -180,6 +264,6 @@ def write_archive(root: Path, studies: int, seed: int) -> int:
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as partial:
         folder = Path(partial) / root.name
         folder.mkdir()
-        count = _write(folder, root.name, drawn)
+        count = _write(folder, root.name, ["valid", "train"] if train_studies else ["valid"], drawn)
         folder.rename(root)
     return count

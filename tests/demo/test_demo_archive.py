@@ -3,29 +3,39 @@ from __future__ import annotations
 import csv
 import io
 import json
+import multiprocessing
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from mura_trt.demo import archive
 from mura_trt.demo.anatomy import BODY_PARTS
 from mura_trt.demo.archive import DemoView, demo_studies, write_archive
-from mura_trt.demo.xray import LESION_KINDS, Box
+from mura_trt.demo.xray import LESION_KINDS, Box, Drawn, Person
 from mura_trt.errors import UsageError
+
+STUDIES = 72  # drawn once for all tests; some 190 views
 
 
 @pytest.fixture(scope="module")
 def studies() -> list[list[DemoView]]:
-    return list(demo_studies(30, seed=1))
+    return list(demo_studies(STUDIES, seed=1))
 
 
 @pytest.fixture
 def unlit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skips the drawing, so that a test can look at thousands of studies."""
+    """Skips the drawing, so that a test can look at thousands of studies; they must be drawn in this process."""
 
     def draw_view(
         rng: np.random.Generator,
@@ -33,19 +43,25 @@ def unlit(monkeypatch: pytest.MonkeyPatch) -> None:
         body_part: str,
         lesion: str | None,
         size: tuple[int, int],
-    ) -> tuple[tuple[int, int], Box | None]:
-        return size, Box(0, 0, 1, 1) if lesion else None
+        person: Person,
+    ) -> Drawn:
+        traits = frozenset(trait for trait, has in person._asdict().items() if has)
+        return Drawn(np.array(size), Box(0, 0, 1, 1) if lesion else None, traits)
 
-    def png(size: tuple[int, int], rgb: bool) -> bytes:
-        return json.dumps([*size, rgb]).encode()
+    def png(size: NDArray[np.intp], rgb: bool) -> bytes:
+        return json.dumps([*size.tolist(), rgb]).encode()
 
     monkeypatch.setattr(archive, "draw_view", draw_view)
     monkeypatch.setattr(archive, "_png", png)
 
 
+def unlit_studies(studies: int, seed: int, train_studies: int = 0) -> list[list[DemoView]]:
+    return list(demo_studies(studies, seed, train_studies, processes=1))
+
+
 def test_a_study_depends_on_seed_and_position_only(studies: list[list[DemoView]]) -> None:
     assert list(demo_studies(3, seed=1)) == studies[:3]
-    assert list(islice(demo_studies(10**6, seed=1), 2)) == studies[:2]
+    assert list(islice(demo_studies(10**6, seed=1, processes=1), 2)) == studies[:2]
     assert next(demo_studies(1, seed=2)) != studies[0]
 
 
@@ -74,7 +90,7 @@ def test_views_are_as_described(studies: list[list[DemoView]]) -> None:
 
 @pytest.mark.usefixtures("unlit")
 def test_distributions_are_near_muras() -> None:
-    drawn = list(demo_studies(3000, seed=0))
+    drawn = unlit_studies(3000, seed=0)
     counts = np.array([len(views) for views in drawn])
     assert 2.5 < counts.mean() < 2.9
     assert counts.min() == 1
@@ -96,12 +112,12 @@ def test_distributions_are_near_muras() -> None:
 @pytest.mark.usefixtures("unlit")
 @pytest.mark.parametrize("abnormal", [0.0, 1.0])
 def test_label_changes_only_suffix_and_lesion(abnormal: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_label(views: list[DemoView]) -> list[tuple[str, str, bytes]]:
-        return [(re.sub("positive|negative", "", view.key), view.body_part, view.png) for view in views]
+    def without_label(views: list[DemoView]) -> list[tuple[str, str, frozenset[str], bytes]]:
+        return [(re.sub("positive|negative", "", view.key), view.body_part, view.traits, view.png) for view in views]
 
-    mixed = [without_label(views) for views in demo_studies(200, seed=3)]
+    mixed = [without_label(views) for views in unlit_studies(200, seed=3)]
     monkeypatch.setattr(archive, "ABNORMAL", abnormal)
-    assert [without_label(views) for views in demo_studies(200, seed=3)] == mixed
+    assert [without_label(views) for views in unlit_studies(200, seed=3)] == mixed
 
 
 def test_the_label_leaves_the_picture_around_the_lesion_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +129,14 @@ def test_the_label_leaves_the_picture_around_the_lesion_alone(monkeypatch: pytes
         pixels = [np.asarray(Image.open(io.BytesIO(view.png)).convert("L"), int) for view in (healthy, hurt)]
         difference = np.abs(pixels[0] - pixels[1])
         assert hurt.box is not None
+        assert hurt.traits == healthy.traits
         difference[hurt.box.y0 : hurt.box.y1, hurt.box.x0 : hurt.box.x1] = 0
         assert difference.max() <= 4
 
 
 @pytest.mark.usefixtures("unlit")
 def test_patients_share_studies_as_in_mura() -> None:
-    where = [re.split("[/_]", views[0].study) for views in demo_studies(200, seed=5)]
+    where = [re.split("[/_]", views[0].study) for views in unlit_studies(200, seed=5)]
     patients: dict[str, set[tuple[str, str]]] = {}
     for _, _, part, patient, number, _ in where:
         assert (part, number) not in patients.setdefault(patient, set())
@@ -148,6 +165,13 @@ def test_archive_holds_the_views_and_their_lists(tmp_path: Path, studies: list[l
     assert rows == [
         [view.key, view.study, view.body_part, view.lesion, *map(str, view.box)] for view in views if view.box
     ]
+    with (root / "views.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["view", "study", "body_part", "label", "kind", "traits"]
+    assert rows == [
+        [view.key, view.study, view.body_part, str(view.label), view.lesion, ";".join(sorted(view.traits))]
+        for view in views
+    ]
     assert "Synthetic images" in (root / "README.txt").read_text()
     assert sorted(path.name for path in root.iterdir()) == [
         "README.txt",
@@ -155,6 +179,7 @@ def test_archive_holds_the_views_and_their_lists(tmp_path: Path, studies: list[l
         "valid",
         "valid_image_paths.csv",
         "valid_labeled_studies.csv",
+        "views.csv",
     ]
     assert [path.name for path in root.parent.iterdir()] == ["archive"]
 
@@ -190,3 +215,169 @@ def test_no_studies_are_refused(tmp_path: Path, studies: int) -> None:
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(UsageError, match="seed must be 0 or more"):
         demo_studies(1, seed=-1)
+
+
+def test_negative_train_studies_are_refused() -> None:
+    with pytest.raises(UsageError, match="train_studies must be 0 or more"):
+        demo_studies(1, seed=0, train_studies=-1)
+
+
+@pytest.mark.usefixtures("unlit")
+def test_no_patient_is_in_both_splits() -> None:
+    for count in (3, 4, 5, 9, 10):
+        drawn = unlit_studies(count, seed=2, train_studies=25)
+        assert drawn[:count] == unlit_studies(count, seed=2)
+        assert [views[0].key.split("/")[0] for views in drawn] == ["valid"] * count + ["train"] * 25
+        patients = [{views[0].key.split("/")[2] for views in part} for part in (drawn[:count], drawn[count:])]
+        assert patients[0].isdisjoint(patients[1])
+
+
+def test_the_train_split_lies_beside_valid(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    drawn = list(demo_studies(2, seed=6, train_studies=3))
+    views = [view for study in drawn for view in study]
+    assert write_archive(root, 2, seed=6, train_studies=3) == len(views)
+    for split in ("valid", "train"):
+        listed = (root / f"{split}_image_paths.csv").read_text().splitlines()
+        assert listed == [f"archive/{view.key}" for view in views if view.key.startswith(split)]
+        labels = (root / f"{split}_labeled_studies.csv").read_text().splitlines()
+        assert labels == [f"archive/{v[0].study}/,{v[0].label}" for v in drawn if v[0].key.startswith(split)]
+    for name, expected in {"views.csv": views, "lesions.csv": [view for view in views if view.box]}.items():
+        with (root / name).open(newline="") as file:
+            assert [row["view"] for row in csv.DictReader(file)] == [view.key for view in expected]
+    assert all((root / view.key).read_bytes() == view.png for view in views)
+
+
+def test_it_does_not_matter_how_many_processes_draw(studies: list[list[DemoView]]) -> None:
+    assert list(demo_studies(9, seed=1, processes=1)) == studies[:9]
+    assert list(demo_studies(9, seed=1, processes=2)) == studies[:9]
+
+
+def test_whoever_stops_early_leaves_no_process_behind() -> None:
+    drawn = demo_studies(10**6, seed=1, processes=2)
+    next(drawn)
+    assert multiprocessing.active_children()
+    drawn.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+def test_a_drawing_process_that_fails_says_why_and_leaves_no_other_behind() -> None:
+    chunks = iter([[(0, "valid")], [("none", "valid")], [(1, "valid")]])
+    with pytest.raises(TypeError, match="unsupported operand"):
+        list(archive._in_parallel(chunks, 1, 2))  # type: ignore[arg-type]
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_leaves_no_archive_and_no_process(tmp_path: Path) -> None:
+    code = "from mura_trt.cli import app; app()"
+    command = [sys.executable, "-c", code, "demo", str(tmp_path / "archive"), "--studies", "100000"]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not any(tmp_path.rglob("*.png")):
+            time.sleep(0.1)
+        assert any(tmp_path.rglob("*.png"))
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+    _wait_for(lambda: not _alive(process.pid))
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+TRAITS = ("oblique", "lateral", "collimated", "letters", "inverted", "cast", "degenerative", "jewellery")
+
+
+def _beside_the_bone(view: DemoView, views: int) -> list[float]:
+    """What is known of a view without a look at its bones: path, size, channels, traits."""
+    patient, study, image = (int(number) for number in re.findall(r"(?:patient|study|image)(\d+)", view.key))
+    return [patient, study, image, views, len(view.png), *(trait in view.traits for trait in TRAITS)]
+
+
+def _off_the_pixels(view: DemoView) -> list[float]:
+    """Size, channels, and mean and spread of the corners; of the border, the spread of its finest grain."""
+    image = Image.open(io.BytesIO(view.png))
+    gray = np.asarray(image.convert("L"), float)
+    side = min(gray.shape) // 8
+    corners = [gray[rows, columns] for rows in np.s_[:side, -side:] for columns in np.s_[:side, -side:]]
+    fine = gray[1:, 1:] - gray[1:, :-1] - gray[:-1, 1:] + gray[:-1, :-1]
+    border = np.concatenate([fine[:6].ravel(), fine[-6:].ravel(), fine[:, :6].ravel(), fine[:, -6:].ravel()])
+    grain = [float(np.median(np.abs(border))), float(border.std())]
+    return [*gray.shape, image.mode == "RGB", *grain, *(f(corner) for corner in corners for f in (np.mean, np.std))]
+
+
+def _off_the_json(view: DemoView) -> list[float]:
+    return list(json.loads(view.png))
+
+
+def leak(studies: list[list[DemoView]], of_view: Callable[[DemoView], list[float]]) -> tuple[float, float, float]:
+    """How well a view's label can be told without its bones: AUROC by patient and its 99 % interval by study."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    views = [(number, len(study), view) for number, study in enumerate(studies) for view in study]
+    features = np.array([[*_beside_the_bone(view, count), *of_view(view)] for _, count, view in views])
+    labels, study = np.array([view.label for *_, view in views]), np.array([number for number, *_ in views])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    scores = np.empty(len(labels))
+    for fit, held in StratifiedGroupKFold(5).split(features, labels, features[:, 0]):
+        score = model.fit(features[fit], labels[fit]).predict_proba(features[held])[:, 1]
+        # Folds rich in one class are fitted on fewer of it, so that only ranks within a fold say something.
+        scores[held] = score.argsort().argsort() / len(held)
+    rng, draws, members = np.random.default_rng(0), [], [np.flatnonzero(study == s) for s in range(len(studies))]
+    for _ in range(400):
+        chosen = np.concatenate([members[s] for s in rng.integers(0, len(studies), len(studies))])
+        if 0 < labels[chosen].mean() < 1:
+            draws.append(roc_auc_score(labels[chosen], scores[chosen]))
+    low, high = np.quantile(draws, [0.005, 0.995]).tolist()
+    return float(roc_auc_score(labels, scores)), low, high
+
+
+def test_the_label_cannot_be_told_from_what_is_not_the_bone(studies: list[list[DemoView]]) -> None:
+    auroc, low, high = leak(studies, _off_the_pixels)
+    assert low <= 0.5 <= high, auroc
+
+
+@pytest.mark.usefixtures("unlit")
+def test_nor_from_the_paths_sizes_and_traits_of_many_studies() -> None:
+    auroc, low, high = leak(unlit_studies(1200, seed=9), _off_the_json)
+    assert low <= 0.5 <= high, auroc
+    assert high - low < 0.15
+
+
+@pytest.mark.usefixtures("unlit")
+def test_a_leak_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Casts that come with the label in a fifth of the abnormal studies are enough."""
+    honest = vars(archive)["draw_view"]
+
+    def leaking(
+        rng: np.random.Generator,
+        lesion_rng: np.random.Generator,
+        body_part: str,
+        lesion: str | None,
+        size: tuple[int, int],
+        person: Person,
+    ) -> Drawn:
+        cast = person.cast or (lesion is not None and lesion_rng.random() < 0.2)
+        drawn: Drawn = honest(rng, lesion_rng, body_part, lesion, size, person._replace(cast=cast))
+        return drawn
+
+    monkeypatch.setattr(archive, "draw_view", leaking)
+    _, low, _ = leak(unlit_studies(1200, seed=9), _off_the_json)
+    assert low > 0.5
