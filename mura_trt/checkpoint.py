@@ -25,13 +25,14 @@ _BOOKKEEPING = "num_batches_tracked"  # in no formula of an evaluated network; a
 _WANTED = "DenseNet-169 with torchvision's names and one output (classifier.weight of shape (1, 1664))"
 
 
-def load_checkpoint(path: Path) -> MuraNet:
+def load_checkpoint(path: Path, new_head: bool = False) -> MuraNet:
     """The model of a ``.pth``/``.pt`` or ``.safetensors`` file, in evaluation mode, FP32, on the CPU.
 
     Taken: a plain state dict, or one under ``state_dict``, ``model_state_dict`` or ``model``; names with ``module.``
     or ``model.`` in front; torchvision's old ``norm.1``/``conv.2`` names; a classifier that is a Linear layer or the
     first part of a Sequential whose second is the sigmoid (``classifier.0.weight``). Weights saved in half precision
-    come back as FP32.
+    come back as FP32. With ``new_head``, a head that is missing or has other than one output, as ImageNet's has, gives
+    way to a random one.
 
     Raises
     ------
@@ -40,19 +41,25 @@ def load_checkpoint(path: Path) -> MuraNet:
     """
     state = _rename(_unwrap(_read(path), path))
     model = MuraNet()
+    if new_head:
+        state = _with_head(state, model)
     _check(state, model, path)
     model.load_state_dict(state, strict=False)
     return model.eval()
 
 
-def save_checkpoint(model: MuraNet, path: Path, note: str = "") -> None:
+def save_checkpoint(model: MuraNet, path: Path, note: str = "", half: bool = False) -> None:
     """Writes the model as safetensors under torchvision's names; the file holds all of it or is not there.
 
-    ``note`` goes into the file's metadata.
+    ``note`` goes into the file's metadata. With ``half`` the weights are rounded to half precision, 25 MB of 50.
     """
     from safetensors.torch import save
 
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    state = {
+        name: (tensor.half() if half else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.endswith(_BOOKKEEPING)
+    }
     write_atomically(path, save(state, {"note": note} if note else None))
 
 
@@ -110,6 +117,15 @@ def _rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     renamed = {_OLD_NAME.sub(r"\1\2.", name): tensor for name, tensor in state.items()}
     return {name.replace("classifier.0.", "classifier."): tensor for name, tensor in renamed.items()}
+
+
+def _with_head(state: dict[str, Tensor], model: MuraNet) -> dict[str, Tensor]:
+    """The state with the model's own head, where its head is missing or of another number of outputs."""
+    head = state.get("classifier.weight")
+    if head is not None and head.shape == model.classifier.weight.shape:
+        return state
+    own = {f"classifier.{name}": tensor for name, tensor in model.classifier.state_dict().items()}
+    return {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")} | own
 
 
 def _check(state: dict[str, Tensor], model: MuraNet, path: Path) -> None:

@@ -31,14 +31,16 @@ class Reporter:
             self._stream.write("\n")
 
     def update(self, progress: Progress) -> None:
-        """Writes a line where enough time has passed since the last."""
+        """Writes a line on a scoring run where enough time has passed since the last."""
+        self.show(describe(progress), final=progress.done == progress.views)
+
+    def show(self, line: str, final: bool = False) -> None:
+        """Writes a line where enough time has passed since the last; a terminal shows the final one in any case."""
         now = time.monotonic()
-        if now < self._next and not (progress.done == progress.views and self._in_place):
+        if now < self._next and not (final and self._in_place):
             return
         self._next = now + self._pause
-        self._stream.write(
-            ("\r\x1b[2K" if self._in_place else "") + describe(progress) + ("" if self._in_place else "\n")
-        )
+        self._stream.write(("\r\x1b[2K" if self._in_place else "") + line + ("" if self._in_place else "\n"))
         self._stream.flush()
 
 

@@ -17,8 +17,7 @@ from PIL import Image
 from mura_trt.bundle import Bundle
 from mura_trt.checkpoint import save_checkpoint
 from mura_trt.cuda_devices import cuda_device_count
-from mura_trt.demo.archive import demo_studies, write_archive
-from mura_trt.demo.model import _set_batch_norms
+from mura_trt.demo.archive import DemoPlan, demo_studies, write_archive
 from mura_trt.model import MuraNet
 
 STUDIES = 24
@@ -36,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic archive in MURA's layout; not to be changed."""
     root = tmp_path_factory.mktemp("data") / "archive"
-    write_archive(root, STUDIES, seed=3)
+    write_archive(root, DemoPlan(STUDIES, seed=3))
     return root
 
 
@@ -53,12 +52,23 @@ def pixels(archive: Path) -> NDArray[np.uint8]:
     return np.stack([read_like_pillow(path) for path in sorted(archive.rglob("*.png"))[::5][:12]])
 
 
+def set_batch_norms(network: MuraNet, pixels: NDArray[np.uint8]) -> None:
+    """Gives every batch norm the statistics of real activations, layer by layer in one forward pass."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(torch.from_numpy(pixels))
+    network.eval()
+
+
 @pytest.fixture(scope="session")
 def model(pixels: NDArray[np.uint8]) -> MuraNet:
     """A random network whose batch norms know the synthetic views and whose logits spread by about a half."""
     torch.manual_seed(0)
     network = MuraNet().eval()
-    _set_batch_norms(network, pixels)
+    set_batch_norms(network, pixels)
     with torch.inference_mode():
         features = network.activation(torch.from_numpy(pixels)).mean((2, 3))
     with torch.no_grad():
@@ -98,7 +108,7 @@ def copied(archive: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def png_files() -> list[bytes]:
     """PNG bytes of a dozen synthetic views."""
-    return [view.png for study in demo_studies(5, seed=5) for view in study][:12]
+    return [view.png for study in demo_studies(DemoPlan(5, seed=5)) for view in study][:12]
 
 
 @pytest.fixture

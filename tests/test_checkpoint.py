@@ -142,3 +142,51 @@ def test_broken_files_are_refused(state: State, tmp_path: Path) -> None:
     for name in ("cut.pth", "cut.safetensors", "text.pth", "empty.pth", "noise.pth", "pickle.pth"):
         with pytest.raises(CheckpointError, match=re.escape(name)):
             load_checkpoint(tmp_path / name)
+
+
+HEADLESS: dict[str, Callable[[State], State]] = {
+    "ImageNet's": lambda s: changed(s, classifier__weight=torch.zeros(1000, 1664), classifier__bias=torch.zeros(1000)),
+    "none": lambda s: changed(s, classifier__weight=None, classifier__bias=None),
+    "two outputs behind a sigmoid": lambda s: with_sigmoid(
+        changed(s, classifier__weight=torch.zeros(2, 1664), classifier__bias=torch.zeros(2))
+    ),
+}
+
+
+@pytest.mark.parametrize("head", HEADLESS)
+def test_a_new_head_takes_the_place_of_another_networks(head: str, state: State, tmp_path: Path) -> None:
+    path = tmp_path / "features.pth"
+    torch.save(HEADLESS[head](state), path)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+    model = load_checkpoint(path, new_head=True)
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state if name.startswith("features."))
+    assert loaded["classifier.weight"].shape == (1, 1664) and loaded["classifier.weight"].std() > 0
+    assert not torch.equal(loaded["classifier.weight"], state["classifier.weight"])
+
+
+def test_a_head_of_one_output_stays_where_a_new_one_is_allowed(state: State, tmp_path: Path) -> None:
+    torch.save(with_sigmoid(state), tmp_path / "whole.pth")
+    loaded = load_checkpoint(tmp_path / "whole.pth", new_head=True).state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_a_new_head_mends_nothing_else(state: State, tmp_path: Path) -> None:
+    torch.save(changed(state, features__norm5__weight=None, classifier__weight=None), tmp_path / "wrong.pth")
+    with pytest.raises(CheckpointError, match=r"1 weights missing \(features.norm5.weight\)"):
+        load_checkpoint(tmp_path / "wrong.pth", new_head=True)
+
+
+def test_half_precision_halves_the_file_and_rounds_the_weights(state: State, tmp_path: Path) -> None:
+    model = MuraNet()
+    model.load_state_dict(state)
+    save_checkpoint(model, tmp_path / "whole.safetensors", "a note")
+    save_checkpoint(model, tmp_path / "half.safetensors", "a note", half=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 26e6 and sizes[1] < 0.52 * sizes[0]
+    loaded = load_checkpoint(tmp_path / "half.safetensors").state_dict()
+    for name, tensor in without_counters(state).items():
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], tensor.half().float())
+    assert all(tensor.dtype != torch.float16 for tensor in model.state_dict().values())

@@ -93,3 +93,24 @@ def test_an_error_leaves_a_terminals_cursor_on_a_line_of_its_own(clock: Clock) -
     with pytest.raises(RuntimeError, match="boom"), Reporter(stream):
         raise RuntimeError("boom")
     assert stream.getvalue() == "\n"
+
+
+def test_any_line_is_shown_now_and_then_in_a_log(clock: Clock) -> None:
+    stream = io.StringIO()
+    with Reporter(stream) as reporter:
+        for pause, line in ((LOG_SECONDS - 1, "early"), (1, "first"), (LOG_SECONDS - 1, "soon"), (1, "second")):
+            clock.now += pause
+            reporter.show(line)
+        clock.now += 1
+        reporter.show("last", final=True)  # a log has it in the summary
+    assert stream.getvalue() == "first\nsecond\n"
+
+
+def test_any_line_is_shown_in_place_on_a_terminal_and_a_final_one_at_once(clock: Clock) -> None:
+    stream = Terminal()
+    with Reporter(stream) as reporter:
+        for pause, line in ((0.0, "early"), (TERMINAL_SECONDS, "first"), (TERMINAL_SECONDS / 2, "soon")):
+            clock.now += pause
+            reporter.show(line)
+        reporter.show("last", final=True)
+    assert stream.getvalue() == "\r\x1b[2Kfirst\r\x1b[2Klast\n"

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mura_trt.cores import usable_cores
 from mura_trt.demo.anatomy import BODY_PARTS, FIELDS
 from mura_trt.demo.lesions import LESION_KINDS
-from mura_trt.demo.xray import Box, Person, draw_view
+from mura_trt.demo.xray import Box, Drawn, Person, draw_view
 from mura_trt.errors import UsageError
 
 # MURA's studies by body part (Rajpurkar et al. 2018, table 1), in the order of BODY_PARTS.
@@ -44,13 +44,46 @@ CHUNK = 4  # studies that a process draws at a time
 POOL_FROM = 20  # fewer studies are drawn sooner than processes start
 
 # Random streams of a study. What the label decides has its own, so nothing else can depend on the label.
-STUDY, LABEL, LESION, VIEW = range(4)
+STUDY, LABEL, LESION, VIEW, CUT = range(5)
 
 
 README = """Synthetic images drawn by mura-trt demo, in the layout of the MURA dataset.
 
 No patient's image is among them. They show software at work and say nothing of how a model does on people.
 """
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What to draw.
+
+    studies, train_studies are how many for valid/ and for train/; seed is of all random streams. With close_up above
+    1, views are cut to that part of their height and width, about the lesion or, in normal studies, about the place
+    where one could be: a network learns fine detail on small close-ups sooner. lesion_shares are of abnormal studies,
+    in the order of LESION_KINDS.
+
+    Raises
+    ------
+    UsageError : studies is below 1, train_studies or the seed negative, close_up not 1 to 4, or the shares' sum not 1.
+    """
+
+    studies: int
+    seed: int
+    train_studies: int = 0
+    close_up: float = 1.0
+    lesion_shares: tuple[float, ...] = LESION_SHARES
+
+    def __post_init__(self) -> None:
+        if self.studies < 1:
+            raise UsageError(f"studies must be 1 or more, not {self.studies}")
+        if self.train_studies < 0:
+            raise UsageError(f"train_studies must be 0 or more, not {self.train_studies}")
+        if self.seed < 0:
+            raise UsageError(f"seed must be 0 or more, not {self.seed}")
+        if not 1 <= self.close_up <= 4:
+            raise UsageError(f"close_up must be 1 to 4, not {self.close_up}")
+        if min(self.lesion_shares) < 0 or abs(sum(self.lesion_shares) - 1) > 1e-6:
+            raise UsageError(f"lesion_shares must be 0 or more each and 1 in sum, not {self.lesion_shares}")
 
 
 @dataclass(frozen=True)
@@ -122,11 +155,33 @@ def _png(gray: NDArray[np.uint8], rgb: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _study(study: int, seed: int, split: str = "valid") -> list[DemoView]:
+def _cut(
+    rng: np.random.Generator, drawn: Drawn, about: Box | None, close_up: float
+) -> tuple[NDArray[np.uint8], Box | None]:
+    """A close_up-th of a view's height and width about a place in it, and the lesion's box there.
+
+    The place lies anywhere in the cut that it fits into.
+    """
+    if about is None:
+        return drawn.gray, drawn.box
+    starts, sides = [], []
+    for low, high, side in ((about.y0, about.y1, drawn.gray.shape[0]), (about.x0, about.x1, drawn.gray.shape[1])):
+        cut = round(side / close_up)
+        first, last = sorted((high - cut, low))
+        starts.append(int(np.clip(rng.integers(first, last + 1), 0, side - cut)))
+        sides.append(cut)
+    (y, x), (height, width) = starts, sides
+    box = drawn.box and Box(*np.clip(np.subtract(drawn.box, (x, y, x, y)), 0, (width, height, width, height)).tolist())
+    return np.ascontiguousarray(drawn.gray[y : y + height, x : x + width]), box
+
+
+def _study(plan: DemoPlan, study: int, split: str) -> list[DemoView]:
+    seed = plan.seed
     patient, body_part, number = _place(study, seed)
     label_rng = _rng(seed, study, LABEL)
     label = int(label_rng.random() < ABNORMAL)
-    lesion = str(label_rng.choice(LESION_KINDS, p=LESION_SHARES)) if label else ""
+    kind = str(label_rng.choice(LESION_KINDS, p=plan.lesion_shares))  # a normal study's, if it had a lesion
+    lesion = kind if label else ""
     folder = f"{split}/XR_{body_part}/patient{patient:05d}/study{number}_{'positive' if label else 'negative'}"
     shares = np.array(VIEW_SHARES) / sum(VIEW_SHARES)
     person = Person(*(_rng(seed, study, STUDY, 2).random(3) < (CAST_SHARE, DEGENERATIVE_SHARE, JEWELLERY_SHARE)))
@@ -135,14 +190,21 @@ def _study(study: int, seed: int, split: str = "valid") -> list[DemoView]:
         rng = _rng(seed, study, VIEW, k)
         size, rgb = _size(rng, body_part), bool(rng.random() < RGB_SHARE)
         # Each view starts the lesion's stream afresh, so that a study's views show the same lesion.
+        state = rng.bit_generator.state
         drawn = draw_view(rng, _rng(seed, study, LESION), body_part, lesion or None, size, person)
+        gray, box = drawn.gray, drawn.box
+        if plan.close_up > 1:
+            # A normal view is cut about the place where a lesion could be, so that the cut does not tell the label.
+            rng.bit_generator.state = state
+            about = box or draw_view(rng, _rng(seed, study, LESION), body_part, kind, size, person).box
+            gray, box = _cut(_rng(seed, study, CUT, k), drawn, about, plan.close_up)
         key = f"{folder}/image{k}.png"
-        views.append(DemoView(key, folder, body_part, label, lesion, drawn.box, drawn.traits, _png(drawn.gray, rgb)))
+        views.append(DemoView(key, folder, body_part, label, lesion, box, drawn.traits, _png(gray, rgb)))
     return views
 
 
-def _chunk(places: list[tuple[int, str]], seed: int) -> list[list[DemoView]]:
-    return [_study(study, seed, split) for study, split in places]
+def _chunk(plan: DemoPlan, places: list[tuple[int, str]]) -> list[list[DemoView]]:
+    return [_study(plan, study, split) for study, split in places]
 
 
 def _become_worker() -> None:
@@ -158,13 +220,13 @@ def _become_worker() -> None:
         threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _in_parallel(chunks: Iterator[list[tuple[int, str]]], seed: int, processes: int) -> Iterator[list[DemoView]]:
+def _in_parallel(plan: DemoPlan, chunks: Iterator[list[tuple[int, str]]], processes: int) -> Iterator[list[DemoView]]:
     """The chunks' studies in order; a few chunks a process are drawn ahead, and no more are held in memory."""
     waiting: deque[Future[list[list[DemoView]]]] = deque()
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _become_worker)
     try:
         for chunk in chunks:
-            waiting.append(pool.submit(_chunk, chunk, seed))
+            waiting.append(pool.submit(_chunk, plan, chunk))
             if len(waiting) > 3 * processes:
                 yield from waiting.popleft().result()
         while waiting:
@@ -173,9 +235,7 @@ def _in_parallel(chunks: Iterator[list[tuple[int, str]]], seed: int, processes: 
         pool.shutdown(cancel_futures=True)
 
 
-def demo_studies(
-    studies: int, seed: int, train_studies: int = 0, processes: int | None = None
-) -> Iterator[list[DemoView]]:
+def demo_studies(plan: DemoPlan, processes: int | None = None) -> Iterator[list[DemoView]]:
     """Draw studies in memory, one list of views a study; needs Pillow.
 
     An abnormal study has one kind of lesion, which every one of its views shows. A study depends on the seed
@@ -184,31 +244,20 @@ def demo_studies(
 
     Parameters
     ----------
-    studies, train_studies : how many for valid/ and for train/.
-    seed : of all random streams.
+    plan : what to draw.
     processes : how many draw; by default one a usable core, or this one alone for fewer than 20 studies. They
         import the main module anew, which must therefore not draw when imported.
-
-    Raises
-    ------
-    UsageError : if studies is below 1, or train_studies or the seed is negative.
     """
-    if studies < 1:
-        raise UsageError(f"studies must be 1 or more, not {studies}")
-    if train_studies < 0:
-        raise UsageError(f"train_studies must be 0 or more, not {train_studies}")
-    if seed < 0:
-        raise UsageError(f"seed must be 0 or more, not {seed}")
     if processes is None:
-        processes = usable_cores() if studies + train_studies >= POOL_FROM else 1
-    start = -(-studies // 10) * 10
+        processes = usable_cores() if plan.studies + plan.train_studies >= POOL_FROM else 1
+    start = -(-plan.studies // 10) * 10
     places = chain(
-        ((study, "valid") for study in range(studies)),
-        ((study, "train") for study in range(start, start + train_studies)),
+        ((study, "valid") for study in range(plan.studies)),
+        ((study, "train") for study in range(start, start + plan.train_studies)),
     )
     if processes == 1:
-        return (_study(study, seed, split) for study, split in places)
-    return _in_parallel(iter(lambda: list(islice(places, CHUNK)), []), seed, processes)
+        return (_study(plan, study, split) for study, split in places)
+    return _in_parallel(plan, iter(lambda: list(islice(places, CHUNK)), []), processes)
 
 
 def _write(folder: Path, prefix: str, splits: list[str], studies: Iterator[list[DemoView]]) -> int:
@@ -241,7 +290,7 @@ def _write(folder: Path, prefix: str, splits: list[str], studies: Iterator[list[
     return count
 
 
-def write_archive(root: Path, studies: int, seed: int, train_studies: int = 0) -> int:
+def write_archive(root: Path, plan: DemoPlan) -> int:
     """Write a synthetic archive and return its number of views; needs Pillow.
 
     Beside valid/ lie README.txt, valid_image_paths.csv and valid_labeled_studies.csv, whose paths start with root's
@@ -252,10 +301,9 @@ def write_archive(root: Path, studies: int, seed: int, train_studies: int = 0) -
     Raises
     ------
     UsageError : if root exists and is not an empty folder.
-    UsageError : if studies is below 1, or train_studies or the seed is negative.
     """
     root = root.resolve()
-    drawn = demo_studies(studies, seed, train_studies)
+    drawn = demo_studies(plan)
     if root.exists():
         if not root.is_dir() or any(root.iterdir()):
             raise UsageError(f"{root} exists and is not an empty folder: remove it or choose another")
@@ -264,6 +312,6 @@ def write_archive(root: Path, studies: int, seed: int, train_studies: int = 0) -
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as partial:
         folder = Path(partial) / root.name
         folder.mkdir()
-        count = _write(folder, root.name, ["valid", "train"] if train_studies else ["valid"], drawn)
+        count = _write(folder, root.name, ["valid", "train"] if plan.train_studies else ["valid"], drawn)
         folder.rename(root)
     return count

@@ -8,6 +8,7 @@ from pathlib import Path
 from mura_trt.archive import label
 from mura_trt.demo.xray import LESION_KINDS
 from mura_trt.errors import UsageError
+from mura_trt.metrics import auroc, cohen_kappa
 
 
 def summarise(archive: Path, out: Path) -> str:
@@ -19,7 +20,6 @@ def summarise(archive: Path, out: Path) -> str:
         No demo archive or no finished run there.
     """
     import pandas as pd
-    from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
     try:
         lesions = pd.read_csv(archive / "lesions.csv").drop_duplicates("study").set_index("study")["kind"]
@@ -29,20 +29,21 @@ def summarise(archive: Path, out: Path) -> str:
         raise UsageError(f"{error.filename}: not there; run mura-trt demo, then mura-trt score") from error
     truth = studies["study"].map(lambda study: label(str(study).encode())).astype(int)
     kind = studies["study"].map(lesions).fillna("")
-    rows = [("all", len(studies), int(truth.sum()), roc_auc_score(truth, studies["probability"]))]
+    rows = [("all", truth.index)]
     for lesion in LESION_KINDS:
-        chosen = (kind == lesion) | (truth == 0)
         if (kind == lesion).any():
-            area = roc_auc_score(truth[chosen], studies["probability"][chosen])
-            rows.append((lesion, int(chosen.sum()), int((kind == lesion).sum()), area))
-    kappa = cohen_kappa_score(truth, studies["abnormal"].astype(int))
+            rows.append((lesion, truth.index[(kind == lesion) | (truth == 0)]))
+    table = [
+        f"{name:<12}{len(at):>8}{truth[at].sum():>10}   {auroc(truth[at], studies.loc[at, 'probability'])}"
+        for name, at in rows
+    ]
     lines = [
         "Demo model on synthetic images: it says nothing about patients.",
         f"{run['studies']} studies, {run['listed']} views, {run['failed']} failed;"
         f" {run['views_per_s']} views/s with {run['runtime']}",
-        f"{'lesion':<12}{'studies':>8}{'abnormal':>10}{'AUROC':>8}",
-        *(f"{name:<12}{count:>8}{abnormal:>10}{area:>8.3f}" for name, count, abnormal, area in rows),
-        f"Cohen's kappa at the threshold {run['threshold']}: {kappa:.3f}",
+        f"{'lesion':<12}{'studies':>8}{'abnormal':>10}   AUROC (95 % interval)",
+        *table,
+        f"Cohen's kappa at the threshold {run['threshold']}: {cohen_kappa(truth, studies['abnormal'].astype(int))}",
         f"files: {out}/studies.csv  {out}/views.csv  {out}/failures.csv  {out}/run.json",
     ]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from PIL import Image
 
 from mura_trt.demo import archive
 from mura_trt.demo.anatomy import BODY_PARTS
-from mura_trt.demo.archive import DemoView, demo_studies, write_archive
+from mura_trt.demo.archive import DemoPlan, DemoView, demo_studies, write_archive
 from mura_trt.demo.xray import LESION_KINDS, Box, Drawn, Person
 from mura_trt.errors import UsageError
 
@@ -30,7 +30,7 @@ STUDIES = 72  # drawn once for all tests; some 190 views
 
 @pytest.fixture(scope="module")
 def studies() -> list[list[DemoView]]:
-    return list(demo_studies(STUDIES, seed=1))
+    return list(demo_studies(DemoPlan(STUDIES, seed=1)))
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def unlit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unlit_studies(studies: int, seed: int, train_studies: int = 0) -> list[list[DemoView]]:
-    return list(demo_studies(studies, seed, train_studies, processes=1))
+    return list(demo_studies(DemoPlan(studies, seed, train_studies), processes=1))
 
 
 def test_a_study_depends_on_seed_and_position_only(studies: list[list[DemoView]]) -> None:
-    assert list(demo_studies(3, seed=1)) == studies[:3]
-    assert list(islice(demo_studies(10**6, seed=1, processes=1), 2)) == studies[:2]
-    assert next(demo_studies(1, seed=2)) != studies[0]
+    assert list(demo_studies(DemoPlan(3, seed=1))) == studies[:3]
+    assert list(islice(demo_studies(DemoPlan(10**6, seed=1), processes=1), 2)) == studies[:2]
+    assert next(demo_studies(DemoPlan(1, seed=2))) != studies[0]
 
 
 def test_views_are_as_described(studies: list[list[DemoView]]) -> None:
@@ -120,10 +120,13 @@ def test_label_changes_only_suffix_and_lesion(abnormal: float, monkeypatch: pyte
     assert [without_label(views) for views in unlit_studies(200, seed=3)] == mixed
 
 
-def test_the_label_leaves_the_picture_around_the_lesion_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("close_up", [1, 2.5])
+def test_the_label_leaves_the_picture_around_the_lesion_alone(close_up: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where views are cut about the lesion: a normal view is cut at the very same place."""
+
     def drawn(abnormal: float) -> list[DemoView]:
         monkeypatch.setattr(archive, "ABNORMAL", abnormal)
-        return [view for views in demo_studies(8, seed=4) for view in views]
+        return [view for views in demo_studies(DemoPlan(8, seed=4, close_up=close_up)) for view in views]
 
     for healthy, hurt in zip(drawn(0.0), drawn(1.0), strict=True):
         pixels = [np.asarray(Image.open(io.BytesIO(view.png)).convert("L"), int) for view in (healthy, hurt)]
@@ -132,6 +135,30 @@ def test_the_label_leaves_the_picture_around_the_lesion_alone(monkeypatch: pytes
         assert hurt.traits == healthy.traits
         difference[hurt.box.y0 : hurt.box.y1, hurt.box.x0 : hurt.box.x1] = 0
         assert difference.max() <= 4
+
+
+def test_a_close_up_is_a_part_of_the_view_with_the_lesion_in_it() -> None:
+    def pixels(view: DemoView) -> NDArray[np.uint8]:
+        return np.asarray(Image.open(io.BytesIO(view.png)).convert("L"))
+
+    for whole, cut in zip(
+        chain(*demo_studies(DemoPlan(8, seed=4))), chain(*demo_studies(DemoPlan(8, seed=4, close_up=2))), strict=True
+    ):
+        full, part = pixels(whole), pixels(cut)
+        assert part.shape == tuple(round(side / 2) for side in full.shape)
+        windows = np.lib.stride_tricks.sliding_window_view(full, part.shape)
+        # One row and one column tell where it was cut from.
+        at = np.argwhere((windows[:, :, 0, :] == part[0]).all(-1) & (windows[:, :, :, 0] == part[:, 0]).all(-1))
+        assert len(at) == 1 and (windows[tuple(at[0])] == part).all()
+        assert (cut.key, cut.label, cut.traits) == (whole.key, whole.label, whole.traits)
+        if cut.box and whole.box:
+            (y, x), (height, width) = at[0].tolist(), part.shape
+            moved = (whole.box.x0 - x, whole.box.y0 - y, whole.box.x1 - x, whole.box.y1 - y)
+            assert cut.box == tuple(np.clip(moved, 0, (width, height, width, height)).tolist())
+            assert cut.box.x1 - cut.box.x0 == min(width, whole.box.x1 - whole.box.x0)
+            assert cut.box.y1 - cut.box.y0 == min(height, whole.box.y1 - whole.box.y0)
+        else:
+            assert cut.box is whole.box is None
 
 
 @pytest.mark.usefixtures("unlit")
@@ -150,7 +177,7 @@ def test_patients_share_studies_as_in_mura() -> None:
 def test_archive_holds_the_views_and_their_lists(tmp_path: Path, studies: list[list[DemoView]]) -> None:
     root = tmp_path / "new" / "archive"
     views = [view for study in studies[:12] for view in study]
-    assert write_archive(root, 12, seed=1) == len(views)
+    assert write_archive(root, DemoPlan(12, seed=1)) == len(views)
     assert {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.png")} == {
         view.key: view.png for view in views
     }
@@ -187,10 +214,10 @@ def test_archive_holds_the_views_and_their_lists(tmp_path: Path, studies: list[l
 def test_an_empty_root_is_used_and_a_full_one_left_alone(tmp_path: Path) -> None:
     root = tmp_path / "archive"
     root.mkdir()
-    write_archive(root, 1, seed=0)
+    write_archive(root, DemoPlan(1, seed=0))
     before = sorted(root.rglob("*"))
     with pytest.raises(UsageError, match=f"{re.escape(str(root))} .*remove it or choose another"):
-        write_archive(root, 1, seed=0)
+        write_archive(root, DemoPlan(1, seed=0))
     assert sorted(root.rglob("*")) == before
 
 
@@ -200,26 +227,32 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(archive, "_png", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_archive(tmp_path / "archive", 2, seed=0)
+        write_archive(tmp_path / "archive", DemoPlan(2, seed=0))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("studies", [0, -1])
 def test_no_studies_are_refused(tmp_path: Path, studies: int) -> None:
     with pytest.raises(UsageError, match="studies must be 1 or more"):
-        write_archive(tmp_path / "archive", studies, seed=0)
+        write_archive(tmp_path / "archive", DemoPlan(studies, seed=0))
     with pytest.raises(UsageError, match="studies must be 1 or more"):
-        demo_studies(studies, seed=0)
+        demo_studies(DemoPlan(studies, seed=0))
+
+
+@pytest.mark.parametrize("close_up", [0.5, 5])
+def test_a_close_up_of_nothing_or_of_a_speck_is_refused(close_up: float) -> None:
+    with pytest.raises(UsageError, match="close_up must be 1 to 4"):
+        demo_studies(DemoPlan(1, seed=0, close_up=close_up))
 
 
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(UsageError, match="seed must be 0 or more"):
-        demo_studies(1, seed=-1)
+        demo_studies(DemoPlan(1, seed=-1))
 
 
 def test_negative_train_studies_are_refused() -> None:
     with pytest.raises(UsageError, match="train_studies must be 0 or more"):
-        demo_studies(1, seed=0, train_studies=-1)
+        demo_studies(DemoPlan(1, seed=0, train_studies=-1))
 
 
 @pytest.mark.usefixtures("unlit")
@@ -234,9 +267,9 @@ def test_no_patient_is_in_both_splits() -> None:
 
 def test_the_train_split_lies_beside_valid(tmp_path: Path) -> None:
     root = tmp_path / "archive"
-    drawn = list(demo_studies(2, seed=6, train_studies=3))
+    drawn = list(demo_studies(DemoPlan(2, seed=6, train_studies=3)))
     views = [view for study in drawn for view in study]
-    assert write_archive(root, 2, seed=6, train_studies=3) == len(views)
+    assert write_archive(root, DemoPlan(2, seed=6, train_studies=3)) == len(views)
     for split in ("valid", "train"):
         listed = (root / f"{split}_image_paths.csv").read_text().splitlines()
         assert listed == [f"archive/{view.key}" for view in views if view.key.startswith(split)]
@@ -249,12 +282,12 @@ def test_the_train_split_lies_beside_valid(tmp_path: Path) -> None:
 
 
 def test_it_does_not_matter_how_many_processes_draw(studies: list[list[DemoView]]) -> None:
-    assert list(demo_studies(9, seed=1, processes=1)) == studies[:9]
-    assert list(demo_studies(9, seed=1, processes=2)) == studies[:9]
+    assert list(demo_studies(DemoPlan(9, seed=1), processes=1)) == studies[:9]
+    assert list(demo_studies(DemoPlan(9, seed=1), processes=2)) == studies[:9]
 
 
 def test_whoever_stops_early_leaves_no_process_behind() -> None:
-    drawn = demo_studies(10**6, seed=1, processes=2)
+    drawn = demo_studies(DemoPlan(10**6, seed=1), processes=2)
     next(drawn)
     assert multiprocessing.active_children()
     drawn.close()  # type: ignore[attr-defined]
@@ -264,7 +297,7 @@ def test_whoever_stops_early_leaves_no_process_behind() -> None:
 def test_a_drawing_process_that_fails_says_why_and_leaves_no_other_behind() -> None:
     chunks = iter([[(0, "valid")], [("none", "valid")], [(1, "valid")]])
     with pytest.raises(TypeError, match="unsupported operand"):
-        list(archive._in_parallel(chunks, 1, 2))  # type: ignore[arg-type]
+        list(archive._in_parallel(DemoPlan(1, 1), chunks, 2))  # type: ignore[arg-type]
     assert not multiprocessing.active_children()
 
 

@@ -1,0 +1,105 @@
+"""How well scores agree with labels: AUROC and Cohen's kappa, each with its 95 % confidence interval."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+class Estimate(NamedTuple):
+    """A value and the limits of its 95 % confidence interval; NaN where the data do not define it."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+UNDEFINED = Estimate(np.nan, np.nan, np.nan)
+
+
+def auroc(labels: ArrayLike, scores: ArrayLike) -> Estimate:
+    """Area under the receiver operating characteristic: how often an abnormal study scores above a normal one.
+
+    The interval is that of DeLong, DeLong and Clarke-Pearson (1988), cut to 0..1; at an area of 0 or 1 it has no width.
+
+    Parameters
+    ----------
+    labels
+        (n,), 1 for abnormal and 0 for normal.
+    scores
+        (n,), higher for abnormal; ties count half.
+
+    Raises
+    ------
+    ValueError
+        The lengths differ, a label is neither 0 nor 1, or a score is NaN.
+    """
+    truth, values = _binary(labels), np.asarray(scores, np.float64)
+    if truth.shape != values.shape or np.isnan(values).any():
+        raise ValueError("labels and scores must be equally many, and no score NaN")
+    abnormal, normal = np.sort(values[truth]), np.sort(values[~truth])
+    if len(abnormal) == 0 or len(normal) == 0:
+        return UNDEFINED
+    # The share of the other class that each score beats.
+    above = _share_below(normal, abnormal)
+    below = 1 - _share_below(abnormal, normal)
+    area = float(above.mean())
+    if len(abnormal) == 1 or len(normal) == 1:
+        return Estimate(area, 0.0, 1.0)
+    error = float(np.sqrt(above.var(ddof=1) / len(abnormal) + below.var(ddof=1) / len(normal)))
+    return Estimate(area, max(0.0, area - Z95 * error), min(1.0, area + Z95 * error))
+
+
+def cohen_kappa(labels: ArrayLike, decisions: ArrayLike) -> Estimate:
+    """Cohen's kappa: agreement beyond chance, 1 at best.
+
+    The interval uses the standard error of Fleiss, Cohen and Everitt (1969, formula 13), cut to -1..1.
+
+    Parameters
+    ----------
+    labels, decisions
+        (n,) each, 1 for abnormal and 0 for normal.
+
+    Raises
+    ------
+    ValueError
+        The lengths differ, or a value is neither 0 nor 1.
+    """
+    truth, decided = _binary(labels), _binary(decisions)
+    if truth.shape != decided.shape:
+        raise ValueError("labels and decisions must be equally many")
+    if len(truth) == 0:
+        return UNDEFINED
+    share = np.array([[np.mean((truth == i) & (decided == j)) for j in (False, True)] for i in (False, True)])
+    rows, columns = share.sum(1), share.sum(0)
+    observed, expected = float(np.trace(share)), float(rows @ columns)
+    if expected == 1:  # one class only, on both sides
+        return UNDEFINED
+    kappa = (observed - expected) / (1 - expected)
+    agreed = np.diag(share) * (1 - (rows + columns) * (1 - kappa)) ** 2
+    # p_ij goes with the marginals the other way about: column i and row j.
+    crossed = share * (columns[:, None] + rows[None, :]) ** 2
+    missed = (1 - kappa) ** 2 * (crossed.sum() - np.trace(crossed))
+    variance = (agreed.sum() + missed - (kappa - expected * (1 - kappa)) ** 2) / (len(truth) * (1 - expected) ** 2)
+    error = float(np.sqrt(max(variance, 0)))
+    return Estimate(kappa, max(-1.0, kappa - Z95 * error), min(1.0, kappa + Z95 * error))
+
+
+def _binary(values: ArrayLike) -> NDArray[np.bool_]:
+    numbers = np.asarray(values)
+    if not np.isin(numbers, (0, 1)).all():
+        raise ValueError("labels and decisions are 0 or 1")
+    return numbers.astype(bool)
+
+
+def _share_below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each value, the share of the ordered ones that lie below it; equal ones count half."""
+    left, right = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    return np.asarray((left + right) / (2 * len(ordered)), np.float64)
