@@ -189,6 +189,9 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from, as torchvision's ImageNet one [random weights].")
     ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="CSV of lesions' places, to train the activation map, too: see the README.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Pixels, height and width; a multiple of 32.")] = 320,
     epochs: Annotated[int, typer.Option(help="At the most.")] = 30,
     epoch_views: Annotated[int | None, typer.Option(help="Views in an epoch, drawn anew for each [all].")] = None,
@@ -220,6 +223,7 @@ def train(
             archive=archive,
             out=out,
             init=init,
+            boxes=boxes,
             size=size,
             epochs=epochs,
             epoch_views=epoch_views,

@@ -93,7 +93,8 @@ class DemoView:
     key is its path in the archive, "valid/XR_WRIST/patient00012/study1_positive/image1.png"; study is the
     directory of that; label is 1 for abnormal; lesion is "" and box None if there is none; traits name what
     else was drawn, whatever the label: "anteroposterior" is no trait, but "oblique", "lateral", "collimated",
-    "letters", "inverted", "cast", "degenerative" and "jewellery" are; png holds the image file.
+    "letters", "inverted", "cast", "degenerative" and "jewellery" are; png holds the image file, of so many
+    pixels' width and height.
     """
 
     key: str
@@ -103,6 +104,8 @@ class DemoView:
     lesion: str
     box: Box | None
     traits: frozenset[str]
+    width: int
+    height: int
     png: bytes
 
 
@@ -199,7 +202,11 @@ def _study(plan: DemoPlan, study: int, split: str) -> list[DemoView]:
             about = box or draw_view(rng, _rng(seed, study, LESION), body_part, kind, size, person).box
             gray, box = _cut(_rng(seed, study, CUT, k), drawn, about, plan.close_up)
         key = f"{folder}/image{k}.png"
-        views.append(DemoView(key, folder, body_part, label, lesion, box, drawn.traits, _png(gray, rgb)))
+        views.append(
+            DemoView(
+                key, folder, body_part, label, lesion, box, drawn.traits, gray.shape[1], gray.shape[0], _png(gray, rgb)
+            )
+        )
     return views
 
 
@@ -272,7 +279,7 @@ def _write(folder: Path, prefix: str, splits: list[str], studies: Iterator[list[
         paths = {split: opened(f"{split}_image_paths.csv") for split in splits}
         labels = {split: opened(f"{split}_labeled_studies.csv") for split in splits}
         lesions = csv.writer(opened("lesions.csv"), lineterminator="\n")
-        lesions.writerow(["view", "study", "body_part", "kind", *Box._fields])
+        lesions.writerow(["view", "study", "body_part", "kind", *Box._fields, "width", "height"])
         all_views = csv.writer(opened("views.csv"), lineterminator="\n")
         all_views.writerow(["view", "study", "body_part", "label", "kind", "traits"])
         for views in studies:
@@ -285,7 +292,7 @@ def _write(folder: Path, prefix: str, splits: list[str], studies: Iterator[list[
                 about = [view.key, view.study, view.body_part]
                 all_views.writerow([*about, view.label, view.lesion, ";".join(sorted(view.traits))])
                 if view.box:
-                    lesions.writerow([*about, view.lesion, *view.box])
+                    lesions.writerow([*about, view.lesion, *view.box, view.width, view.height])
             count += len(views)
     return count
 
@@ -294,9 +301,10 @@ def write_archive(root: Path, plan: DemoPlan) -> int:
     """Write a synthetic archive and return its number of views; needs Pillow.
 
     Beside valid/ lie README.txt, valid_image_paths.csv and valid_labeled_studies.csv, whose paths start with root's
-    own name, and two tables whose paths are relative to root: lesions.csv (view,study,body_part,kind,x0,y0,x1,y1)
-    and views.csv (view,study,body_part,label,kind,traits; traits joined by ";"). With train_studies, train/ and its
-    two lists lie beside them, and the tables cover both. Root appears only once everything is written.
+    own name, and two tables whose paths are relative to root: lesions.csv
+    (view,study,body_part,kind,x0,y0,x1,y1,width,height) and views.csv (view,study,body_part,label,kind,traits; traits
+    joined by ";"). With train_studies, train/ and its two lists lie beside them, and the tables cover both. Root
+    appears only once everything is written.
 
     Raises
     ------

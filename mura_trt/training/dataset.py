@@ -23,6 +23,7 @@ from mura_trt.ledger import Failure
 from mura_trt.readahead import ReadAhead
 
 DECODE_BATCH = 64
+BOX_COLUMNS = ("x0", "y0", "x1", "y1", "width", "height")
 
 _SPLIT = re.compile(r"(?:.*/)?(train|valid)/")  # the last such folder, for a list's paths may begin anywhere
 _PATIENT = re.compile(r"([^/]+)/study\d+_(?:positive|negative)(?=/|$)")
@@ -46,6 +47,8 @@ class Views:
         int32 (n,): the number of the view's study in ``studies``.
     studies
         Study keys.
+    boxes
+        float32 (n, 4): where the view's lesion lies, x0, y0, x1, y1 as parts of width and height; NaN where not told.
     train, valid
         int64: rows with pixels and label. No patient has views in both.
     fingerprint
@@ -57,6 +60,7 @@ class Views:
     parts: NDArray[np.str_]
     study_of: NDArray[np.int32]
     studies: list[str]
+    boxes: NDArray[np.float32]
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
     fingerprint: str
@@ -91,6 +95,7 @@ def load_views(
     validation_share: float,
     seed: int,
     progress: Callable[[int, int], None],
+    boxes: Path | None = None,
 ) -> Views:
     """Lists an archive, decodes its views once into ``folder``, and splits them.
 
@@ -113,11 +118,14 @@ def load_views(
         Of the split.
     progress
         Called with the number of views decoded so far and of all.
+    boxes
+        CSV with a line for each lesion whose place is known: ``view`` (its path in the archive), ``x0, y0, x1, y1`` in
+        pixels, x1 and y1 exclusive, and the image's ``width`` and ``height``. Of several in a view the last counts.
 
     Raises
     ------
     UsageError
-        No archive, no labels, or one class only on either side of the split.
+        No archive, no labels, or one class only on either side of the split; a table of boxes that is none.
     """
     listing = list_archive(archive)
     keys = listing.keys(0, len(listing))
@@ -133,6 +141,9 @@ def load_views(
         logger.warning("%d of %d images have no label in their path and are left out", unlabelled, len(keys))
     train, valid = _split(keys, ~np.isnan(labels), validation_share, seed)
     _check_classes(archive, labels, train, valid)  # before the work of decoding, which a wrong archive need not cost
+    places = (
+        _read_boxes(boxes, [display(key) for key in keys]) if boxes else np.full((len(keys), 4), np.nan, np.float32)
+    )
     fingerprint = _fingerprint(listing, size)
     pixels, readable = decoded_pixels(listing, size, folder, fingerprint, progress)
     train, valid = train[readable[train]], valid[readable[valid]]
@@ -144,10 +155,32 @@ def load_views(
         parts=parts,
         study_of=listing.study_of,
         studies=listing.study_names(np.arange(len(listing.studies), dtype=np.int32)),
+        boxes=places,
         train=train,
         valid=valid,
         fingerprint=fingerprint,
     )
+
+
+def _read_boxes(path: Path | None, views: list[str]) -> NDArray[np.float32]:
+    rows = {view: row for row, view in enumerate(views)}
+    boxes = np.full((len(views), 4), np.nan, np.float32)
+    if path is None:
+        return boxes
+    try:
+        with path.open(newline="") as file:
+            for entry in csv.DictReader(file):
+                row = rows.get(entry["view"])
+                if row is not None:
+                    x0, y0, x1, y1, width, height = (float(entry[name]) for name in BOX_COLUMNS)
+                    boxes[row] = x0 / width, y0 / height, x1 / width, y1 / height
+    except (OSError, KeyError, ValueError, TypeError, ZeroDivisionError, csv.Error) as error:
+        raise UsageError(
+            f"{path}: not a table of boxes with the columns view, {', '.join(BOX_COLUMNS)}: {error!r}"
+        ) from error
+    if np.isnan(boxes).all():
+        raise UsageError(f"{path}: no view of the archive is in it; views are named as in {views[0]}")
+    return boxes
 
 
 def _check_classes(

@@ -24,12 +24,15 @@ from mura_trt.metrics import auroc, cohen_kappa
 from mura_trt.model import MuraNet
 from mura_trt.training.augment import augment
 from mura_trt.training.dataset import Views, load_views
+from mura_trt.training.losses import box_masks, location_loss
 from mura_trt.training.record import Epoch, draw_curves, write_log
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VALID_BATCH = 32
+# Of the location loss beside the paper's: at the start 0.3 against 1 or so, and later both near 0.
+LOCATION_WEIGHT = 0.5
 RECORDS = ("log.csv", "curves.png", "validation.csv", "skipped.csv")
 SCRATCH = ("state.pt", "pixels.npy")  # gone when the run has ended
 LOSS_DECIMALS = 4
@@ -50,6 +53,8 @@ class TrainOptions:
     """Safetensors file for the best weights; what a run needs on its way lies beside it, in ``NAME-training/``."""
     init: Path | None = None
     """Checkpoint to start from, with or without a head of one output; None starts from random weights."""
+    boxes: Path | None = None
+    """CSV of lesions' places; where a view has one, the activation map is trained to point there."""
     size: int = 320
     """Pixels, height and width; a multiple of 32."""
     epochs: int = 30
@@ -111,7 +116,8 @@ class TrainOptions:
         """What decides the weights, with the fingerprint of the images: a run goes on only with the same."""
         decisive = ("size", "epoch_views", "batch", "learning_rate", "rotation", "patience", "validation_share", "seed")
         init = sha256_of(self.init) if self.init else "random weights"
-        return {"images": images, "init": init, **{name: str(getattr(self, name)) for name in decisive}}
+        boxes = sha256_of(self.boxes) if self.boxes else "none"
+        return {"images": images, "boxes": boxes, "init": init, **{name: str(getattr(self, name)) for name in decisive}}
 
 
 @dataclass
@@ -123,6 +129,8 @@ class Position:
     """Steps done of this epoch."""
     loss: float = 0.0
     """Sum over the views of this epoch so far."""
+    location_loss: float = 0.0
+    """Likewise."""
     stale: int = 0
     """Epochs since the lowest validation loss."""
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -215,7 +223,9 @@ class Run:
         before = at.step
         while at.step < len(batches):
             rows = batches[at.step]
-            at.loss += self._step(rows) * len(rows)
+            loss, location = self._step(rows)
+            at.loss += loss * len(rows)
+            at.location_loss += location * len(rows)
             at.step += 1
             self._check(at.loss, "loss")
             now = time.monotonic()
@@ -224,9 +234,10 @@ class Run:
                 saved = now
             pace = (now - started) / (at.step - before)
             done = sum(map(len, batches[: at.step]))
+            where = f" and location loss {at.location_loss / done:.{LOSS_DECIMALS}f}" if options.boxes else ""
             report(
                 f"epoch {at.epoch + 1} of {options.epochs}, step {at.step} of {len(batches)}, loss"
-                f" {at.loss / done:.{LOSS_DECIMALS}f}, {len(order) / len(batches) / pace:.1f} views/s,"
+                f" {at.loss / done:.{LOSS_DECIMALS}f}{where}, {len(order) / len(batches) / pace:.1f} views/s,"
                 f" epoch ends in {_clock(pace * (len(batches) - at.step))},"
                 f" all in {_clock(pace * (len(batches) * (options.epochs - at.epoch) - at.step))} at most"
             )
@@ -240,22 +251,25 @@ class Run:
                 " a lower --learning-rate"
             )
 
-    def _step(self, rows: NDArray[np.int64]) -> float:
+    def _step(self, rows: NDArray[np.int64]) -> tuple[float, float]:
+        import torch
         from torch.nn import functional as F
 
         at, options = self.at, self.options
         rng = np.random.default_rng([options.seed, at.epoch, AUGMENT, at.step])
-        images = augment(self._images(rows), rng, options.rotation)
+        masks = torch.from_numpy(box_masks(self.views.boxes[rows], options.size)).to(self.device)
+        turned = augment(torch.cat([self._images(rows), masks], 3), rng, options.rotation)
         with self._mixed_precision():
-            _, logit, _ = self.model(images)
+            _, logit, cam = self.model(turned[..., :1])
+        location = location_loss(cam, turned[..., 1])
         loss = F.binary_cross_entropy_with_logits(
             logit.float(), self._column(self.views.labels[rows]), self._column(self.weights[rows])
         )
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss + LOCATION_WEIGHT * location).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return float(loss.detach())
+        return float(loss.detach()), float(location.detach())
 
     def end_epoch(self, views_per_s: float) -> Epoch:
         """Validates, keeps the weights if they are among the best, writes the records and the state."""
@@ -268,6 +282,7 @@ class Run:
             epoch=at.epoch + 1,
             learning_rate=self.learning_rate,
             train_loss=at.loss / len(self.views.train[: options.epoch_views]),
+            location_loss=at.location_loss / len(self.views.train[: options.epoch_views]),
             valid_loss=loss,
             auroc=area.value,
             auroc_low=area.low,
@@ -284,7 +299,7 @@ class Run:
         if any(kept["epoch"] == at.epoch + 1 for kept in at.kept):
             save_checkpoint(self.model, options.folder / _weights_name(at.epoch + 1))
         self.plateau.step(loss)
-        at.epoch, at.step, at.loss = at.epoch + 1, 0, 0.0
+        at.epoch, at.step, at.loss, at.location_loss = at.epoch + 1, 0, 0.0, 0.0
         self.save()
         self.write_records()
         return row
@@ -390,6 +405,7 @@ def train(options: TrainOptions, report: Callable[[str], None]) -> dict[str, Any
         options.validation_share,
         options.seed,
         lambda done, total: report(f"decoded {done} of {total} views"),
+        options.boxes,
     )
     run = Run(options, views, model, device)
     if (folder / "state.pt").exists():

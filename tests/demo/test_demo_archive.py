@@ -46,10 +46,10 @@ def unlit(monkeypatch: pytest.MonkeyPatch) -> None:
         person: Person,
     ) -> Drawn:
         traits = frozenset(trait for trait, has in person._asdict().items() if has)
-        return Drawn(np.array(size), Box(0, 0, 1, 1) if lesion else None, traits)
+        return Drawn(np.broadcast_to(np.uint8(0), size), Box(0, 0, 1, 1) if lesion else None, traits)
 
-    def png(size: NDArray[np.intp], rgb: bool) -> bytes:
-        return json.dumps([*size.tolist(), rgb]).encode()
+    def png(gray: NDArray[np.uint8], rgb: bool) -> bytes:
+        return json.dumps([*gray.shape, rgb]).encode()
 
     monkeypatch.setattr(archive, "draw_view", draw_view)
     monkeypatch.setattr(archive, "_png", png)
@@ -78,6 +78,7 @@ def test_views_are_as_described(studies: list[list[DemoView]]) -> None:
             assert view.key.startswith(view.study + "/")
             image = Image.open(io.BytesIO(view.png))
             assert image.mode in ("L", "RGB")
+            assert image.size == (view.width, view.height)
             assert 89 <= image.width <= 512
             assert 108 <= image.height <= 512
             if image.mode == "RGB":
@@ -188,9 +189,11 @@ def test_archive_holds_the_views_and_their_lists(tmp_path: Path, studies: list[l
     ]
     with (root / "lesions.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["view", "study", "body_part", "kind", "x0", "y0", "x1", "y1"]
+    assert header == ["view", "study", "body_part", "kind", "x0", "y0", "x1", "y1", "width", "height"]
     assert rows == [
-        [view.key, view.study, view.body_part, view.lesion, *map(str, view.box)] for view in views if view.box
+        [view.key, view.study, view.body_part, view.lesion, *map(str, (*view.box, view.width, view.height))]
+        for view in views
+        if view.box
     ]
     with (root / "views.csv").open(newline="") as file:
         header, *rows = csv.reader(file)

@@ -171,9 +171,19 @@ def test_one_class_on_a_side_is_refused_before_anything_is_decoded(side: str, tm
 def test_of_a_study_type_of_one_class_it_is_warned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     archive = plain(plain(tmp_path / "a", 6, "train"), 4, "valid", first=100)
     add_study(archive, study_name("train", 50, True, "HAND"), flat())
-    load(archive, tmp_path / "work")
+    weights = load(archive, tmp_path / "work").loss_weights()
     told = [line for line in warnings_of(caplog) if "one class only" in line]
     assert len(told) == 1 and told[0].startswith("HAND ")
+    assert (weights == 0).sum() == 1
+
+
+def test_where_every_study_type_is_of_one_class_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    archive = tmp_path / "a"
+    for split, first in (("train", 0), ("valid", 10)):
+        add_study(archive, study_name(split, first, True, "HAND"), flat())
+        add_study(archive, study_name(split, first + 1, False, "WRIST"), flat())
+    with pytest.raises(UsageError, match="nothing to learn"):
+        load(archive, tmp_path / "work").loss_weights()
 
 
 # --- pixels ---
@@ -272,3 +282,52 @@ def test_more_views_than_a_batch_keep_their_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(views.pixels[:, SIZE // 2, SIZE // 2, 0], expected)
     assert len(seen) > 2 and all(total == count for _, total in seen)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+# --- where lesions lie ---
+
+
+def boxed(tmp_path: Path, table: str) -> Views:
+    archive = plain(plain(tmp_path / "a", 4, "train"), 4, "valid", first=100)
+    (tmp_path / "boxes.csv").write_text(table)
+    (tmp_path / "work").mkdir()
+    return load_views(archive, 32, tmp_path / "work", 0.1, 0, lambda done, total: None, tmp_path / "boxes.csv")
+
+
+def test_boxes_come_to_their_views_as_parts_of_the_image(tmp_path: Path) -> None:
+    first = f"{study_name('train', 2, True)}/image1.png"
+    last = f"{study_name('valid', 102, True)}/image1.png"
+    views = boxed(
+        tmp_path,
+        "view,kind,x0,y0,x1,y1,width,height\n"
+        f"{last},crack,10,20,50,40,100,80\nnot/in/the/archive.png,crack,0,0,1,1,2,2\n{first},crack,0,0,1,2,4,4\n",
+    )
+    told = np.flatnonzero(~np.isnan(views.boxes).any(1))
+    assert [views.studies[views.study_of[row]] for row in told] == [
+        study_name("train", 2, True),
+        study_name("valid", 102, True),
+    ]
+    np.testing.assert_allclose(views.boxes[told], [[0, 0, 0.25, 0.5], [0.1, 0.25, 0.5, 0.5]])
+    assert views.boxes.shape == (len(views.labels), 4)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "view,x0,y0,x1,y1\ntrain,1,2,3,4\n",
+        "path,x0,y0,x1,y1,width,height\na,1,2,3,4,5,6\n",
+        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,three,4,5,6\n",
+        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,3,4,0,6\n",
+        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2\n",
+        "view,x0,y0,x1,y1,width,height\nelsewhere.png,1,2,3,4,5,6\n",
+    ],
+)
+def test_what_is_no_table_of_boxes_is_refused(tmp_path: Path, table: str) -> None:
+    with pytest.raises(UsageError, match=r"boxes\.csv: "):
+        boxed(tmp_path, table)
+
+
+def test_a_missing_table_of_boxes_is_refused(tmp_path: Path) -> None:
+    archive = plain(plain(tmp_path / "a", 4, "train"), 4, "valid", first=100)
+    with pytest.raises(UsageError, match=r"none\.csv"):
+        load_views(archive, 32, tmp_path, 0.1, 0, lambda done, total: None, tmp_path / "none.csv")
