@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VALID_BATCH = 32
-# Of the location loss beside the paper's: at the start 0.3 against 1 or so, and later both near 0.
-LOCATION_WEIGHT = 0.5
+# Of the location loss beside the paper's. It is what a network that starts from random weights learns from first: it
+# compares positions of one view, and so is free of all that differs between views.
+LOCATION_WEIGHT = 2.0
 RECORDS = ("log.csv", "curves.png", "validation.csv", "skipped.csv")
 SCRATCH = ("state.pt", "pixels.npy")  # gone when the run has ended
 LOSS_DECIMALS = 4
@@ -322,10 +323,7 @@ class Run:
         rows = self.views.valid
         self.model.eval()
         logits = []
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"),
-        ):
+        with torch.inference_mode(), self._mixed_precision():
             for start in range(0, len(rows), VALID_BATCH):
                 logits.append(self.model(self._images(rows[start : start + VALID_BATCH]))[1].float().cpu())
         logit = torch.cat(logits)

@@ -26,10 +26,11 @@ def box_masks(boxes: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
 
 
 def location_loss(cam: Tensor, masks: Tensor) -> Tensor:
-    """How little of the activation map's softmax lies in the lesion: -log of its sum over the positions that touch it.
+    """How little the activation map singles out the lesions among all positions of a batch.
 
-    It compares positions of one view with each other, so it says where without saying how much: that is the image
-    loss's part. Views without a lesion cost nothing.
+    For each view with a lesion, -log of the share that the positions touching it have in a softmax over these and all
+    positions without a lesion, of every view: so a lesion must stand out from its own surroundings and from normal
+    views alike. It says where without saying how much; that is the image loss's part.
 
     Parameters
     ----------
@@ -41,12 +42,16 @@ def location_loss(cam: Tensor, masks: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Scalar: the mean over all N views, in nats.
+        Scalar: the sum over the views with a lesion, divided by N, in nats.
     """
     from torch.nn import functional as F
 
     stride = masks.shape[1] // cam.shape[1], masks.shape[2] // cam.shape[2]
     inside = (F.max_pool2d(masks[:, None], stride) > 127).flatten(1)
-    shown = inside.any(1)
-    log_share = F.log_softmax(cam.float().flatten(1), 1)[shown]
-    return -log_share.masked_fill(~inside[shown], -float("inf")).logsumexp(1).sum() / len(cam)
+    if inside.all() or not inside.any():
+        return 0 * cam.sum()  # nothing to tell apart
+    height = cam.float().flatten(1)
+    nothing = -float("inf")
+    elsewhere = height.masked_fill(inside, nothing).flatten().logsumexp(0)
+    lesions = height[inside.any(1)].masked_fill(~inside[inside.any(1)], nothing).logsumexp(1)
+    return F.softplus(elsewhere - lesions).sum() / len(cam)

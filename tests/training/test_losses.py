@@ -30,12 +30,18 @@ def masks_of(*places: tuple[float, ...]) -> torch.Tensor:
     return torch.from_numpy(box_masks(boxes(*places), 64)[..., 0]).float()
 
 
-def test_it_is_minus_the_log_of_the_softmax_within_the_positions_touched() -> None:
-    cam = torch.randn(2, 2, 2, generator=torch.manual_seed(1))
-    masks = torch.cat([masks_of((0.0, 0.0, 1.0, 0.5)), masks_of((0.6, 0.6, 0.7, 0.7))])
-    share = torch.softmax(cam.flatten(1), 1)
-    expected = -(torch.log(share[0, 0] + share[0, 1]) + torch.log(share[1, 3])) / 2
-    assert float(location_loss(cam, masks)) == pytest.approx(float(expected), rel=1e-6)
+def test_a_lesion_competes_with_every_position_that_has_none() -> None:
+    """Plainly: of each view with a lesion, its own positions against all others of the batch that are free."""
+    cam = torch.randn(3, 2, 2, generator=torch.manual_seed(1))
+    masks = torch.cat([masks_of((0.0, 0.0, 1.0, 0.5)), torch.zeros(1, 64, 64), masks_of((0.6, 0.6, 0.7, 0.7))])
+    lesions = [[cam[0, 0, 0], cam[0, 0, 1]], [cam[2, 1, 1]]]
+    free = [cam[0, 1, 0], cam[0, 1, 1], *cam[1].flatten(), cam[2, 0, 0], cam[2, 0, 1], cam[2, 1, 0]]
+    elsewhere = sum(float(one.exp()) for one in free)
+    expected = 0.0
+    for lesion in lesions:
+        inside = sum(float(one.exp()) for one in lesion)
+        expected -= float(np.log(inside / (inside + elsewhere))) / 3
+    assert float(location_loss(cam, masks)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_even_map_costs_the_log_of_the_positions_and_a_sharp_one_nothing() -> None:
@@ -47,18 +53,20 @@ def test_an_even_map_costs_the_log_of_the_positions_and_a_sharp_one_nothing() ->
     assert float(location_loss(cam + 7, mask)) == pytest.approx(float(location_loss(cam, mask)), abs=1e-5)
 
 
-def test_views_without_a_box_cost_nothing_and_have_no_gradient() -> None:
+def test_a_normal_view_is_pushed_down_and_a_lesion_up() -> None:
+    cam = torch.zeros(2, 2, 2, requires_grad=True)
+    location_loss(cam, torch.cat([masks_of((0.0, 0.0, 0.1, 0.1)), torch.zeros(1, 64, 64)])).backward()  # type: ignore[no-untyped-call]
+    assert cam.grad is not None
+    assert cam.grad[0, 0, 0] < 0 and (cam.grad.flatten()[1:] > 0).all()
+
+
+@pytest.mark.parametrize("masks", [torch.zeros(3, 64, 64), torch.full((3, 64, 64), 255.0)], ids=["none", "all"])
+def test_where_there_is_nothing_to_tell_apart_it_costs_nothing(masks: torch.Tensor) -> None:
     cam = torch.randn(3, 2, 2, requires_grad=True)
-    masks = torch.stack([torch.zeros(64, 64), masks_of((0.0, 0.0, 0.1, 0.1))[0], torch.zeros(64, 64)])
     loss = location_loss(cam, masks)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert cam.grad is not None
-    assert not cam.grad[[0, 2]].any() and cam.grad[1].any()
-    alone = location_loss(cam.detach()[1:2], masks[1:2])
-    assert float(loss.detach()) == pytest.approx(float(alone) / 3)
-    nothing = location_loss(cam, torch.zeros(3, 64, 64))
-    nothing.backward()  # type: ignore[no-untyped-call]
-    assert float(nothing.detach()) == 0
+    assert float(loss.detach()) == 0
+    assert cam.grad is not None and not cam.grad.any()
 
 
 def test_a_mask_turns_with_its_image() -> None:
