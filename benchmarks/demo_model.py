@@ -1,6 +1,6 @@
 """What the demo model can do, measured on synthetic studies that it was not trained on.
 
-    python -m benchmarks.demo_model WORK --checkpoint engines/demo/model.safetensors [--studies 600] [--json FILE]
+    python -m benchmarks.demo_model WORK --checkpoint demo/model.safetensors [--studies 600] [--json FILE]
 
 Draws the studies into ``WORK``, builds a bundle, scores them with ``mura-trt score`` and ONNX Runtime, and compares
 with what was drawn: AUROC per kind of lesion and body part, kappa, where the class activation maps peak, and by how
@@ -189,7 +189,7 @@ def measure(work: Path, checkpoint: Path, studies: int) -> dict[str, Any]:
 @app.command()
 def main(
     work: Annotated[Path, typer.Argument(help="Folder for archive, bundle and scores.")],
-    checkpoint: Annotated[Path, typer.Option(help="The demo model.")] = Path("engines/demo/model.safetensors"),
+    checkpoint: Annotated[Path, typer.Option(help="The demo model.")] = Path("demo/model.safetensors"),
     studies: Annotated[int, typer.Option(help="How many studies to draw.")] = 600,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
 ) -> None:

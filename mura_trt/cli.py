@@ -251,6 +251,21 @@ def train(
     )
 
 
+@app.command("demo-model")
+def demo_model(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file to write.")],
+    studies: Annotated[int, typer.Option(help="Synthetic studies to fit on; 0.6 s each on 2 cores.")] = 220,
+) -> None:
+    """Fits a demo model on synthetic studies. It scores synthetic images, and nothing else."""
+    with _errors_told():
+        from mura_trt.checkpoint import save_checkpoint
+        from mura_trt.demo.model import fit_demo_model
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(fit_demo_model(studies), out, "demo model, fitted on synthetic images; not for patients")
+        print(out)
+
+
 @app.command("demo-summary")
 def demo_summary(
     archive: Annotated[Path, typer.Argument(help="Archive drawn by mura-trt demo.")],
