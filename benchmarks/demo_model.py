@@ -13,6 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def command(*arguments: object) -> None:
-    """Runs ``mura-trt`` with the arguments; 3 is its exit code for views that cannot be read."""
+    """Runs ``mura-trt`` with the arguments."""
     subprocess.run([sys.executable, "-m", "mura_trt", *map(str, arguments)], check=True)
 
 
@@ -83,12 +84,13 @@ def peaks(archive: Path, engine: Path, detected: pd.DataFrame) -> dict[str, Any]
     from mura_trt.runtimes import SessionOptions, open_session
 
     session, _ = open_session("onnxruntime", Bundle.open(engine), SessionOptions(batch=BATCH))
+    if len(detected) == 0:
+        return {"views": 0}
     files = [(archive / view).read_bytes() for view in detected["view"]]
     maps = np.concatenate([session.run(pixels).cam.copy() for pixels in decoded(files)])
     side = maps.shape[1]
     # Boxes from pixels of the file to positions of the map.
-    sizes = np.array([png_size(data) for data in files])
-    boxes = detected[["x0", "y0", "x1", "y1"]].to_numpy() * side / np.tile(sizes, 2)
+    boxes = detected[["x0", "y0", "x1", "y1"]].to_numpy() * side / detected[["width", "height"] * 2].to_numpy()
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     position = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(1, -1, 2)
     inside = {
@@ -110,11 +112,6 @@ def peaks(archive: Path, engine: Path, detected: pd.DataFrame) -> dict[str, Any]
     }
 
 
-def png_size(data: bytes) -> tuple[int, int]:
-    """Width and height that a PNG's header gives."""
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-
-
 def int8_difference(work: Path, archive: Path, views: list[str]) -> dict[str, Any]:
     """How far plain Q/DQ (ONNX Runtime's static quantization, MinMax) moves the views' probabilities."""
     import onnxruntime as ort
@@ -122,14 +119,14 @@ def int8_difference(work: Path, archive: Path, views: list[str]) -> dict[str, An
 
     from mura_trt.demo.archive import DemoPlan, demo_studies
 
-    drawn = [view.png for study in demo_studies(DemoPlan(CALIBRATION_VIEWS, CALIBRATION_SEED)) for view in study]
-    batches = iter(list(decoded(drawn[:CALIBRATION_VIEWS])))
+    drawn = (view.png for study in demo_studies(DemoPlan(CALIBRATION_VIEWS, CALIBRATION_SEED)) for view in study)
+    calibration = decoded(list(islice(drawn, CALIBRATION_VIEWS)))
     fp32, int8 = work / "engine" / "model-fp32.onnx", work / "int8.onnx"
     name = ort.InferenceSession(fp32).get_inputs()[0].name
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, Any] | None:
-            batch = next(batches, None)
+            batch = next(calibration, None)
             return None if batch is None else {name: batch}
 
     quantize_static(
@@ -146,10 +143,9 @@ def int8_difference(work: Path, archive: Path, views: list[str]) -> dict[str, An
     options.add_session_config_entry("session.x64quantprecision", "1")
     sessions = [ort.InferenceSession(graph, options) for graph in (fp32, int8)]
     files = [(archive / view).read_bytes() for view in views]
-    batches = decoded(files)
     differences = [
         np.abs(np.subtract(*(session.run(["probability"], {name: batch})[0] for session in sessions)))
-        for batch in batches
+        for batch in decoded(files)
     ]
     difference = np.concatenate(differences)
     return {
@@ -164,13 +160,13 @@ def measure(work: Path, checkpoint: Path, studies: int) -> dict[str, Any]:
     """All of it; ``work`` keeps archive, bundle and scores."""
     import pandas as pd
 
-    archive, engine, out = work / "archive", work / "engine", work / "out"
+    archive, engine, out = work / f"archive-{studies}", work / "engine", work / "out"
     if not archive.exists():
         command("demo", archive, "--studies", studies, "--seed", HELD_OUT_SEED)
     command("build-engine", "--checkpoint", checkpoint, "--builder", "none", "-o", engine, "--overwrite")
     command("score", archive, "--engine", engine, "-o", out, "--runtime", "onnxruntime", "--overwrite")
     drawn = pd.read_csv(archive / "views.csv", keep_default_na=False)
-    boxes = pd.read_csv(archive / "lesions.csv")[["view", "x0", "y0", "x1", "y1"]]
+    boxes = pd.read_csv(archive / "lesions.csv")[["view", "x0", "y0", "x1", "y1", "width", "height"]]
     scored = pd.read_csv(out / "studies.csv")[["study", "probability", "abnormal"]]
     table = drawn.drop_duplicates("study")[["study", "body_part", "label", "kind"]].merge(scored, on="study")
     views = drawn.merge(pd.read_csv(out / "views.csv")[["view", "probability"]], on="view")

@@ -166,7 +166,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="The same seed draws the same archive.")] = 7,
     close_up: Annotated[
         float,
-        typer.Option(help="Cut views to that part of their height and width, about where a lesion is or could be."),
+        typer.Option(help="Cut views to 1/N of height and width, about where a lesion is or could be."),
     ] = 1.0,
     lesion_shares: Annotated[
         tuple[float, float, float] | None,
@@ -209,7 +209,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the first weights, the split, the order and the augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     save_minutes: Annotated[float, typer.Option(help="Minutes between savings within an epoch.")] = 5.0,
-    half: Annotated[bool, typer.Option("--half", help="Write half precision: 25 MB, not 50.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Write half precision: 26 MB, not 51.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that has not ended; else begin.")] = False,
     overwrite: Overwrite = False,
 ) -> None:

@@ -122,9 +122,6 @@ class MuraNet(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores raw views.
 
-        The class activation map M = sum_k w_k f_k (Zhou et al. 2016) comes first and the logit is its mean plus the
-        bias, which equals pooling first: both are linear.
-
         Parameters
         ----------
         image : Tensor
@@ -135,7 +132,14 @@ class MuraNet(nn.Module):
         probability, logit, cam : Tensor
             float32 (N,), (N,) and (N, H/32, W/32).
         """
-        weight = self.classifier.weight[:, :, None, None]
-        cam = F.conv2d(self.activation(image), weight)[:, 0]
+        return self.score(self.activation(image))
+
+    def score(self, activation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probability, logit and class activation map of the last feature map, float32 (N, 1664, h, w).
+
+        The class activation map M = sum_k w_k f_k (Zhou et al. 2016) comes first and the logit is its mean plus the
+        bias, which equals pooling first: both are linear.
+        """
+        cam = F.conv2d(activation, self.classifier.weight[:, :, None, None])[:, 0]
         logit = cam.mean((1, 2)) + self.classifier.bias
         return torch.sigmoid(logit), logit, cam

@@ -58,7 +58,7 @@ class DemoPlan:
     """What to draw.
 
     studies, train_studies are how many for valid/ and for train/; seed is of all random streams. With close_up above
-    1, views are cut to that part of their height and width, about the lesion or, in normal studies, about the place
+    1, views are cut to 1/close_up of their height and width, about the lesion or, in normal studies, about the place
     where one could be: a network learns fine detail on small close-ups sooner. lesion_shares are of abnormal studies,
     in the order of LESION_KINDS.
 
@@ -82,7 +82,7 @@ class DemoPlan:
             raise UsageError(f"seed must be 0 or more, not {self.seed}")
         if not 1 <= self.close_up <= 4:
             raise UsageError(f"close_up must be 1 to 4, not {self.close_up}")
-        if min(self.lesion_shares) < 0 or abs(sum(self.lesion_shares) - 1) > 1e-6:
+        if not (min(self.lesion_shares) >= 0 and abs(sum(self.lesion_shares) - 1) <= 1e-3):
             raise UsageError(f"lesion_shares must be 0 or more each and 1 in sum, not {self.lesion_shares}")
 
 
@@ -92,8 +92,8 @@ class DemoView:
 
     key is its path in the archive, "valid/XR_WRIST/patient00012/study1_positive/image1.png"; study is the
     directory of that; label is 1 for abnormal; lesion is "" and box None if there is none; traits name what
-    else was drawn, whatever the label: "anteroposterior" is no trait, but "oblique", "lateral", "collimated",
-    "letters", "inverted", "cast", "degenerative" and "jewellery" are; png holds the image file, of so many
+    else was drawn, whatever the label, of "oblique", "lateral", "collimated", "letters", "inverted", "cast",
+    "degenerative" and "jewellery"; png holds the image file, of so many
     pixels' width and height.
     """
 
@@ -158,15 +158,11 @@ def _png(gray: NDArray[np.uint8], rgb: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _cut(
-    rng: np.random.Generator, drawn: Drawn, about: Box | None, close_up: float
-) -> tuple[NDArray[np.uint8], Box | None]:
-    """A close_up-th of a view's height and width about a place in it, and the lesion's box there.
+def _cut(rng: np.random.Generator, drawn: Drawn, about: Box, close_up: float) -> tuple[NDArray[np.uint8], Box | None]:
+    """1/close_up of a view's height and width about a place in it, and the lesion's box there.
 
     The place lies anywhere in the cut that it fits into.
     """
-    if about is None:
-        return drawn.gray, drawn.box
     starts, sides = [], []
     for low, high, side in ((about.y0, about.y1, drawn.gray.shape[0]), (about.x0, about.x1, drawn.gray.shape[1])):
         cut = round(side / close_up)
@@ -183,7 +179,9 @@ def _study(plan: DemoPlan, study: int, split: str) -> list[DemoView]:
     patient, body_part, number = _place(study, seed)
     label_rng = _rng(seed, study, LABEL)
     label = int(label_rng.random() < ABNORMAL)
-    kind = str(label_rng.choice(LESION_KINDS, p=plan.lesion_shares))  # a normal study's, if it had a lesion
+    kind = str(
+        label_rng.choice(LESION_KINDS, p=np.array(plan.lesion_shares) / sum(plan.lesion_shares))
+    )  # a normal study's, if it had a lesion
     lesion = kind if label else ""
     folder = f"{split}/XR_{body_part}/patient{patient:05d}/study{number}_{'positive' if label else 'negative'}"
     shares = np.array(VIEW_SHARES) / sum(VIEW_SHARES)
@@ -200,6 +198,7 @@ def _study(plan: DemoPlan, study: int, split: str) -> list[DemoView]:
             # A normal view is cut about the place where a lesion could be, so that the cut does not tell the label.
             rng.bit_generator.state = state
             about = box or draw_view(rng, _rng(seed, study, LESION), body_part, kind, size, person).box
+            assert about is not None  # every kind of lesion has one
             gray, box = _cut(_rng(seed, study, CUT, k), drawn, about, plan.close_up)
         key = f"{folder}/image{k}.png"
         views.append(

@@ -6,9 +6,10 @@ import csv
 import hashlib
 import io
 import logging
+import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -32,49 +33,51 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Views:
-    """The views of an archive in columns of n rows, with the rows to train on and those to validate on.
+class Catalogue:
+    """The views of an archive in columns of n rows, and their split; nothing is decoded yet.
 
     Attributes
     ----------
-    pixels
-        uint8 (n, S, S, 1), gray; zeros where a view could not be read.
+    archive
+        As the user names it.
+    listing
+        Its views and studies.
     labels
         float32 (n,): 1 where the view's study is abnormal, 0 where normal, NaN where its path tells no label.
     parts
         n study types, ``WRIST`` and so on; empty where the path names none.
-    study_of
-        int32 (n,): the number of the view's study in ``studies``.
-    studies
-        Study keys.
     boxes
         float32 (n, 4): where the view's lesion lies, x0, y0, x1, y1 as parts of width and height; NaN where not told.
     train, valid
-        int64: rows with pixels and label. No patient has views in both.
-    fingerprint
-        Of what was listed, and of the size.
+        int64: labelled rows to train on, and those to validate on. No patient has views in both.
     """
 
-    pixels: NDArray[np.uint8]
+    archive: Path
+    listing: Listing
     labels: NDArray[np.float32]
     parts: NDArray[np.str_]
-    study_of: NDArray[np.int32]
-    studies: list[str]
     boxes: NDArray[np.float32]
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
-    fingerprint: str
+
+    def fingerprint(self, size: int) -> str:
+        """64 hexadecimal digits that change with the archive's folder, the views in it and the size of the pixels."""
+        digest = hashlib.sha256(f"{size} {self.listing.source.root}".encode("utf-8", "surrogateescape"))
+        for start in range(0, len(self.listing), 4096):
+            digest.update(b"\0".join(self.listing.keys(start, min(start + 4096, len(self.listing)))))
+        return digest.hexdigest()
 
     def loss_weights(self) -> NDArray[np.float32]:
         """float32 (n,): what each view counts in the loss.
 
         Among the training views of its study type, an abnormal view counts N_normal / N and a normal one
-        N_abnormal / N (Rajpurkar et al. 2018, section 3.1). A view of a type with one class counts nothing.
+        N_abnormal / N (Rajpurkar et al. 2018, section 3.1). A view of a type that training has one class of, or none,
+        counts nothing.
 
         Raises
         ------
         UsageError
-            No study type has training views of both classes, so that nothing would count.
+            Nothing would count.
         """
         weights = np.zeros(len(self.labels), np.float32)
         for part in sorted(set(self.parts[self.train].tolist())):
@@ -83,49 +86,47 @@ class Views:
             weights[here] = np.where(self.labels[here] == 1, 1 - abnormal, abnormal)
             if abnormal in (0, 1):
                 logger.warning("%s has training views of one class only, which count nothing", part or "the study type")
-        if not (weights[self.train].any() and weights[self.valid].any()):
-            raise UsageError("every study type has training views of one class only, so that there is nothing to learn")
+        for name, rows in (("training", self.train), ("validation", self.valid)):
+            if not weights[rows].any():
+                raise UsageError(
+                    f"{self.archive}: no {name} view is of a study type with normal and abnormal training views, so"
+                    " nothing would count; give more studies"
+                )
         return weights
 
 
-def load_views(
-    archive: Path,
-    size: int,
-    folder: Path,
-    validation_share: float,
-    seed: int,
-    progress: Callable[[int, int], None],
-    boxes: Path | None = None,
-) -> Views:
-    """Lists an archive, decodes its views once into ``folder``, and splits them.
+@dataclass(frozen=True)
+class Views(Catalogue):
+    """A catalogue whose views are decoded; ``train`` and ``valid`` are without those that could not be.
 
-    Where the archive has MURA's ``train/`` and ``valid/``, these are the split, and patients of ``valid/`` are left
-    out of ``train/``; else a share of the patients, chosen by the seed, is for validation. A view that cannot be read
-    is left out and named in ``folder/skipped.csv``. The decoded pixels are taken up again by a later call that lists
-    the same views.
+    ``pixels`` is uint8 (n, S, S, 1), gray; zeros where a view could not be read.
+    """
+
+    pixels: NDArray[np.uint8]
+
+
+def read_catalogue(archive: Path, validation_share: float, seed: int, boxes: Path | None = None) -> Catalogue:
+    """Lists an archive and splits its labelled views by patient.
+
+    Where the archive has MURA's ``train/`` and ``valid/``, these are the split: what lies in neither is left out, and
+    so are patients of ``valid/`` in ``train/``. Else a share of the patients, chosen by the seed, is for validation.
 
     Parameters
     ----------
     archive
         Folder or list file in MURA's layout: labels are in the names of the studies' folders.
-    size
-        Height and width of the pixels.
-    folder
-        Exists; takes ``size`` squared bytes a view.
     validation_share
         Of the patients; above 0, below 1.
     seed
         Of the split.
-    progress
-        Called with the number of views decoded so far and of all.
     boxes
-        CSV with a line for each lesion whose place is known: ``view`` (its path in the archive), ``x0, y0, x1, y1`` in
-        pixels, x1 and y1 exclusive, and the image's ``width`` and ``height``. Of several in a view the last counts.
+        CSV with a line for each view whose lesion's place is known: ``view`` (its path in the archive), ``x0, y0, x1,
+        y1`` in pixels, x1 and y1 exclusive, and the image's ``width`` and ``height``.
 
     Raises
     ------
     UsageError
-        No archive, no labels, or one class only on either side of the split; a table of boxes that is none.
+        No archive, no labels, one class only on either side of the split, or a table of boxes that is none.
     """
     listing = list_archive(archive)
     keys = listing.keys(0, len(listing))
@@ -139,42 +140,68 @@ def load_views(
         )
     if unlabelled:
         logger.warning("%d of %d images have no label in their path and are left out", unlabelled, len(keys))
-    train, valid = _split(keys, ~np.isnan(labels), validation_share, seed)
-    _check_classes(archive, labels, train, valid)  # before the work of decoding, which a wrong archive need not cost
-    places = (
-        _read_boxes(boxes, [display(key) for key in keys]) if boxes else np.full((len(keys), 4), np.nan, np.float32)
-    )
-    fingerprint = _fingerprint(listing, size)
-    pixels, readable = decoded_pixels(listing, size, folder, fingerprint, progress)
-    train, valid = train[readable[train]], valid[readable[valid]]
-    _check_classes(archive, labels, train, valid)
-    parts = np.array([body_part(key) for key in keys])
-    return Views(
-        pixels=pixels,
+    names = [display(key) for key in keys]
+    train, valid = _split(names, ~np.isnan(labels), validation_share, seed)
+    catalogue = Catalogue(
+        archive=archive,
+        listing=listing,
         labels=labels,
-        parts=parts,
-        study_of=listing.study_of,
-        studies=listing.study_names(np.arange(len(listing.studies), dtype=np.int32)),
-        boxes=places,
+        parts=np.array([body_part(key) for key in keys]),
+        boxes=_read_boxes(boxes, names) if boxes else np.full((len(keys), 4), np.nan, np.float32),
         train=train,
         valid=valid,
-        fingerprint=fingerprint,
     )
+    _check_classes(catalogue)
+    return catalogue
 
 
-def _read_boxes(path: Path | None, views: list[str]) -> NDArray[np.float32]:
+def load_views(catalogue: Catalogue, size: int, folder: Path, progress: Callable[[int, int], None]) -> Views:
+    """Decodes a catalogue's views once, into ``folder/pixels.npy``; a later call takes them up again.
+
+    A view that cannot be read is left out and named in ``folder/skipped.csv``.
+
+    Parameters
+    ----------
+    catalogue
+        What to decode.
+    size
+        Height and width of the pixels.
+    folder
+        Exists; takes ``size`` squared bytes a view.
+    progress
+        Called with the number of views decoded so far and of all.
+
+    Raises
+    ------
+    UsageError
+        What can be read is of one class only.
+    OSError
+        No room for the pixels.
+    """
+    pixels, readable = _pixels(catalogue, size, folder, progress)
+    columns = {field.name: getattr(catalogue, field.name) for field in fields(Catalogue)}
+    for side in ("train", "valid"):
+        columns[side] = columns[side][readable[columns[side]]]
+    views = Views(**columns, pixels=pixels)
+    _check_classes(views)
+    return views
+
+
+def _read_boxes(path: Path, views: list[str]) -> NDArray[np.float32]:
     rows = {view: row for row, view in enumerate(views)}
     boxes = np.full((len(views), 4), np.nan, np.float32)
-    if path is None:
-        return boxes
     try:
         with path.open(newline="") as file:
             for entry in csv.DictReader(file):
+                x0, y0, x1, y1, width, height = (float(entry[name]) for name in BOX_COLUMNS)
+                if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+                    raise ValueError(f"the box of {entry['view']} does not lie in its image")
                 row = rows.get(entry["view"])
+                if row is not None and not np.isnan(boxes[row]).any():
+                    raise ValueError(f"{entry['view']} is there twice; give one box around both")
                 if row is not None:
-                    x0, y0, x1, y1, width, height = (float(entry[name]) for name in BOX_COLUMNS)
                     boxes[row] = x0 / width, y0 / height, x1 / width, y1 / height
-    except (OSError, KeyError, ValueError, TypeError, ZeroDivisionError, csv.Error) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UsageError(
             f"{path}: not a table of boxes with the columns view, {', '.join(BOX_COLUMNS)}: {error!r}"
         ) from error
@@ -183,35 +210,35 @@ def _read_boxes(path: Path | None, views: list[str]) -> NDArray[np.float32]:
     return boxes
 
 
-def _check_classes(
-    archive: Path, labels: NDArray[np.float32], train: NDArray[np.int64], valid: NDArray[np.int64]
-) -> None:
-    for name, rows in (("training", train), ("validation", valid)):
-        abnormal = int(labels[rows].sum())
+def _check_classes(catalogue: Catalogue) -> None:
+    for name, rows in (("training", catalogue.train), ("validation", catalogue.valid)):
+        abnormal = int(catalogue.labels[rows].sum())
         if abnormal in (0, len(rows)):
             raise UsageError(
-                f"{archive}: {name} has {abnormal} abnormal and {len(rows) - abnormal} normal views, and needs both;"
-                " give more studies, or split them otherwise (--validation-share, --seed)"
+                f"{catalogue.archive}: {name} has {abnormal} abnormal and {len(rows) - abnormal} normal views, and"
+                " needs both; give more studies, or split them otherwise (--validation-share, --seed)"
             )
 
 
 def _split(
-    keys: list[bytes], usable: NDArray[np.bool_], validation_share: float, seed: int
+    names: list[str], usable: NDArray[np.bool_], validation_share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows for training and for validation, among the usable ones."""
-    names = [display(key) for key in keys]
     patients = np.array([found[1] if (found := _PATIENT.search(name)) else "" for name in names])
     folders = np.array([found[1] if (found := _SPLIT.match(name)) else "" for name in names])
     if {"train", "valid"} <= set(folders[usable].tolist()):
         for_validation = folders == "valid"
-        both = usable & ~for_validation & np.isin(patients, patients[usable & for_validation])
+        neither = usable & (folders == "")
+        if neither.any():
+            logger.warning("%d images lie neither in train/ nor in valid/ and are left out", int(neither.sum()))
+        both = usable & (folders == "train") & np.isin(patients, patients[usable & for_validation])
         if both.any():
             logger.warning(
                 "%d images of train/ are left out: their patients are in valid/, too (%s)",
                 int(both.sum()),
                 ", ".join(sorted(set(patients[both].tolist()))[:3]),
             )
-        usable = usable & ~both
+        usable = usable & ~both & ~neither
     else:
         order = sorted(
             set(patients[usable].tolist()), key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest()
@@ -220,15 +247,16 @@ def _split(
     return np.flatnonzero(usable & ~for_validation), np.flatnonzero(usable & for_validation)
 
 
-def decoded_pixels(
-    listing: Listing, size: int, folder: Path, fingerprint: str, progress: Callable[[int, int], None]
+def _pixels(
+    catalogue: Catalogue, size: int, folder: Path, progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Every view's pixels, uint8 (n, S, S, 1), mapped from ``folder/pixels.npy``; and whether each could be read.
 
     ``folder/skipped.csv`` names what could not, and is written last: with it, the pixels are whole.
     """
+    listing = catalogue.listing
     skipped, path = folder / "skipped.csv", folder / "pixels.npy"
-    mark = f"# {fingerprint}\n"  # ties the pixels to what was listed
+    mark = f"# {catalogue.fingerprint(size)}\n"  # ties the pixels to what was listed
     if not (path.is_file() and skipped.is_file() and skipped.read_text().startswith(mark)):
         skipped.unlink(missing_ok=True)
         failures = _decode(listing, size, path, progress)
@@ -242,15 +270,10 @@ def decoded_pixels(
     return np.load(path, mmap_mode="r"), readable
 
 
-def _fingerprint(listing: Listing, size: int) -> str:
-    digest = hashlib.sha256(f"{size} {listing.source.root}".encode("utf-8", "surrogateescape"))
-    for start in range(0, len(listing), 4096):
-        digest.update(b"\0".join(listing.keys(start, min(start + 4096, len(listing)))))
-    return digest.hexdigest()
-
-
 def _decode(listing: Listing, size: int, path: Path, progress: Callable[[int, int], None]) -> list[Failure]:
     pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(listing), size, size, 1))
+    with path.open("r+b") as file:  # on a full disk, writing to the mapping would end the process without a word
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     reader, decoder = ReadAhead(DECODE_BATCH), Decoder((size, size), usable_cores(), DECODE_BATCH)
     failures: list[Failure] = []
     waiting: list[list[int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 import time
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archive import list_archive
 from mura_trt.checkpoint import load_checkpoint, save_checkpoint
 from mura_trt.cores import usable_cores
 from mura_trt.errors import EnvironmentProblem, MuraTrtError, UsageError
@@ -23,7 +23,7 @@ from mura_trt.files import sha256_of, write_atomically
 from mura_trt.metrics import auroc, cohen_kappa
 from mura_trt.model import MuraNet
 from mura_trt.training.augment import augment
-from mura_trt.training.dataset import Views, load_views
+from mura_trt.training.dataset import Views, load_views, read_catalogue
 from mura_trt.training.losses import box_masks, location_loss
 from mura_trt.training.record import Epoch, draw_curves, write_log
 
@@ -34,8 +34,8 @@ VALID_BATCH = 32
 # Of the location loss beside the paper's. It is what a network that starts from random weights learns from first: it
 # compares positions of one view, and so is free of all that differs between views.
 LOCATION_WEIGHT = 2.0
-RECORDS = ("log.csv", "curves.png", "validation.csv", "skipped.csv")
-SCRATCH = ("state.pt", "pixels.npy")  # gone when the run has ended
+RECORDS = ("recipe.json", "log.csv", "curves.png", "validation.csv", "skipped.csv")
+SCRATCH = ("pixels.npy", "state.pt")  # gone when the run has ended, the state last
 LOSS_DECIMALS = 4
 # Streams of random numbers of a run's seed. A step's numbers depend on seed, epoch and step only, so nothing random
 # has to be saved for a run to go on as if it had never stopped.
@@ -118,7 +118,7 @@ class TrainOptions:
         decisive = ("size", "epoch_views", "batch", "learning_rate", "rotation", "patience", "validation_share", "seed")
         init = sha256_of(self.init) if self.init else "random weights"
         boxes = sha256_of(self.boxes) if self.boxes else "none"
-        return {"images": images, "boxes": boxes, "init": init, **{name: str(getattr(self, name)) for name in decisive}}
+        return {"images": images, "boxes": boxes, "init": init} | {name: str(getattr(self, name)) for name in decisive}
 
 
 @dataclass
@@ -148,7 +148,6 @@ class Run:
         from torch.optim.lr_scheduler import ReduceLROnPlateau
 
         self.options, self.views = options, views
-        self.recipe = options.recipe(views.fingerprint)
         self.device = torch.device(device)
         self.weights = views.loss_weights()
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -164,25 +163,14 @@ class Run:
         import torch
 
         buffer = io.BytesIO()
-        torch.save({"recipe": self.recipe, "at": asdict(self.at), **self._parts()}, buffer)
+        torch.save({"at": asdict(self.at), **self._parts()}, buffer)
         write_atomically(self.options.folder / "state.pt", buffer.getvalue())
 
     def restore(self) -> None:
-        """Takes up what :meth:`save` wrote.
-
-        Raises
-        ------
-        UsageError
-            It was saved by a run of another recipe.
-        """
+        """Takes up what :meth:`save` wrote."""
         import torch
 
-        path = self.options.folder / "state.pt"
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        then, now = state["recipe"], self.recipe
-        other = [f"{name} {then[name]}, now {now[name]}" for name in now if then[name] != now[name]]
-        if other:
-            raise UsageError(f"{path}: the run began with {'; '.join(other)}: give that again, or --overwrite")
+        state = torch.load(self.options.folder / "state.pt", map_location=self.device, weights_only=True)
         for name, part in self._modules().items():
             if state[name]:  # a scaler that was not needed, on a CPU, has none
                 part.load_state_dict(state[name])
@@ -228,7 +216,7 @@ class Run:
             at.loss += loss * len(rows)
             at.location_loss += location * len(rows)
             at.step += 1
-            self._check(at.loss, "loss")
+            self._check(at.loss + at.location_loss, "loss")
             now = time.monotonic()
             if now - saved > 60 * options.save_minutes:
                 self.save()
@@ -258,14 +246,23 @@ class Run:
 
         at, options = self.at, self.options
         rng = np.random.default_rng([options.seed, at.epoch, AUGMENT, at.step])
-        masks = torch.from_numpy(box_masks(self.views.boxes[rows], options.size)).to(self.device)
-        turned = augment(torch.cat([self._images(rows), masks], 3), rng, options.rotation)
+        images = self._images(rows)
+        if options.boxes:
+            masks = torch.from_numpy(box_masks(self.views.boxes[rows], options.size)).to(self.device)
+            images = torch.cat([images, masks], 3)
+        images = augment(images, rng, options.rotation)
         with self._mixed_precision():
-            _, logit, cam = self.model(turned[..., :1])
-        location = location_loss(cam, turned[..., 1])
+            activation = self.model.activation(images[..., :1])
+        _, logit, cam = self.model.score(activation)
         loss = F.binary_cross_entropy_with_logits(
-            logit.float(), self._column(self.views.labels[rows]), self._column(self.weights[rows])
+            logit, self._column(self.views.labels[rows]), self._column(self.weights[rows])
         )
+        location = torch.zeros((), device=self.device)
+        if options.boxes:
+            # An abnormal view whose lesion's place is not told says nothing of where.
+            known = (self.views.labels[rows] == 0) | ~np.isnan(self.views.boxes[rows]).any(1)
+            at_known = torch.from_numpy(np.flatnonzero(known)).to(self.device)
+            location = location_loss(cam[at_known], images[at_known, ..., 1]) * float(known.mean())
         self.optimizer.zero_grad()
         self.scaler.scale(loss + LOCATION_WEIGHT * location).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
@@ -325,7 +322,8 @@ class Run:
         logits = []
         with torch.inference_mode(), self._mixed_precision():
             for start in range(0, len(rows), VALID_BATCH):
-                logits.append(self.model(self._images(rows[start : start + VALID_BATCH]))[1].float().cpu())
+                activation = self.model.activation(self._images(rows[start : start + VALID_BATCH]))
+                logits.append(self.model.score(activation)[1].float().cpu())
         logit = torch.cat(logits)
         labels, weights = (torch.from_numpy(column[rows]) for column in (self.views.labels, self.weights))
         loss = float(F.binary_cross_entropy_with_logits(logit, labels, weights))
@@ -338,7 +336,7 @@ class Run:
         return torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
 
     def _study_mean(self, of_view: NDArray[Any]) -> NDArray[np.float64]:
-        _, number = np.unique(self.views.study_of[self.views.valid], return_inverse=True)
+        _, number = np.unique(self.views.listing.study_of[self.views.valid], return_inverse=True)
         return np.asarray(np.bincount(number, of_view) / np.bincount(number), np.float64)
 
     def _study_labels(self) -> NDArray[np.int64]:
@@ -389,31 +387,27 @@ def train(options: TrainOptions, report: Callable[[str], None]) -> dict[str, Any
     import matplotlib.figure  # noqa: F401  where it is missing, that is told before an epoch is spent
     import torch
 
-    folder = options.folder
     device = _device(options.device)
-    list_archive(options.archive)  # a wrong path is told before --overwrite removes anything
-    model = first_model(options)
-    _prepare(options)
+    # Before anything runs in parallel: threads that are there already would keep their mode. Adam's moments of dead
+    # weights become denormal numbers, at which a CPU crawls.
     torch.set_num_threads(usable_cores())
-    torch.set_flush_denormal(True)  # Adam's moments of dead weights become denormal numbers, at which a CPU crawls
+    torch.set_flush_denormal(True)
+    catalogue = read_catalogue(options.archive, options.validation_share, options.seed, options.boxes)
+    model = first_model(options)
+    recipe = options.recipe(catalogue.fingerprint(options.size))
+    _prepare(options, recipe)
     views = load_views(
-        options.archive,
-        options.size,
-        folder,
-        options.validation_share,
-        options.seed,
-        lambda done, total: report(f"decoded {done} of {total} views"),
-        options.boxes,
+        catalogue, options.size, options.folder, lambda done, total: report(f"decoded {done} of {total} views")
     )
     run = Run(options, views, model, device)
-    if (folder / "state.pt").exists():
+    if (options.folder / "state.pt").exists():
         run.restore()
         logger.info("going on from epoch %d, step %d", run.at.epoch + 1, run.at.step + 1)
     logger.info("training on %d views, validating on %d, on %s", len(views.train), len(views.valid), run.device.type)
     while not run.finished:
         row = run.end_epoch(run.train_epoch(report))
         logger.info("%s", row)
-    return _finish(run)
+    return _finish(run, recipe)
 
 
 def _device(wanted: str) -> str:
@@ -424,22 +418,33 @@ def _device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _prepare(options: TrainOptions) -> None:
-    """Makes the run's folder, or refuses one that holds another run."""
-    folder = options.folder
+def _prepare(options: TrainOptions, recipe: dict[str, str]) -> None:
+    """Makes the run's folder and notes its recipe there, or refuses a folder that holds another run."""
+    out, folder = options.out, options.folder
+    if options.archive.is_dir() and folder.resolve().is_relative_to(options.archive.resolve()):
+        raise UsageError(
+            f"{folder} lies inside the archive, where its pictures would count as views: choose another --out"
+        )
+    unfinished, noted = (folder / SCRATCH[-1]).exists(), folder / "recipe.json"
     if options.overwrite:
-        if options.init and options.init.resolve() in (options.out.resolve(), *folder.resolve().glob("*")):
+        if options.init and options.init.resolve() in folder.resolve().glob("*"):
             raise UsageError(f"--init {options.init}: --overwrite would remove it; choose another --out")
         for pattern in ("epoch-*.safetensors", *RECORDS, *SCRATCH):
             for path in folder.glob(pattern):
                 path.unlink()
-        options.out.unlink(missing_ok=True)
-    unfinished = (folder / SCRATCH[0]).exists()
-    if options.out.exists() and not (unfinished and options.resume):
-        raise UsageError(f"{options.out} is there already: --overwrite replaces it")
-    if unfinished and not options.resume:
+    elif unfinished and not options.resume:
         raise UsageError(f"{folder} holds a run that has not ended: --resume goes on with it, --overwrite begins anew")
+    elif unfinished:
+        then = json.loads(noted.read_text())
+        other = [f"{name} {then[name]}, now {recipe[name]}" for name in recipe if then[name] != recipe[name]]
+        if other:
+            raise UsageError(f"{folder}: the run began with {'; '.join(other)}: give that again, or --overwrite")
+    elif out.exists() or (folder / "log.csv").exists():
+        raise UsageError(f"{out} or the records in {folder} are there already: --overwrite replaces them")
     folder.mkdir(parents=True, exist_ok=True)
+    if not options.resume:
+        (folder / "pixels.npy").unlink(missing_ok=True)  # files that could not be read then may have been mended since
+    write_atomically(noted, json.dumps(recipe, indent=2).encode())
 
 
 def first_model(options: TrainOptions) -> MuraNet:
@@ -469,7 +474,7 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _finish(run: Run) -> dict[str, Any]:
+def _finish(run: Run, recipe: dict[str, str]) -> dict[str, Any]:
     """Writes the best weights and the validation studies' probabilities; removes what only a going run needs."""
     import pandas as pd
 
@@ -477,10 +482,10 @@ def _finish(run: Run) -> dict[str, Any]:
     run.write_records()  # a run that was killed behind its last epoch has not
     labels = run._study_labels()
     together = np.mean([kept["probability"] for kept in run.at.kept], axis=0)
-    studies, first = np.unique(views.study_of[views.valid], return_index=True)
+    studies, first = np.unique(views.listing.study_of[views.valid], return_index=True)
     pd.DataFrame(
         {
-            "study": [views.studies[number] for number in studies],
+            "study": views.listing.study_names(studies),
             "body_part": views.parts[views.valid[first]],
             "label": labels,
             "probability": best["probability"],
@@ -488,8 +493,8 @@ def _finish(run: Run) -> dict[str, Any]:
         }
     ).to_csv(options.folder / "validation.csv", index=False, float_format="%.6f")
     model = load_checkpoint(options.folder / _weights_name(best["epoch"]))
-    recipe = ", ".join(f"{name} {value}" for name, value in run.recipe.items())
-    note = f"epoch {best['epoch']}, the best of {run.at.epoch}; {recipe}"
+    told = ", ".join(f"{name} {value}" for name, value in recipe.items())
+    note = f"epoch {best['epoch']}, the best of {run.at.epoch}; {told}"
     save_checkpoint(model, options.out, note, half=options.half)
     for name in SCRATCH:
         (options.folder / name).unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def location_loss(cam: Tensor, masks: Tensor) -> Tensor:
     stride = masks.shape[1] // cam.shape[1], masks.shape[2] // cam.shape[2]
     inside = (F.max_pool2d(masks[:, None], stride) > 127).flatten(1)
     if inside.all() or not inside.any():
-        return 0 * cam.sum()  # nothing to tell apart
+        return 0 * cam.float().sum()  # nothing to tell apart
     height = cam.float().flatten(1)
     nothing = -float("inf")
     elsewhere = height.masked_fill(inside, nothing).flatten().logsumexp(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from mura_trt.archive import list_archive
 from mura_trt.decode import Decoder
 from mura_trt.errors import UsageError
-from mura_trt.training.dataset import DECODE_BATCH, Views, load_views
+from mura_trt.training.dataset import DECODE_BATCH, Catalogue, Views, load_views, read_catalogue
 from tests.training import add_study, study_name
 
 SIZE = 32
@@ -34,7 +35,12 @@ def smooth(seed: int, height: int, width: int) -> NDArray[np.uint8]:
 
 def load(archive: Path, folder: Path, size: int = SIZE, share: float = 0.3, seed: int = 0) -> Views:
     folder.mkdir(exist_ok=True)
-    return load_views(archive, size, folder, share, seed, lambda done, total: None)
+    return load_views(read_catalogue(archive, share, seed), size, folder, lambda done, total: None)
+
+
+def study_of(catalogue: Catalogue, row: Any) -> str:
+    (name,) = catalogue.listing.study_names(catalogue.listing.study_of[[int(row)]])
+    return name
 
 
 def keys_of(archive: Path) -> list[str]:
@@ -136,7 +142,7 @@ def test_labels_parts_studies_and_weights(tmp_path: Path) -> None:
         total = max(1, abnormal + normal)
         assert views.labels[row] == float("positive" in key)
         assert views.parts[row] == part
-        assert views.studies[views.study_of[row]] == str(Path(key).parent)
+        assert study_of(views, row) == str(Path(key).parent)
         assert weights[row] == pytest.approx((normal if "positive" in key else abnormal) / total)
 
 
@@ -182,7 +188,7 @@ def test_where_every_study_type_is_of_one_class_there_is_nothing_to_learn(tmp_pa
     for split, first in (("train", 0), ("valid", 10)):
         add_study(archive, study_name(split, first, True, "HAND"), flat())
         add_study(archive, study_name(split, first + 1, False, "WRIST"), flat())
-    with pytest.raises(UsageError, match="nothing to learn"):
+    with pytest.raises(UsageError, match="nothing would count"):
         load(archive, tmp_path / "work").loss_weights()
 
 
@@ -243,7 +249,7 @@ def decoded_again(archive: Path, folder: Path, size: int = SIZE) -> bool:
     """Loads the archive and says whether its pixels were written anew."""
     before = (folder / "pixels.npy").stat()
     told: list[int] = []
-    views = load_views(archive, size, folder, 0.3, 0, lambda done, total: told.append(done))
+    views = load_views(read_catalogue(archive, 0.3, 0), size, folder, lambda done, total: told.append(done))
     after = (folder / "pixels.npy").stat()
     same = (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
     assert same == (not told)
@@ -276,7 +282,9 @@ def test_more_views_than_a_batch_keep_their_order(tmp_path: Path) -> None:
     (archive / bad).write_bytes(b"no image")
     seen: list[tuple[int, int]] = []
     (tmp_path / "work").mkdir()
-    views = load_views(archive, SIZE, tmp_path / "work", 0.3, 0, lambda done, total: seen.append((done, total)))
+    views = load_views(
+        read_catalogue(archive, 0.3, 0), SIZE, tmp_path / "work", lambda done, total: seen.append((done, total))
+    )
     expected = np.arange(1, count + 1)
     expected[70] = 0
     np.testing.assert_array_equal(views.pixels[:, SIZE // 2, SIZE // 2, 0], expected)
@@ -284,14 +292,22 @@ def test_more_views_than_a_batch_keep_their_order(tmp_path: Path) -> None:
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
 
+def test_what_lies_neither_in_train_nor_in_valid_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    archive = plain(plain(plain(tmp_path / "a", 6, "train"), 4, "valid", first=100), 4, "test", first=200)
+    catalogue = read_catalogue(archive, 0.3, 0)
+    keys = keys_of(archive)
+    assert {keys[row].split("/")[0] for row in catalogue.train} == {"train"}
+    assert {keys[row].split("/")[0] for row in catalogue.valid} == {"valid"}
+    assert [line for line in warnings_of(caplog) if line.startswith("4 images lie neither")]
+
+
 # --- where lesions lie ---
 
 
-def boxed(tmp_path: Path, table: str) -> Views:
+def boxed(tmp_path: Path, table: str) -> Catalogue:
     archive = plain(plain(tmp_path / "a", 4, "train"), 4, "valid", first=100)
     (tmp_path / "boxes.csv").write_text(table)
-    (tmp_path / "work").mkdir()
-    return load_views(archive, 32, tmp_path / "work", 0.1, 0, lambda done, total: None, tmp_path / "boxes.csv")
+    return read_catalogue(archive, 0.1, 0, tmp_path / "boxes.csv")
 
 
 def test_boxes_come_to_their_views_as_parts_of_the_image(tmp_path: Path) -> None:
@@ -303,7 +319,7 @@ def test_boxes_come_to_their_views_as_parts_of_the_image(tmp_path: Path) -> None
         f"{last},crack,10,20,50,40,100,80\nnot/in/the/archive.png,crack,0,0,1,1,2,2\n{first},crack,0,0,1,2,4,4\n",
     )
     told = np.flatnonzero(~np.isnan(views.boxes).any(1))
-    assert [views.studies[views.study_of[row]] for row in told] == [
+    assert [study_of(views, row) for row in told] == [
         study_name("train", 2, True),
         study_name("valid", 102, True),
     ]
@@ -314,8 +330,12 @@ def test_boxes_come_to_their_views_as_parts_of_the_image(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "table",
     [
-        "view,x0,y0,x1,y1\ntrain,1,2,3,4\n",
-        "path,x0,y0,x1,y1,width,height\na,1,2,3,4,5,6\n",
+        f"view,x0,y0,x1,y1\n{study_name('train', 2, True)}/image1.png,1,2,3,4\n",
+        f"path,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,3,4,5,6\n",
+        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,-1,2,3,4,5,6\n",
+        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,3,2,3,4,5,6\n",
+        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,3,nan,5,6\n",
+        f"view,x0,y0,x1,y1,width,height\n{2 * (study_name('train', 2, True) + '/image1.png,1,2,3,4,5,6' + chr(10))}",
         f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,three,4,5,6\n",
         f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,3,4,0,6\n",
         f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2\n",
@@ -330,4 +350,4 @@ def test_what_is_no_table_of_boxes_is_refused(tmp_path: Path, table: str) -> Non
 def test_a_missing_table_of_boxes_is_refused(tmp_path: Path) -> None:
     archive = plain(plain(tmp_path / "a", 4, "train"), 4, "valid", first=100)
     with pytest.raises(UsageError, match=r"none\.csv"):
-        load_views(archive, 32, tmp_path, 0.1, 0, lambda done, total: None, tmp_path / "none.csv")
+        read_catalogue(archive, 0.1, 0, tmp_path / "none.csv")

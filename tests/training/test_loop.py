@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mura_trt.checkpoint import load_checkpoint
-from mura_trt.errors import CheckpointError, EnvironmentProblem, MuraTrtError, UsageError
+from mura_trt.checkpoint import load_checkpoint, save_checkpoint
+from mura_trt.errors import EnvironmentProblem, MuraTrtError, UsageError
 from mura_trt.metrics import Estimate, auroc, cohen_kappa
 from mura_trt.model import MuraNet
-from mura_trt.training.dataset import load_views
+from mura_trt.training import loop
+from mura_trt.training.dataset import load_views, read_catalogue
 from mura_trt.training.loop import Run, TrainOptions, first_model, train
 from tests.training import add_study, noise_archive, study_name
 
-LEFT = {"log.csv", "curves.png", "skipped.csv", "validation.csv"}  # beside the kept weights
+LEFT = {"recipe.json", "log.csv", "curves.png", "skipped.csv", "validation.csv"}  # beside the kept weights
 
 
 class Stopped(Exception):
@@ -127,7 +128,7 @@ def test_half_precision_is_a_small_file_of_the_best_weights(overfitted: Overfitt
     state = load_checkpoint(options.out).state_dict()
     best = load_file(options.folder / f"epoch-{found['best_epoch']:03d}.safetensors")
     for name, tensor in best.items():
-        assert torch.equal(state[name], tensor.half().float()), name
+        assert torch.equal(state[name], tensor if "running_" in name else tensor.half().float()), name
 
 
 def test_what_lies_beside_the_weights(overfitted: Overfitted) -> None:
@@ -149,7 +150,7 @@ def test_validation_csv_has_the_probabilities_of_the_kept_weights(overfitted: Ov
     assert table.columns.tolist() == ["study", "body_part", "label", "probability", "ensemble"]
     assert table["study"].tolist() == [study_name("valid", n, n % 2 == 1) for n in range(1000, 1004)]
     assert table["body_part"].tolist() == ["WRIST"] * 4 and table["label"].tolist() == [0, 1, 0, 1]
-    views = load_views(options.archive, 64, options.out.parent, 0.1, 0, lambda done, total: None)
+    views = load_views(read_catalogue(options.archive, 0.1, 0), 64, options.out.parent, lambda done, total: None)
     images = torch.from_numpy(views.pixels[views.valid])
     ranked = sorted(read_log(options), key=lambda row: row["valid_loss"])[:3]
     each = []
@@ -176,7 +177,7 @@ def test_the_report_tells_decoding_and_every_step(overfitted: Overfitted) -> Non
 
 
 def command(archive: Path, out: Path, *more: str) -> list[str]:
-    options = ["--size", "32", "--epochs", "2", "--batch", "2", "--save-minutes", "0", "--device", "cpu", "--seed", "5"]
+    options = ["--size", "32", "--epochs", "2", "--batch", "4", "--device", "cpu", "--seed", "5"]
     return [sys.executable, "-m", "mura_trt", "train", str(archive), "-o", str(out), *options, *more]
 
 
@@ -189,11 +190,12 @@ def wait_for_saves(process: subprocess.Popen[str], state: Path, saves: int) -> N
         seen, last = seen + (now != last), now
 
 
-def test_killed_and_resumed_ends_in_the_same_bits(small: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_ends_in_the_same_bits(tmp_path: Path) -> None:
+    archive = noise_archive(tmp_path / "archive", 24, 4, size=32, seed=1)
     straight, broken = (tmp_path / name / "model.safetensors" for name in ("straight", "broken"))
     straight.parent.mkdir()
     broken.parent.mkdir()
-    whole = subprocess.run(command(small, straight), capture_output=True, text=True, check=False)
+    whole = subprocess.run(command(archive, straight), capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr
     assert "of 2 is best" in whole.stdout and "AUROC" in whole.stdout and "kappa" in whole.stdout
     assert str(straight) in whole.stdout and str(tmp_path / "straight" / "model-training") in whole.stdout
@@ -204,14 +206,16 @@ def test_killed_and_resumed_ends_in_the_same_bits(small: Path, tmp_path: Path) -
     state = tmp_path / "broken" / "model-training" / "state.pt"
     for attempt in range(2):  # of 14 savings in all
         with subprocess.Popen(
-            command(small, broken, *(["--resume"] if attempt else [])), stderr=subprocess.DEVNULL, text=True
+            command(archive, broken, "--save-minutes", "0", *(["--resume"] if attempt else [])),
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as process:
-            wait_for_saves(process, state, chance.randint(1, 4))
+            wait_for_saves(process, state, chance.randint(1, 3))
             time.sleep(chance.uniform(0, 0.5))
             process.kill()
         assert process.returncode == -9, "ended before it was killed"
         assert state.exists() and not broken.exists()
-    resumed = subprocess.run(command(small, broken, "--resume"), capture_output=True, text=True, check=False)
+    resumed = subprocess.run(command(archive, broken, "--resume"), capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from epoch" in resumed.stderr
 
@@ -268,7 +272,7 @@ def test_an_output_is_not_replaced_unasked_and_is_when_asked(small: Path, tmp_pa
     options = tiny(small, tmp_path / "o" / "model.safetensors", epochs=1, batch=12, save_minutes=0)
     options.out.write_bytes(b"precious")
     for resume in (False, True):
-        with pytest.raises(UsageError, match=r"model\.safetensors is there already: --overwrite"):
+        with pytest.raises(UsageError, match=r"model\.safetensors or the records .* are there already: --overwrite"):
             train(replace(options, resume=resume), silent)
     assert options.out.read_bytes() == b"precious"
     options.out.unlink()
@@ -354,7 +358,7 @@ def test_the_weights_count_in_both_losses(tmp_path: Path) -> None:
             add_study(tmp_path / "archive", study_name(split, patient, patient % 4 == 0), view)
     options = tiny(tmp_path / "archive", tmp_path / "o" / "model.safetensors", batch=8, rotation=0.0)
     options.folder.mkdir()
-    views = load_views(options.archive, 32, options.folder, 0.1, 0, lambda done, total: None)
+    views = load_views(read_catalogue(options.archive, 0.1, 0), 32, options.folder, lambda done, total: None)
     run = Run(options, views, first_model(options), "cpu")
     loss, probability = run.validate()
     # 2 of 8 are abnormal: they count 3/4, and the others 1/4.
@@ -379,7 +383,7 @@ def test_it_starts_from_imagenets_features(small: Path, tmp_path: Path, caplog: 
     torch.save(state, tmp_path / "densenet169.pth")
     options = tiny(small, tmp_path / "o" / "model.safetensors", init=tmp_path / "densenet169.pth")
     options.folder.mkdir()
-    views = load_views(small, 32, options.folder, 0.1, 0, lambda done, total: None)
+    views = load_views(read_catalogue(small, 0.1, 0), 32, options.folder, lambda done, total: None)
     run = Run(options, views, first_model(options), "cpu")
     own = run.model.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in state.items() if name.startswith("features."))
@@ -402,20 +406,128 @@ def test_without_a_checkpoint_it_warns_and_the_seed_decides(
     )
 
 
-def test_overwrite_leaves_the_checkpoint_that_it_starts_from(small: Path, tmp_path: Path) -> None:
-    out = tmp_path / "model.safetensors"
-    out.write_bytes(b"the only copy")
-    with pytest.raises(CheckpointError):  # it is no checkpoint, but it would be read
-        train(tiny(small, out, init=out, overwrite=True), silent)
-    assert out.exists()
+@pytest.mark.parametrize("name", ["model-training/epoch-001.safetensors", "model-training/other.safetensors"])
+def test_overwrite_leaves_the_checkpoint_that_it_starts_from(small: Path, tmp_path: Path, name: str) -> None:
+    init = tmp_path / name
+    init.parent.mkdir()
+    save_checkpoint(MuraNet(), init)
+    before = init.read_bytes()
+    with pytest.raises(UsageError, match="--overwrite would remove it"):
+        train(tiny(small, tmp_path / "model.safetensors", init=init, overwrite=True), silent)
+    assert init.read_bytes() == before
 
 
-def test_a_wrong_archive_costs_no_earlier_run(tmp_path: Path) -> None:
-    options = tiny(tmp_path / "nowhere", tmp_path / "model.safetensors", overwrite=True)
-    options.out.write_bytes(b"an earlier run's")
-    with pytest.raises(UsageError, match="no such folder"):
+def unlabelled(root: Path) -> Path:
+    add_study(root, "XR_HAND/patient00001/study1", np.zeros((40, 40), np.uint8))
+    return root
+
+
+def one_class(root: Path) -> Path:
+    for patient in range(9):
+        add_study(root, study_name("", patient, True), np.zeros((40, 40), np.uint8))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("archive", "changes", "message"),
+    [
+        (lambda root: root, {}, "no such folder"),
+        (unlabelled, {}, "no label"),
+        (one_class, {}, "needs both"),
+        (lambda root: noise_archive(root, 12, 4, 32, 1), {"boxes": Path("typo.csv")}, r"typo\.csv"),
+        (lambda root: noise_archive(root, 12, 4, 32, 1), {"init": Path("typo.pth")}, r"typo\.pth"),
+    ],
+    ids=["nowhere", "unlabelled", "one class", "boxes", "init"],
+)
+def test_a_wrong_input_costs_no_earlier_run(
+    tmp_path: Path, archive: Callable[[Path], Path], changes: dict[str, Any], message: str
+) -> None:
+    options = tiny(archive(tmp_path / "archive"), tmp_path / "model.safetensors", overwrite=True, **changes)
+    options.folder.mkdir()
+    left = [options.out, options.folder / "epoch-001.safetensors", options.folder / "log.csv"]
+    for path in left:
+        path.write_bytes(b"an earlier run's")
+    with pytest.raises(UsageError, match=message):
         train(options, silent)
-    assert options.out.exists()
+    assert all(path.read_bytes() == b"an earlier run's" for path in left)
+
+
+def test_records_of_an_earlier_run_are_not_taken_over(small: Path, tmp_path: Path) -> None:
+    options = tiny(small, tmp_path / "model.safetensors")
+    options.folder.mkdir()
+    (options.folder / "log.csv").write_text("an earlier run's")
+    with pytest.raises(UsageError, match="are there already"):
+        train(options, silent)
+    assert (options.folder / "log.csv").read_text() == "an earlier run's"
+
+
+def test_records_within_the_archive_are_refused(small: Path) -> None:
+    with pytest.raises(UsageError, match="lies inside the archive"):
+        train(tiny(small, small / "model.safetensors"), silent)
+
+
+# --- what a step takes ---
+
+
+def prepared(options: TrainOptions) -> Run:
+    """The run before its first step."""
+    options.folder.mkdir()
+    catalogue = read_catalogue(options.archive, 0.1, 0, options.boxes)
+    views = load_views(catalogue, options.size, options.folder, lambda done, total: None)
+    return Run(options, views, first_model(options), "cpu")
+
+
+def test_a_box_adds_its_own_loss_and_only_where_it_is_told(small: Path, tmp_path: Path) -> None:
+    keys = [path.relative_to(small).as_posix() for path in sorted(small.rglob("train/**/*.png"))]
+    abnormal = [key for key in keys if "positive" in key]
+    (tmp_path / "boxes.csv").write_text(f"view,x0,y0,x1,y1,width,height\n{abnormal[0]},0,0,9,9,32,32\n")
+    plain = prepared(tiny(small, tmp_path / "plain.safetensors", size=64))
+    boxed = prepared(tiny(small, tmp_path / "boxed.safetensors", size=64, boxes=tmp_path / "boxes.csv"))
+    named, unnamed = keys.index(abnormal[0]), keys.index(abnormal[1])
+    normal = [row for row, key in enumerate(keys) if "negative" in key][:3]
+    offset = int(plain.views.train[0])  # train/ comes first, and in the order of its keys
+    with_box, without = (np.array([row, *normal]) + offset for row in (named, unnamed))
+    assert boxed._step(without)[1] == 0
+    fresh = Run(boxed.options, boxed.views, first_model(boxed.options), "cpu")
+    (loss, location), (plain_loss, nothing) = fresh._step(with_box), plain._step(with_box)
+    assert loss == pytest.approx(plain_loss, rel=1e-6)
+    assert location > 0 and nothing == 0
+    weights = [run.model.state_dict()["features.conv0.weight"] for run in (fresh, plain)]
+    assert not torch.equal(*weights)
+
+
+def test_every_step_is_augmented_anew(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float]] = []
+
+    def recorded(images: Tensor, rng: np.random.Generator, degrees: float) -> Tensor:
+        seen.append((degrees, float(rng.random())))
+        return images.float()
+
+    monkeypatch.setattr(loop, "augment", recorded)
+    run = prepared(tiny(small, tmp_path / "model.safetensors", rotation=12.5))
+    for _ in range(2):
+        run.train_epoch(silent)
+        run.at.epoch, run.at.step = run.at.epoch + 1, 0
+    assert {degrees for degrees, _ in seen} == {12.5}
+    assert len({draw for _, draw in seen}) == len(seen) == 4
+
+
+def test_an_epoch_of_so_many_views_takes_others_each_time(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(tiny(small, tmp_path / "model.safetensors", epoch_views=4, batch=4))
+    taken: list[list[int]] = []
+
+    def step(rows: NDArray[np.int64]) -> tuple[float, float]:
+        taken.append(sorted(rows.tolist()))
+        return 0.5, 0.0
+
+    monkeypatch.setattr(run, "_step", step)
+    monkeypatch.setattr(run, "validate", lambda: (0.1, np.array([0.2, 0.8, 0.2, 0.8])))
+    rows = [run.end_epoch(run.train_epoch(silent)) for _ in range(3)]
+    assert [len(rows) for rows in taken] == [4, 4, 4] and len({tuple(rows) for rows in taken}) > 1
+    assert set().union(*map(set, taken)) <= set(run.views.train.tolist())
+    assert [row.train_loss for row in rows] == [0.5, 0.5, 0.5]
 
 
 # --- what is wrong ---
@@ -423,7 +535,7 @@ def test_a_wrong_archive_costs_no_earlier_run(tmp_path: Path) -> None:
 
 def test_divergence_ends_in_words(small: Path, tmp_path: Path) -> None:
     options = tiny(small, tmp_path / "model.safetensors", learning_rate=1e30)
-    with pytest.raises(MuraTrtError, match=r"the loss is (nan|inf) in epoch 1, step 2: .*--learning-rate"):
+    with pytest.raises(MuraTrtError, match=r"the loss is (nan|inf) in epoch 1, after step 2: .*--learning-rate"):
         train(options, silent)
     assert not options.out.exists()
 
