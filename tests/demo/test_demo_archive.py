@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -18,7 +19,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
+from mura_trt.cli import app
 from mura_trt.demo import archive
 from mura_trt.demo.anatomy import BODY_PARTS
 from mura_trt.demo.archive import DemoPlan, DemoView, demo_studies, write_archive
@@ -420,3 +423,36 @@ def test_a_leak_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "draw_view", leaking)
     _, low, _ = leak(unlit_studies(1200, seed=9), _off_the_json)
     assert low > 0.5
+
+
+def test_the_command_draws_as_it_is_told(tmp_path: Path) -> None:
+    options = [
+        "--studies",
+        "6",
+        "--train-studies",
+        "4",
+        "--seed",
+        "3",
+        "--close-up",
+        "2",
+        "--lesion-shares",
+        "0",
+        "0",
+        "1",
+    ]
+    done = CliRunner().invoke(app, ["demo", str(tmp_path / "archive"), *options])
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "archive" / "lesions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and {row["kind"] for row in rows} == {"hardware"}
+    assert max(int(row[side]) for row in rows for side in ("width", "height")) <= 256
+    labels = {
+        split: (tmp_path / "archive" / f"{split}_labeled_studies.csv").read_text() for split in ("valid", "train")
+    }
+    assert [text.count("\n") for text in labels.values()] == [6, 4]
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.2, 0.2), (1.2, -0.1, -0.1), (math.nan, 0.5, 0.5)])
+def test_shares_that_are_none_are_refused(shares: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="lesion_shares must be"):
+        DemoPlan(1, seed=0, lesion_shares=shares)
