@@ -391,6 +391,7 @@ def leak(studies: list[list[DemoView]], of_view: Callable[[DemoView], list[float
     return float(roc_auc_score(labels, scores)), low, high
 
 
+@pytest.mark.slow
 def test_the_label_cannot_be_told_from_what_is_not_the_bone(studies: list[list[DemoView]]) -> None:
     auroc, low, high = leak(studies, _off_the_pixels)
     assert low <= 0.5 <= high, auroc

@@ -115,6 +115,7 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainOptions, 
 Overfitted = tuple[TrainOptions, dict[str, Any], list[str]]
 
 
+@pytest.mark.slow
 def test_it_learns_16_images_by_heart(overfitted: Overfitted) -> None:
     losses = [row["train_loss"] for row in read_log(overfitted[0])]
     assert len(losses) == 12
@@ -122,6 +123,7 @@ def test_it_learns_16_images_by_heart(overfitted: Overfitted) -> None:
     assert min(losses) < 0.05
 
 
+@pytest.mark.slow
 def test_half_precision_is_a_small_file_of_the_best_weights(overfitted: Overfitted) -> None:
     options, found, _ = overfitted
     assert options.out.stat().st_size < 26e6
@@ -131,6 +133,7 @@ def test_half_precision_is_a_small_file_of_the_best_weights(overfitted: Overfitt
         assert torch.equal(state[name], tensor if "running_" in name else tensor.half().float()), name
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_weights(overfitted: Overfitted) -> None:
     options, found, _ = overfitted
     rows = read_log(options)
@@ -144,6 +147,7 @@ def test_what_lies_beside_the_weights(overfitted: Overfitted) -> None:
         assert isinstance(found[name], Estimate) and logged == pytest.approx(list(found[name]), rel=1e-5, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_validation_csv_has_the_probabilities_of_the_kept_weights(overfitted: Overfitted) -> None:
     options, found, _ = overfitted
     table = pd.read_csv(options.folder / "validation.csv")
@@ -164,6 +168,7 @@ def test_validation_csv_has_the_probabilities_of_the_kept_weights(overfitted: Ov
     assert found["ensemble_kappa"].value == cohen_kappa(table["label"], np.mean(each, 0) > 0.5).value
 
 
+@pytest.mark.slow
 def test_the_report_tells_decoding_and_every_step(overfitted: Overfitted) -> None:
     lines = overfitted[2]
     assert lines[0] == "decoded 20 of 20 views"
@@ -190,6 +195,7 @@ def wait_for_saves(process: subprocess.Popen[str], state: Path, saves: int) -> N
         seen, last = seen + (now != last), now
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_in_the_same_bits(tmp_path: Path) -> None:
     archive = noise_archive(tmp_path / "archive", 24, 4, size=32, seed=1)
     straight, broken = (tmp_path / name / "model.safetensors" for name in ("straight", "broken"))
