@@ -262,6 +262,7 @@ def test_another_recipe_is_not_gone_on_with(change: dict[str, Any], message: str
         train(replace(stopped, resume=True, **change), silent)
 
 
+@pytest.mark.slow
 def test_another_start_is_not_gone_on_with(stopped: TrainOptions, overfitted: Overfitted) -> None:
     with pytest.raises(UsageError, match=r"init random weights, now [0-9a-f]{64}"):
         train(replace(stopped, resume=True, init=overfitted[0].out), silent)
