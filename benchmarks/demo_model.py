@@ -13,7 +13,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +29,7 @@ HELD_OUT_SEED = 2_000_003
 CALIBRATION_SEED = 3_000_017
 CALIBRATION_VIEWS = 64
 INT8_VIEWS = 128
-BATCH = 16
+BATCH = 8  # views that the network takes at a time; calibration keeps every tensor of a batch
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -40,18 +39,9 @@ def command(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "mura_trt", *map(str, arguments)], check=True)
 
 
-def decoded(files: list[bytes]) -> Iterator[NDArray[np.uint8]]:
-    """uint8 (n, 320, 320, 1) batches of the files' pixels, as ``score`` decodes them."""
-    from mura_trt.decode import Decoder
-
-    decoder = Decoder((320, 320), 2, BATCH)
-    for start in range(0, len(files), BATCH):
-        decoder.submit(files[start : start + BATCH])
-        yield decoder.collect().pixels.copy()
-
-
-def areas(table: pd.DataFrame) -> dict[str, Any]:
+def areas(studies: pd.DataFrame) -> dict[str, Any]:
     """AUROC of all studies, of each kind of lesion against all normal studies, and of each body part; kappa."""
+    from mura_trt.demo.summary import by_kind
     from mura_trt.metrics import Estimate, auroc, cohen_kappa
 
     def rounded(found: Estimate) -> list[float]:
@@ -64,52 +54,72 @@ def areas(table: pd.DataFrame) -> dict[str, Any]:
             "auroc": rounded(auroc(rows["label"], rows["probability"])),
         }
 
-    normal = table["label"] == 0
     return {
-        "all": area(table),
-        "kinds": {kind: area(table[normal | (table["kind"] == kind)]) for kind in sorted(set(table["kind"]) - {""})},
-        "body_parts": {part: area(rows) for part, rows in table.groupby("body_part")},
-        "kappa": rounded(cohen_kappa(table["label"], table["abnormal"])),
+        "kinds": {kind: area(rows) for kind, rows in by_kind(studies).items()},
+        "body_parts": {part: area(rows) for part, rows in studies.groupby("body_part")},
+        "kappa": rounded(cohen_kappa(studies["label"], studies["abnormal"])),
     }
 
 
-def peaks(archive: Path, engine: Path, detected: pd.DataFrame) -> dict[str, Any]:
-    """How often the map's highest position lies in the lesion's box, among abnormal views scored above 0.5.
+def batches_of(archive: Path, views: list[str]) -> Iterator[NDArray[np.uint8]]:
+    """uint8 (k, 320, 320, 1), k up to BATCH: the pixels of every view in order."""
+    from mura_trt.archive import FolderSource
+    from mura_trt.contract import InputContract
+    from mura_trt.pixels import decoded_views
+
+    contract = InputContract()
+    keys = [view.encode() for view in views]
+    for decoded in decoded_views(FolderSource(str(archive)), keys, (contract.height, contract.width)):
+        if decoded.failures:
+            raise RuntimeError(f"{archive}: {decoded.failures[0]}")
+        for start in range(0, len(decoded.views), BATCH):
+            yield decoded.pixels[start : start + BATCH].copy()
+
+
+def peak_shares(maps: NDArray[np.float32], boxes: NDArray[np.float64]) -> dict[str, Any]:
+    """How often a map's highest position lies in the lesion, and how often any position would.
 
     A position stands for 32 x 32 pixels of the network's input. ``touching``: this square and the box overlap;
     ``centre``: the square's centre lies in the box, which a box narrower than the square can miss through no fault of
     the map. ``chance`` is the share of all positions that would count, averaged over the views.
+
+    Parameters
+    ----------
+    maps
+        float32 (n, h, w).
+    boxes
+        float64 (n, 4): x0, y0, x1, y1 as parts of width and height.
     """
+    height, width = maps.shape[1:]
+    low, high = (boxes[:, None, part] * (width, height) for part in (slice(0, 2), slice(2, 4)))
+    position = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(1, -1, 2)
+    inside: dict[str, NDArray[np.bool_]] = {
+        "touching": np.all((position + 1 > low) & (position < high), axis=-1),
+        "centre": np.all((position + 0.5 >= low) & (position + 0.5 < high), axis=-1),
+    }
+    peak = maps.reshape(len(maps), -1).argmax(1)
+    return {
+        name: {
+            "share": round(float(counts[np.arange(len(maps)), peak].mean()), 4),
+            "chance": round(float(counts.mean()), 4),
+        }
+        for name, counts in inside.items()
+    }
+
+
+def peaks(archive: Path, engine: Path, detected: pd.DataFrame) -> dict[str, Any]:
+    """:func:`peak_shares` of abnormal views, all and by kind of lesion."""
     from mura_trt.bundle import Bundle
     from mura_trt.runtimes import SessionOptions, open_session
 
+    if detected.empty:
+        return {}
     session, _ = open_session("onnxruntime", Bundle.open(engine), SessionOptions(batch=BATCH))
-    if len(detected) == 0:
-        return {"views": 0}
-    files = [(archive / view).read_bytes() for view in detected["view"]]
-    maps = np.concatenate([session.run(pixels).cam.copy() for pixels in decoded(files)])
-    side = maps.shape[1]
-    # Boxes from pixels of the file to positions of the map.
-    boxes = detected[["x0", "y0", "x1", "y1"]].to_numpy() * side / detected[["width", "height"] * 2].to_numpy()
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    position = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(1, -1, 2)
-    inside = {
-        "touching": ((position + 1 > low) & (position < high)).all(-1),
-        "centre": ((position + 0.5 >= low) & (position + 0.5 < high)).all(-1),
-    }
-    peak = maps.reshape(len(maps), -1).argmax(1)
-    rows = np.arange(len(maps))
-    return {"views": len(maps)} | {
-        name: {
-            "share": round(float(where[rows, peak].mean()), 4),
-            "chance": round(float(where.mean()), 4),
-            "by_kind": {
-                kind: round(float(where[rows, peak][detected["kind"] == kind].mean()), 4)
-                for kind in sorted(set(detected["kind"]))
-            },
-        }
-        for name, where in inside.items()
-    }
+    maps = np.concatenate([session.run(pixels).cam.copy() for pixels in batches_of(archive, detected["view"].tolist())])
+    boxes = detected[["x0", "y0", "x1", "y1"]].to_numpy() / detected[["width", "height"] * 2].to_numpy()
+    parts = {"all": np.ones(len(detected), bool)}
+    parts |= {kind: (detected["kind"] == kind).to_numpy() for kind in sorted(set(detected["kind"]))}
+    return {name: {"views": int(rows.sum()), **peak_shares(maps[rows], boxes[rows])} for name, rows in parts.items()}
 
 
 def int8_difference(work: Path, archive: Path, views: list[str]) -> dict[str, Any]:
@@ -117,10 +127,13 @@ def int8_difference(work: Path, archive: Path, views: list[str]) -> dict[str, An
     import onnxruntime as ort
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    from mura_trt.demo.archive import DemoPlan, demo_studies
+    from mura_trt.demo.archive import DemoPlan, write_archive
 
-    drawn = (view.png for study in demo_studies(DemoPlan(CALIBRATION_VIEWS, CALIBRATION_SEED)) for view in study)
-    calibration = decoded(list(islice(drawn, CALIBRATION_VIEWS)))
+    seen = work / "calibration"
+    if not seen.exists():
+        write_archive(seen, DemoPlan(CALIBRATION_VIEWS, CALIBRATION_SEED))  # a study has a view at least
+    listed = sorted(path.relative_to(seen).as_posix() for path in seen.rglob("*.png"))
+    calibration = batches_of(seen, listed[:CALIBRATION_VIEWS])
     fp32, int8 = work / "engine" / "model-fp32.onnx", work / "int8.onnx"
     name = ort.InferenceSession(fp32).get_inputs()[0].name
 
@@ -142,10 +155,9 @@ def int8_difference(work: Path, archive: Path, views: list[str]) -> dict[str, An
     # Without it the fused kernels saturate on CPUs with AVX2 and no VNNI.
     options.add_session_config_entry("session.x64quantprecision", "1")
     sessions = [ort.InferenceSession(graph, options) for graph in (fp32, int8)]
-    files = [(archive / view).read_bytes() for view in views]
     differences = [
         np.abs(np.subtract(*(session.run(["probability"], {name: batch})[0] for session in sessions)))
-        for batch in decoded(files)
+        for batch in batches_of(archive, views)
     ]
     difference = np.concatenate(differences)
     return {
@@ -160,24 +172,26 @@ def measure(work: Path, checkpoint: Path, studies: int) -> dict[str, Any]:
     """All of it; ``work`` keeps archive, bundle and scores."""
     import pandas as pd
 
+    from mura_trt.demo.summary import drawn_and_scored
+
     archive, engine, out = work / f"archive-{studies}", work / "engine", work / "out"
     if not archive.exists():
         command("demo", archive, "--studies", studies, "--seed", HELD_OUT_SEED)
     command("build-engine", "--checkpoint", checkpoint, "--builder", "none", "-o", engine, "--overwrite")
     command("score", archive, "--engine", engine, "-o", out, "--runtime", "onnxruntime", "--overwrite")
-    drawn = pd.read_csv(archive / "views.csv", keep_default_na=False)
-    boxes = pd.read_csv(archive / "lesions.csv")[["view", "x0", "y0", "x1", "y1", "width", "height"]]
-    scored = pd.read_csv(out / "studies.csv")[["study", "probability", "abnormal"]]
-    table = drawn.drop_duplicates("study")[["study", "body_part", "label", "kind"]].merge(scored, on="study")
-    views = drawn.merge(pd.read_csv(out / "views.csv")[["view", "probability"]], on="view")
-    abnormal = views[views["label"] == 1].merge(boxes, on="view")
+    views = pd.read_csv(out / "views.csv")
+    abnormal = pd.read_csv(archive / "lesions.csv").merge(views[["view", "probability"]], on="view")
     detected = abnormal[abnormal["probability"] > 0.5]
     return {
         "checkpoint": checkpoint.name,
         "held_out_seed": HELD_OUT_SEED,
         "views": len(views),
-        **areas(table),
-        "activation_peaks": {"abnormal_views": len(abnormal), **peaks(archive, engine, detected)},
+        **areas(drawn_and_scored(archive, out)),
+        "activation_peaks": {
+            "abnormal_views": len(abnormal),
+            "detected": len(detected),
+            **peaks(archive, engine, detected),
+        },
         "int8": int8_difference(work, archive, views["view"].iloc[:: max(1, len(views) // INT8_VIEWS)].tolist()),
     }
 

@@ -38,8 +38,7 @@ def _errors_told() -> Iterator[None]:
         print(f"mura-trt: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except ImportError as error:
-        extras = "`train`" if "matplotlib" in str(error) else "`build` (`train` for training)"
-        print(f"mura-trt: {error}; this command needs the extra {extras}", file=sys.stderr)
+        print(f"mura-trt: {error}; install the extra `build`, or `train` for training", file=sys.stderr)
         raise typer.Exit(EXIT_ENVIRONMENT) from error
     except OSError as error:  # a full disk, a folder that vanished; the error names the file
         print(f"mura-trt: {error}", file=sys.stderr)
@@ -189,9 +188,6 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from, as torchvision's ImageNet one [random weights].")
     ] = None,
-    boxes: Annotated[
-        Path | None, typer.Option(help="CSV of lesions' places, to train the activation map, too: see the README.")
-    ] = None,
     size: Annotated[int, typer.Option(help="Pixels, height and width; a multiple of 32.")] = 320,
     epochs: Annotated[int, typer.Option(help="At the most.")] = 30,
     epoch_views: Annotated[int | None, typer.Option(help="Views in an epoch, drawn anew for each [all].")] = None,
@@ -208,6 +204,9 @@ def train(
     ] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the first weights, the split, the order and the augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32; mixed: fp16 (GPU) or bf16 (GPU, CPU with AVX512-BF16); auto: fp16 on a GPU.")
+    ] = "auto",
     save_minutes: Annotated[float, typer.Option(help="Minutes between savings within an epoch.")] = 5.0,
     half: Annotated[bool, typer.Option("--half", help="Write half precision: 26 MB, not 51.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that has not ended; else begin.")] = False,
@@ -216,14 +215,13 @@ def train(
     """Trains the network on labelled studies, as the MURA paper does."""
     with _errors_told():
         from mura_trt.progress import Reporter
-        from mura_trt.training.loop import TrainOptions
         from mura_trt.training.loop import train as run_training
+        from mura_trt.training.options import TrainOptions
 
         options = TrainOptions(
             archive=archive,
             out=out,
             init=init,
-            boxes=boxes,
             size=size,
             epochs=epochs,
             epoch_views=epoch_views,
@@ -236,6 +234,7 @@ def train(
             validation_share=validation_share,
             seed=seed,
             device=device,
+            precision=precision,
             save_minutes=save_minutes,
             half=half,
             resume=resume,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from mura_trt.score import Progress
+if TYPE_CHECKING:
+    from mura_trt.score import Progress
 
 TERMINAL_SECONDS = 0.5  # between lines
 LOG_SECONDS = 30.0
@@ -47,9 +48,15 @@ class Reporter:
 def describe(progress: Progress) -> str:
     """``1,024 of 40,561 views, 512.0 views/s, 187.1 studies/s, 3 failed, 0:01:17 to go``."""
     rate = progress.rate
-    left = int((progress.views - progress.done) / rate) if rate else 0
+    left = (progress.views - progress.done) / rate if rate else 0
     return (
         f"{progress.done:,} of {progress.views:,} views, {rate:.1f} views/s,"
         f" {rate * progress.studies / progress.views:.1f} studies/s, {progress.failed} failed,"
-        f" {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} to go"
+        f" {clock(left)} to go"
     )
+
+
+def clock(seconds: float) -> str:
+    """``0:01:17``."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

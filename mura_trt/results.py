@@ -171,7 +171,7 @@ class OutputFolder:
             "studies", study_tables(listing, outcome.probability, threshold, ROWS_AT_ONCE), table_format
         )
         self._write("views", _view_tables(listing, outcome), table_format)
-        self._write("failures", _failure_tables(listing, outcome.failures), table_format)
+        self._write("failures", iter([failure_table(listing, outcome.failures)]), table_format)
         return studies
 
     def write_run(self, run: dict[str, Any]) -> None:
@@ -238,11 +238,12 @@ def _view_tables(listing: Listing, outcome: Outcome) -> Iterator[pd.DataFrame]:
         yield table[table["probability"].notna()]
 
 
-def _failure_tables(listing: Listing, failures: list[Failure]) -> Iterator[pd.DataFrame]:
+def failure_table(listing: Listing, failures: list[Failure]) -> pd.DataFrame:
+    """What became of views without pixels or score: view, study, stage, code, message."""
     import pandas as pd
 
     numbers = np.array([failure.view for failure in failures], np.int64)
-    yield pd.DataFrame(
+    return pd.DataFrame(
         {
             "view": [display(key) for key in listing.views.take(numbers).to_pylist()],
             "study": listing.study_names(listing.study_of[numbers]),

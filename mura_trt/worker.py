@@ -6,9 +6,7 @@ thread. Batches cross the borders of tasks, so that no task pays for a tail of i
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import threading
 import time
 from collections import deque
@@ -26,13 +24,12 @@ from mura_trt.cores import usable_cores
 from mura_trt.decode import Decoder
 from mura_trt.errors import MuraTrtError
 from mura_trt.ledger import Failure, Rows, Task
+from mura_trt.processes import work_for
 from mura_trt.readahead import Batch, ReadAhead, Source
 from mura_trt.runtimes import Session, SessionOptions, open_session
 
 BATCHES_DECODING = 2  # ahead of the engine
 PULSE_SECONDS = 1.0
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True)
@@ -111,8 +108,7 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
     supervisor
         The supervisor's process id.
     """
-    _die_with(supervisor)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    work_for(supervisor)
     _send_output_to(config.log)
     try:
         bundle = config.bundle
@@ -124,13 +120,6 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         session.close()
     except MuraTrtError as error:
         connection.send(Fatal(error))
-
-
-def _die_with(supervisor: int) -> None:
-    """Has the kernel kill this process when the supervisor dies, even by kill -9."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it died before the call
-        os._exit(1)
 
 
 def _send_output_to(path: Path) -> None:

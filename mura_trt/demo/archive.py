@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-import signal
 import tempfile
-import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TextIO
 
@@ -27,6 +25,7 @@ from mura_trt.demo.anatomy import BODY_PARTS, FIELDS
 from mura_trt.demo.lesions import LESION_KINDS
 from mura_trt.demo.xray import Box, Drawn, Person, draw_view
 from mura_trt.errors import UsageError
+from mura_trt.processes import work_for
 
 # MURA's studies by body part (Rajpurkar et al. 2018, table 1), in the order of BODY_PARTS.
 MURA_STUDIES = np.array([1912, 2110, 1010, 2185, 727, 3015, 3697])
@@ -93,8 +92,7 @@ class DemoView:
     key is its path in the archive, "valid/XR_WRIST/patient00012/study1_positive/image1.png"; study is the
     directory of that; label is 1 for abnormal; lesion is "" and box None if there is none; traits name what
     else was drawn, whatever the label, of "oblique", "lateral", "collimated", "letters", "inverted", "cast",
-    "degenerative" and "jewellery"; png holds the image file, of so many
-    pixels' width and height.
+    "degenerative" and "jewellery"; png holds the image file, of so many pixels' width and height.
     """
 
     key: str
@@ -179,9 +177,8 @@ def _study(plan: DemoPlan, study: int, split: str) -> list[DemoView]:
     patient, body_part, number = _place(study, seed)
     label_rng = _rng(seed, study, LABEL)
     label = int(label_rng.random() < ABNORMAL)
-    kind = str(
-        label_rng.choice(LESION_KINDS, p=np.array(plan.lesion_shares) / sum(plan.lesion_shares))
-    )  # a normal study's, if it had a lesion
+    lesion_shares = np.array(plan.lesion_shares) / sum(plan.lesion_shares)
+    kind = str(label_rng.choice(LESION_KINDS, p=lesion_shares))  # of a normal study: the one it does not have
     lesion = kind if label else ""
     folder = f"{split}/XR_{body_part}/patient{patient:05d}/study{number}_{'positive' if label else 'negative'}"
     shares = np.array(VIEW_SHARES) / sum(VIEW_SHARES)
@@ -200,12 +197,9 @@ def _study(plan: DemoPlan, study: int, split: str) -> list[DemoView]:
             about = box or draw_view(rng, _rng(seed, study, LESION), body_part, kind, size, person).box
             assert about is not None  # every kind of lesion has one
             gray, box = _cut(_rng(seed, study, CUT, k), drawn, about, plan.close_up)
-        key = f"{folder}/image{k}.png"
-        views.append(
-            DemoView(
-                key, folder, body_part, label, lesion, box, drawn.traits, gray.shape[1], gray.shape[0], _png(gray, rgb)
-            )
-        )
+        height, width = gray.shape
+        key, png = f"{folder}/image{k}.png", _png(gray, rgb)
+        views.append(DemoView(key, folder, body_part, label, lesion, box, drawn.traits, width, height, png))
     return views
 
 
@@ -213,23 +207,10 @@ def _chunk(plan: DemoPlan, places: list[tuple[int, str]]) -> list[list[DemoView]
     return [_study(plan, study, split) for study, split in places]
 
 
-def _become_worker() -> None:
-    """A drawing process leaves Ctrl-C to the process that waits for it, and ends when that has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is not None:
-
-        def end_with(sentinel: int) -> None:
-            connection.wait([sentinel])
-            os._exit(1)
-
-        threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
-
-
 def _in_parallel(plan: DemoPlan, chunks: Iterator[list[tuple[int, str]]], processes: int) -> Iterator[list[DemoView]]:
     """The chunks' studies in order; a few chunks a process are drawn ahead, and no more are held in memory."""
     waiting: deque[Future[list[list[DemoView]]]] = deque()
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _become_worker)
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), work_for, (os.getpid(),))
     try:
         for chunk in chunks:
             waiting.append(pool.submit(_chunk, plan, chunk))

@@ -1,14 +1,45 @@
-"""How the demo's scores compare with what was drawn: for the screen at the end of ``make demo``."""
+"""How the demo's scores compare with what was drawn: for the screen at the end of ``make demo``, and for benchmarks."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mura_trt.archive import label
-from mura_trt.demo.xray import LESION_KINDS
+from mura_trt.demo.lesions import LESION_KINDS
 from mura_trt.errors import UsageError
 from mura_trt.metrics import auroc, cohen_kappa
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def drawn_and_scored(archive: Path, out: Path) -> pd.DataFrame:
+    """A row for each scored study of a demo archive: study, body_part, label, kind, probability, abnormal.
+
+    Raises
+    ------
+    UsageError
+        No demo archive or no scores there.
+    """
+    import pandas as pd
+
+    try:
+        drawn = pd.read_csv(archive / "views.csv", keep_default_na=False)
+        scored = pd.read_csv(out / "studies.csv").dropna(subset="probability")
+    except OSError as error:
+        raise UsageError(f"{error.filename}: not there; run mura-trt demo, then mura-trt score") from error
+    studies = drawn.drop_duplicates("study")[["study", "body_part", "label", "kind"]]
+    return studies.merge(scored[["study", "probability", "abnormal"]], on="study").astype({"abnormal": int})
+
+
+def by_kind(studies: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """All studies, and for each kind of lesion that occurs its studies with all normal ones."""
+    parts = {"all": studies}
+    for kind in LESION_KINDS:
+        if (studies["kind"] == kind).any():
+            parts[kind] = studies[(studies["kind"] == kind) | (studies["label"] == 0)]
+    return parts
 
 
 def summarise(archive: Path, out: Path) -> str:
@@ -19,23 +50,14 @@ def summarise(archive: Path, out: Path) -> str:
     UsageError
         No demo archive or no finished run there.
     """
-    import pandas as pd
-
+    studies = drawn_and_scored(archive, out)
     try:
-        lesions = pd.read_csv(archive / "lesions.csv").drop_duplicates("study").set_index("study")["kind"]
-        studies = pd.read_csv(out / "studies.csv").dropna(subset="probability")
         run = json.loads((out / "run.json").read_text())
     except OSError as error:
-        raise UsageError(f"{error.filename}: not there; run mura-trt demo, then mura-trt score") from error
-    truth = studies["study"].map(lambda study: label(str(study).encode())).astype(int)
-    kind = studies["study"].map(lesions).fillna("")
-    rows = [("all", truth.index)]
-    for lesion in LESION_KINDS:
-        if (kind == lesion).any():
-            rows.append((lesion, truth.index[(kind == lesion) | (truth == 0)]))
+        raise UsageError(f"{error.filename}: not there; run mura-trt score to its end") from error
     table = [
-        f"{name:<12}{len(at):>8}{truth[at].sum():>10}   {auroc(truth[at], studies.loc[at, 'probability'])}"
-        for name, at in rows
+        f"{name:<12}{len(part):>8}{part['label'].sum():>10}   {auroc(part['label'], part['probability'])}"
+        for name, part in by_kind(studies).items()
     ]
     lines = [
         "Demo model on synthetic images: it says nothing about patients.",
@@ -43,7 +65,7 @@ def summarise(archive: Path, out: Path) -> str:
         f" {run['views_per_s']} views/s with {run['runtime']}",
         f"{'lesion':<12}{'studies':>8}{'abnormal':>10}   AUROC (95 % interval)",
         *table,
-        f"Cohen's kappa at the threshold {run['threshold']}: {cohen_kappa(truth, studies['abnormal'].astype(int))}",
+        f"Cohen's kappa at the threshold {run['threshold']}: {cohen_kappa(studies['label'], studies['abnormal'])}",
         f"files: {out}/studies.csv  {out}/views.csv  {out}/failures.csv  {out}/run.json",
     ]
     return "\n".join(lines)

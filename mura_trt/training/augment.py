@@ -16,7 +16,7 @@ def augment(images: Tensor, rng: np.random.Generator, degrees: float) -> Tensor:
     Parameters
     ----------
     images : Tensor
-        uint8 (N, S, S, C), square.
+        uint8 (N, S, S, 1), square.
     rng : numpy.random.Generator
         Taken from on the host, so that every device draws the same.
     degrees : float
@@ -25,7 +25,7 @@ def augment(images: Tensor, rng: np.random.Generator, degrees: float) -> Tensor:
     Returns
     -------
     Tensor
-        float32 (N, S, S, C), gray levels 0..255; what comes into view from outside is black.
+        float32 (N, S, S, 1), gray levels 0..255; what comes into view from outside is black.
     """
     import torch
     from torch.nn import functional as F

@@ -20,8 +20,6 @@ class Epoch:
     learning_rate: float
     train_loss: float
     """Mean weighted binary cross-entropy over the epoch's views, augmented, as the weights moved."""
-    location_loss: float
-    """Mean over the epoch's views of how far the activation map points elsewhere; 0 where no box is known."""
     valid_loss: float
     """The same of the validation views, not augmented, with the weights at the epoch's end."""
     auroc: float

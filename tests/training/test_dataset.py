@@ -15,7 +15,9 @@ from PIL import Image
 from mura_trt.archive import list_archive
 from mura_trt.decode import Decoder
 from mura_trt.errors import UsageError
-from mura_trt.training.dataset import DECODE_BATCH, Catalogue, Views, load_views, read_catalogue
+from mura_trt.pixels import BATCH
+from mura_trt.training.catalogue import Catalogue, read_catalogue
+from mura_trt.training.views import Views, load_views
 from tests.training import add_study, study_name
 
 SIZE = 32
@@ -276,7 +278,7 @@ def test_pixels_are_taken_up_again_and_only_where_they_are_the_same(spoiled: Pat
 
 
 def test_more_views_than_a_batch_keep_their_order(tmp_path: Path) -> None:
-    count = 2 * DECODE_BATCH + 22
+    count = 2 * BATCH + 22
     archive = plain(tmp_path / "a", count)
     bad = keys_of(archive)[70]
     (archive / bad).write_bytes(b"no image")
@@ -299,55 +301,3 @@ def test_what_lies_neither_in_train_nor_in_valid_is_left_out(tmp_path: Path, cap
     assert {keys[row].split("/")[0] for row in catalogue.train} == {"train"}
     assert {keys[row].split("/")[0] for row in catalogue.valid} == {"valid"}
     assert [line for line in warnings_of(caplog) if line.startswith("4 images lie neither")]
-
-
-# --- where lesions lie ---
-
-
-def boxed(tmp_path: Path, table: str) -> Catalogue:
-    archive = plain(plain(tmp_path / "a", 4, "train"), 4, "valid", first=100)
-    (tmp_path / "boxes.csv").write_text(table)
-    return read_catalogue(archive, 0.1, 0, tmp_path / "boxes.csv")
-
-
-def test_boxes_come_to_their_views_as_parts_of_the_image(tmp_path: Path) -> None:
-    first = f"{study_name('train', 2, True)}/image1.png"
-    last = f"{study_name('valid', 102, True)}/image1.png"
-    views = boxed(
-        tmp_path,
-        "view,kind,x0,y0,x1,y1,width,height\n"
-        f"{last},crack,10,20,50,40,100,80\nnot/in/the/archive.png,crack,0,0,1,1,2,2\n{first},crack,0,0,1,2,4,4\n",
-    )
-    told = np.flatnonzero(~np.isnan(views.boxes).any(1))
-    assert [study_of(views, row) for row in told] == [
-        study_name("train", 2, True),
-        study_name("valid", 102, True),
-    ]
-    np.testing.assert_allclose(views.boxes[told], [[0, 0, 0.25, 0.5], [0.1, 0.25, 0.5, 0.5]])
-    assert views.boxes.shape == (len(views.labels), 4)
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        f"view,x0,y0,x1,y1\n{study_name('train', 2, True)}/image1.png,1,2,3,4\n",
-        f"path,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,3,4,5,6\n",
-        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,-1,2,3,4,5,6\n",
-        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,3,2,3,4,5,6\n",
-        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,3,nan,5,6\n",
-        f"view,x0,y0,x1,y1,width,height\n{2 * (study_name('train', 2, True) + '/image1.png,1,2,3,4,5,6' + chr(10))}",
-        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,three,4,5,6\n",
-        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2,3,4,0,6\n",
-        f"view,x0,y0,x1,y1,width,height\n{study_name('train', 2, True)}/image1.png,1,2\n",
-        "view,x0,y0,x1,y1,width,height\nelsewhere.png,1,2,3,4,5,6\n",
-    ],
-)
-def test_what_is_no_table_of_boxes_is_refused(tmp_path: Path, table: str) -> None:
-    with pytest.raises(UsageError, match=r"boxes\.csv: "):
-        boxed(tmp_path, table)
-
-
-def test_a_missing_table_of_boxes_is_refused(tmp_path: Path) -> None:
-    archive = plain(plain(tmp_path / "a", 4, "train"), 4, "valid", first=100)
-    with pytest.raises(UsageError, match=r"none\.csv"):
-        read_catalogue(archive, 0.1, 0, tmp_path / "none.csv")

@@ -26,9 +26,13 @@ from mura_trt.checkpoint import load_checkpoint, save_checkpoint
 from mura_trt.errors import EnvironmentProblem, MuraTrtError, UsageError
 from mura_trt.metrics import Estimate, auroc, cohen_kappa
 from mura_trt.model import MuraNet
-from mura_trt.training import loop
-from mura_trt.training.dataset import load_views, read_catalogue
-from mura_trt.training.loop import Run, TrainOptions, first_model, train
+from mura_trt.training import run as run_module
+from mura_trt.training.catalogue import read_catalogue
+from mura_trt.training.folder import TrainingFolder
+from mura_trt.training.loop import first_model, train
+from mura_trt.training.options import TrainOptions
+from mura_trt.training.run import Run
+from mura_trt.training.views import load_views
 from tests.training import add_study, noise_archive, study_name
 
 LEFT = {"recipe.json", "log.csv", "curves.png", "skipped.csv", "validation.csv"}  # beside the kept weights
@@ -364,9 +368,7 @@ def test_the_weights_count_in_both_losses(tmp_path: Path) -> None:
             view = rng.integers(0, 256, (32, 32), np.uint8)
             add_study(tmp_path / "archive", study_name(split, patient, patient % 4 == 0), view)
     options = tiny(tmp_path / "archive", tmp_path / "o" / "model.safetensors", batch=8, rotation=0.0)
-    options.folder.mkdir()
-    views = load_views(read_catalogue(options.archive, 0.1, 0), 32, options.folder, lambda done, total: None)
-    run = Run(options, views, first_model(options), "cpu")
+    run = prepared(options)
     loss, probability = run.validate()
     # 2 of 8 are abnormal: they count 3/4, and the others 1/4.
     cost = [-0.75 * math.log(p) if n % 4 == 0 else -0.25 * math.log(1 - p) for n, p in enumerate(probability)]
@@ -389,9 +391,7 @@ def test_it_starts_from_imagenets_features(small: Path, tmp_path: Path, caplog: 
     state["classifier.weight"], state["classifier.bias"] = torch.randn(1000, 1664), torch.randn(1000)
     torch.save(state, tmp_path / "densenet169.pth")
     options = tiny(small, tmp_path / "o" / "model.safetensors", init=tmp_path / "densenet169.pth")
-    options.folder.mkdir()
-    views = load_views(read_catalogue(small, 0.1, 0), 32, options.folder, lambda done, total: None)
-    run = Run(options, views, first_model(options), "cpu")
+    run = prepared(options)
     own = run.model.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in state.items() if name.startswith("features."))
     assert own["classifier.weight"].shape == (1, 1664) and own["classifier.weight"].std() > 0
@@ -441,10 +441,9 @@ def one_class(root: Path) -> Path:
         (lambda root: root, {}, "no such folder"),
         (unlabelled, {}, "no label"),
         (one_class, {}, "needs both"),
-        (lambda root: noise_archive(root, 12, 4, 32, 1), {"boxes": Path("typo.csv")}, r"typo\.csv"),
         (lambda root: noise_archive(root, 12, 4, 32, 1), {"init": Path("typo.pth")}, r"typo\.pth"),
     ],
-    ids=["nowhere", "unlabelled", "one class", "boxes", "init"],
+    ids=["nowhere", "unlabelled", "one class", "init"],
 )
 def test_a_wrong_input_costs_no_earlier_run(
     tmp_path: Path, archive: Callable[[Path], Path], changes: dict[str, Any], message: str
@@ -479,28 +478,9 @@ def test_records_within_the_archive_are_refused(small: Path) -> None:
 def prepared(options: TrainOptions) -> Run:
     """The run before its first step."""
     options.folder.mkdir()
-    catalogue = read_catalogue(options.archive, 0.1, 0, options.boxes)
+    catalogue = read_catalogue(options.archive, 0.1, 0)
     views = load_views(catalogue, options.size, options.folder, lambda done, total: None)
-    return Run(options, views, first_model(options), "cpu")
-
-
-def test_a_box_adds_its_own_loss_and_only_where_it_is_told(small: Path, tmp_path: Path) -> None:
-    keys = [path.relative_to(small).as_posix() for path in sorted(small.rglob("train/**/*.png"))]
-    abnormal = [key for key in keys if "positive" in key]
-    (tmp_path / "boxes.csv").write_text(f"view,x0,y0,x1,y1,width,height\n{abnormal[0]},0,0,9,9,32,32\n")
-    plain = prepared(tiny(small, tmp_path / "plain.safetensors", size=64))
-    boxed = prepared(tiny(small, tmp_path / "boxed.safetensors", size=64, boxes=tmp_path / "boxes.csv"))
-    named, unnamed = keys.index(abnormal[0]), keys.index(abnormal[1])
-    normal = [row for row, key in enumerate(keys) if "negative" in key][:3]
-    offset = int(plain.views.train[0])  # train/ comes first, and in the order of its keys
-    with_box, without = (np.array([row, *normal]) + offset for row in (named, unnamed))
-    assert boxed._step(without)[1] == 0
-    fresh = Run(boxed.options, boxed.views, first_model(boxed.options), "cpu")
-    (loss, location), (plain_loss, nothing) = fresh._step(with_box), plain._step(with_box)
-    assert loss == pytest.approx(plain_loss, rel=1e-6)
-    assert location > 0 and nothing == 0
-    weights = [run.model.state_dict()["features.conv0.weight"] for run in (fresh, plain)]
-    assert not torch.equal(*weights)
+    return Run(options, TrainingFolder(options), views, first_model(options), "cpu")
 
 
 def test_every_step_is_augmented_anew(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,11 +490,10 @@ def test_every_step_is_augmented_anew(small: Path, tmp_path: Path, monkeypatch: 
         seen.append((degrees, float(rng.random())))
         return images.float()
 
-    monkeypatch.setattr(loop, "augment", recorded)
+    monkeypatch.setattr(run_module, "augment", recorded)
     run = prepared(tiny(small, tmp_path / "model.safetensors", rotation=12.5))
     for _ in range(2):
-        run.train_epoch(silent)
-        run.at.epoch, run.at.step = run.at.epoch + 1, 0
+        run.end_epoch(run.train_epoch(silent))
     assert {degrees for degrees, _ in seen} == {12.5}
     assert len({draw for _, draw in seen}) == len(seen) == 4
 
@@ -525,9 +504,9 @@ def test_an_epoch_of_so_many_views_takes_others_each_time(
     run = prepared(tiny(small, tmp_path / "model.safetensors", epoch_views=4, batch=4))
     taken: list[list[int]] = []
 
-    def step(rows: NDArray[np.int64]) -> tuple[float, float]:
+    def step(rows: NDArray[np.int64]) -> float:
         taken.append(sorted(rows.tolist()))
-        return 0.5, 0.0
+        return 0.5
 
     monkeypatch.setattr(run, "_step", step)
     monkeypatch.setattr(run, "validate", lambda: (0.1, np.array([0.2, 0.8, 0.2, 0.8])))
@@ -535,6 +514,22 @@ def test_an_epoch_of_so_many_views_takes_others_each_time(
     assert [len(rows) for rows in taken] == [4, 4, 4] and len({tuple(rows) for rows in taken}) > 1
     assert set().union(*map(set, taken)) <= set(run.views.train.tolist())
     assert [row.train_loss for row in rows] == [0.5, 0.5, 0.5]
+
+
+def test_bf16_mixes_precisions_and_keeps_weights_and_scores_in_fp32(small: Path, tmp_path: Path) -> None:
+    plain = prepared(tiny(small, tmp_path / "plain.safetensors"))
+    mixed = prepared(tiny(small, tmp_path / "mixed.safetensors", precision="bf16"))
+    seen: list[torch.dtype] = []
+    mixed.model.features[3].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    (plain_loss, plain_scores), (loss, scores) = plain.validate(), mixed.validate()
+    assert set(seen) == {torch.bfloat16}
+    assert loss == pytest.approx(plain_loss, rel=0.02) and loss != plain_loss
+    np.testing.assert_allclose(scores, plain_scores, atol=0.02)
+    rows = mixed.views.train[:6]
+    assert mixed._step(rows) == pytest.approx(plain._step(rows), rel=0.05)
+    assert {weight.dtype for weight in mixed.model.parameters()} == {torch.float32}
+    moved = mixed.model.features[0].weight, plain.model.features[0].weight
+    assert not torch.equal(*moved) and torch.allclose(*moved, atol=2.1e-3)  # Adam's first step is one rate at the most
 
 
 # --- what is wrong ---
@@ -569,6 +564,7 @@ def test_divergence_in_an_epochs_last_step_ends_in_words(small: Path, tmp_path: 
         ({"validation_share": 1.0}, "--validation-share 1.0: above 0, below 1"),
         ({"seed": -1}, "--seed -1: 0 or more"),
         ({"device": "gpu"}, "--device gpu: auto, cpu or cuda"),
+        ({"precision": "int8"}, "--precision int8: auto, fp32, fp16, bf16"),
         ({"out": Path("model.pth")}, r"model\.pth: name the output \*\.safetensors"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite: choose one"),
         ({"rotation": -1.0}, "--rotation -1.0"),

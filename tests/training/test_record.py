@@ -17,7 +17,6 @@ FIRST = Epoch(
     epoch=1,
     learning_rate=1e-4,
     train_loss=0.4512345678,
-    location_loss=0.25,
     valid_loss=0.39,
     auroc=0.7,
     auroc_low=0.6,
@@ -36,11 +35,10 @@ def test_the_log_has_a_line_an_epoch_under_the_names_of_its_columns(tmp_path: Pa
     with (tmp_path / "log.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert " ".join(header) == (
-        "epoch learning_rate train_loss location_loss valid_loss auroc auroc_low auroc_high kappa kappa_low kappa_high"
-        " views_per_s"
+        "epoch learning_rate train_loss valid_loss auroc auroc_low auroc_high kappa kappa_low kappa_high views_per_s"
     )
-    assert rows[0] == ["1", "0.0001", "0.451235", "0.25", "0.39", "0.7", "0.6", "0.8", "0.3", "0.2", "0.4", "12.5"]
-    assert rows[1][:2] == ["2", "1e-05"] and rows[1][5:11] == ["nan"] * 6
+    assert rows[0] == ["1", "0.0001", "0.451235", "0.39", "0.7", "0.6", "0.8", "0.3", "0.2", "0.4", "12.5"]
+    assert rows[1][:2] == ["2", "1e-05"] and rows[1][4:10] == ["nan"] * 6
     assert len(rows) == 2
 
 

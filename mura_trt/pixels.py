@@ -1,0 +1,58 @@
+"""Views to pixels, for whoever has no engine to feed: reading, screening and decoding overlap, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.cores import usable_cores
+from mura_trt.decode import Decoder
+from mura_trt.ledger import Failure
+from mura_trt.readahead import Batch, ReadAhead, Source
+
+BATCH = 64
+
+
+class DecodedViews(NamedTuple):
+    """A batch: ``pixels`` is uint8 (k, H, W, 1), of the ``views`` by number; ``failures`` are views without pixels."""
+
+    views: list[int]
+    pixels: NDArray[np.uint8]
+    failures: list[Failure]
+
+
+def decoded_views(source: Source, keys: list[bytes], size: tuple[int, int]) -> Iterator[DecodedViews]:
+    """Every view once, as pixels or as a failure.
+
+    Parameters
+    ----------
+    source
+        Where the views are read from.
+    keys
+        Their keys; a view's number is its place here.
+    size
+        Height and width of the pixels.
+    """
+    reader, decoder = ReadAhead(BATCH), Decoder(size, usable_cores(), BATCH)
+    reader.add(source, 0, keys)
+    reader.flush()
+    decoding: Batch | None = None
+    try:
+        while True:
+            batch, failures = reader.next_batch()
+            if batch:
+                decoder.submit(batch.files)
+            if decoding:
+                pixels, kept, rejected = decoder.collect()
+                failures += [Failure(decoding.views[at], "decode", why.code, str(why)) for at, why in rejected]
+                yield DecodedViews([decoding.views[at] for at in kept], pixels, failures)
+            elif failures:
+                yield DecodedViews([], np.empty((0, *size, 1), np.uint8), failures)
+            elif not batch:
+                return
+            decoding = batch
+    finally:
+        reader.close()

@@ -1,0 +1,85 @@
+"""A training run's folder: begun, taken up again or refused; records for people, and scratch that goes at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mura_trt.errors import UsageError
+from mura_trt.files import write_atomically
+from mura_trt.training.options import TrainOptions
+from mura_trt.training.record import Epoch, draw_curves, write_log
+from mura_trt.training.views import PIXELS, PIXELS_OF, SKIPPED
+
+RECIPE, LOG, CURVES, VALIDATION, STATE = "recipe.json", "log.csv", "curves.png", "validation.csv", "state.pt"
+SCRATCH = (PIXELS, PIXELS_OF, STATE)  # gone when the run has ended, the state last
+
+
+class TrainingFolder:
+    """What a run needs on its way and what it leaves, in ``NAME-training/`` beside ``NAME.safetensors``."""
+
+    def __init__(self, options: TrainOptions) -> None:
+        self._options = options
+        self.path = options.folder
+        self.state = self.path / STATE
+        self.validation = self.path / VALIDATION
+
+    def open(self, recipe: dict[str, str]) -> None:
+        """Makes the folder and notes the recipe there, or takes up a run of the same recipe.
+
+        Raises
+        ------
+        UsageError
+            The folder holds what must not be touched, or lies within the archive.
+        """
+        options, unfinished = self._options, self.state.exists()
+        if options.archive.is_dir() and self.path.resolve().is_relative_to(options.archive.resolve()):
+            raise UsageError(
+                f"{self.path} lies inside the archive, where its pictures would count as views: choose another --out"
+            )
+        if options.overwrite:
+            self._clear()
+        elif unfinished and not options.resume:
+            raise UsageError(
+                f"{self.path} holds a run that has not ended: --resume goes on with it, --overwrite begins anew"
+            )
+        elif unfinished:
+            then = json.loads((self.path / RECIPE).read_text())
+            other = [f"{name} {then[name]}, now {recipe[name]}" for name in recipe if then[name] != recipe[name]]
+            if other:
+                raise UsageError(f"{self.path}: the run began with {'; '.join(other)}: give that again, or --overwrite")
+        elif options.out.exists() or (self.path / LOG).exists():
+            raise UsageError(
+                f"{options.out} or the records in {self.path} are there already: --overwrite replaces them"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not options.resume:  # files that could not be read then may have been mended since
+            (self.path / PIXELS).unlink(missing_ok=True)
+        write_atomically(self.path / RECIPE, json.dumps(recipe, indent=2).encode())
+
+    def _clear(self) -> None:
+        init = self._options.init
+        if init and init.resolve() in self.path.resolve().glob("*"):
+            raise UsageError(f"--init {init}: --overwrite would remove it; choose another --out")
+        for pattern in ("epoch-*.safetensors", RECIPE, LOG, CURVES, VALIDATION, SKIPPED, *SCRATCH):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
+    def weights(self, epoch: int) -> Path:
+        """The file of an epoch's weights; epochs count from 1."""
+        return self.path / f"epoch-{epoch:03d}.safetensors"
+
+    def write_records(self, epochs: Sequence[Epoch], best: Sequence[int]) -> None:
+        """Writes the table and the picture of the epochs, and removes weights of others than the best."""
+        kept = [self.weights(epoch) for epoch in best]
+        for path in self.path.glob("epoch-*.safetensors"):
+            if path not in kept:
+                path.unlink()
+        write_log(epochs, self.path / LOG)
+        draw_curves(epochs, self.path / CURVES)
+
+    def remove_scratch(self) -> None:
+        """Removes what only a run under way needs."""
+        for name in SCRATCH:
+            (self.path / name).unlink(missing_ok=True)
