@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import re
 import stat
@@ -108,6 +109,14 @@ class Listing:
     def study_names(self, numbers: NDArray[np.int32]) -> list[str]:
         """Study keys as text, by number."""
         return [display(key) for key in self.studies.take(numbers).to_pylist()]
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that change with the keys of the views and studies and with their order."""
+        digest = hashlib.sha256(self.study_of.tobytes())
+        for column in (self.views, self.studies):
+            for buffer in column.buffers()[1:]:  # where each key ends, and the keys' bytes
+                digest.update(buffer)
+        return digest.hexdigest()
 
     def first_views(self) -> list[bytes]:
         """The key of each study's first view, by study number."""

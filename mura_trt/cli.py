@@ -119,6 +119,10 @@ def score(
     shard_views: Annotated[int | None, typer.Option(help="Views in a commit [256 on a CPU, 2048 on a GPU].")] = None,
     table_format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
     null_ms: Annotated[float, typer.Option(help="Milliseconds a batch takes the null runtime.")] = 0.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; else begin.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="As --resume, and try the views again that have failed.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's summary as JSON.")] = False,
 ) -> None:
@@ -140,6 +144,8 @@ def score(
             root=root,
             table_format=table_format,
             overwrite=overwrite,
+            resume=resume,
+            retry_failed=retry_failed,
             null_ms=null_ms,
         )
         with Reporter(sys.stderr) as reporter:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,17 @@ class Rows:
         if named != list(range(self.start, self.stop)):
             raise ValueError(f"views {self.start} to {self.stop}: some are lost or doubled")
 
+    def scored_runs(self) -> list[Rows]:
+        """The rows without their failures: each run of neighbours that have scores, as rows of its own."""
+        edges = [self.start - 1, *(failure.view for failure in self.failures), self.stop]
+        runs = []
+        for before, after in pairwise(edges):
+            if after - before > 1:
+                here = slice(*np.searchsorted(self.views, (before + 1, after)))
+                values = self.views[here], self.logit[here], self.probability[here]
+                runs.append(Rows(before + 1, after, *values))
+        return runs
+
     @classmethod
     def of_one_failure(cls, failure: Failure) -> Rows:
         """The rows of a single view that has no score."""
@@ -71,9 +84,9 @@ class Task:
 class Ledger:
     """Hands out shards as tasks, takes rows back, and says which shard is complete.
 
-    A shard is a run of ``shard_views`` views; the last may be shorter. When a worker dies, the tasks it had are given
-    out again one at a time, so that the next death has one culprit: a task that dies alone is split into single views,
-    and a view that dies alone is a failure. Every other view keeps its score.
+    A shard is a run of ``shard_views`` views; the last may be shorter. When a worker is lost, because it died or hung,
+    the tasks it had are given out again one at a time, so that the next loss has one culprit: a task that is lost alone
+    is split into single views, and a view that is lost alone is a failure. Every other view keeps its score.
 
     Parameters
     ----------
@@ -83,20 +96,26 @@ class Ledger:
         Views in a shard.
     ahead
         Views that are kept with the worker, so that it never runs dry; a hungry worker gets more.
+    kept
+        Rows of an earlier run, each of one shard or part of one: their views are not handed out.
     """
 
-    def __init__(self, views: int, shard_views: int, ahead: int) -> None:
+    def __init__(self, views: int, shard_views: int, ahead: int, kept: Iterable[Rows] = ()) -> None:
         self._views, self._shard_views, self._ahead = views, shard_views, ahead
-        self._next_view = 0
         self._suspects: deque[Task] = deque()
         self._alone = False  # the task at work is a suspect
         self._at_work: deque[Task] = deque()
         self._partial: dict[int, list[Rows]] = {}
+        self._complete = np.zeros(-(-views // shard_views), bool)
+        for rows in kept:
+            self._complete[rows.start // shard_views] = self._gather(rows) is not None
+        self._untouched = self._gaps()
+        self._next = next(self._untouched, None)
 
     @property
     def done(self) -> bool:
         """Every view was handed out and came back."""
-        return self._next_view >= self._views and not self._suspects and not self._at_work
+        return self._next is None and not self._suspects and not self._at_work
 
     def next_task(self, hungry: bool = False) -> Task | None:
         """The next task to send now, or None: wait for rows first, or all is sent.
@@ -110,11 +129,9 @@ class Ledger:
             task = self._suspects.popleft()
         else:
             at_work = sum(task.stop - task.start for task in self._at_work)
-            if self._next_view >= self._views or (at_work >= self._ahead and not hungry):
+            if self._next is None or (at_work >= self._ahead and not hungry):
                 return None
-            stop = min(self._next_view + self._shard_views, self._views)
-            task = Task(self._next_view, stop)
-            self._next_view = stop
+            task, self._next = self._next, next(self._untouched, None)
         self._at_work.append(task)
         return task
 
@@ -124,8 +141,14 @@ class Ledger:
         self._at_work.remove(task)
         return self._gather(rows)
 
-    def worker_died(self) -> Rows | None:
-        """Takes back what the dead worker had; gives a shard's rows when a culprit's failure completes it."""
+    def worker_lost(self, code: str, message: str) -> Rows | None:
+        """Takes back what a lost worker had; gives a shard's rows when a culprit's failure completes it.
+
+        Parameters
+        ----------
+        code, message
+            Of the culprit's failure: what the loss looked like.
+        """
         lost = list(self._at_work)
         self._at_work.clear()
         if len(lost) == 1 and lost[0].stop - lost[0].start > 1:
@@ -133,18 +156,31 @@ class Ledger:
             again = [Task(view, view + 1) for view in range(task.start, task.stop)]
         elif len(lost) == 1 and self._alone:
             (task,) = lost
-            message = "the worker process died on this view twice, the second time with no other view at work"
-            return self._gather(Rows.of_one_failure(Failure(task.start, "worker", "WORKER_DIED", message)))
+            return self._gather(Rows.of_one_failure(Failure(task.start, "worker", code, message)))
         else:
             again = [Task(task.start, task.stop) for task in lost]
         self._suspects.extendleft(reversed(again))
         return None
 
+    def _gaps(self) -> Iterator[Task]:
+        """What the kept rows leave to do: whole shards, or the parts between them."""
+        for shard in np.flatnonzero(~self._complete).tolist():
+            at, stop = self._bounds(shard)
+            for part in sorted(self._partial.get(shard, []), key=lambda part: part.start):
+                if at < part.start:
+                    yield Task(at, part.start)
+                at = part.stop
+            if at < stop:
+                yield Task(at, stop)
+
+    def _bounds(self, shard: int) -> tuple[int, int]:
+        return shard * self._shard_views, min((shard + 1) * self._shard_views, self._views)
+
     def _gather(self, rows: Rows) -> Rows | None:
         shard = rows.start // self._shard_views
         parts = self._partial.setdefault(shard, [])
         parts.append(rows)
-        size = min(self._shard_views, self._views - shard * self._shard_views)
-        if sum(part.stop - part.start for part in parts) < size:
+        start, stop = self._bounds(shard)
+        if sum(part.stop - part.start for part in parts) < stop - start:
             return None
         return Rows.joined(self._partial.pop(shard))

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from mura_trt.score import Progress
+    from mura_trt.supervisor import Progress
 
 TERMINAL_SECONDS = 0.5  # between lines
 LOG_SECONDS = 30.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import threading
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
@@ -54,6 +56,7 @@ class ReadAhead:
         self._reading: deque[tuple[int, Future[list[bytes | Failure]]]] = deque()
         self._ready = Batch([], [])
         self._flush = False
+        self._read_began: dict[int, float] = {}  # by thread
 
     @property
     def reading(self) -> bool:
@@ -64,6 +67,10 @@ class ReadAhead:
     def waiting(self) -> bool:
         """Whether files wait for more of them to fill a batch."""
         return bool(self._ready.views)
+
+    def slowest_read(self) -> float:
+        """Seconds that the longest of the reads under way has taken so far; 0 where there is none."""
+        return time.monotonic() - min(self._read_began.copy().values(), default=time.monotonic())
 
     def flush(self) -> None:
         """Says that no more views come for now: what waits is given as a short batch."""
@@ -101,11 +108,15 @@ class ReadAhead:
     def _top_up(self) -> None:
         while self._unread and len(self._reading) < self._depth:
             chunk = self._unread.popleft()
-            self._reading.append((chunk.start, self._threads.submit(_read, chunk)))
+            self._reading.append((chunk.start, self._threads.submit(self._read, chunk)))
 
-
-def _read(chunk: Chunk) -> list[bytes | Failure]:
-    return [_read_one(chunk.source, view, key) for view, key in enumerate(chunk.keys, chunk.start)]
+    def _read(self, chunk: Chunk) -> list[bytes | Failure]:
+        thread, outcomes = threading.get_ident(), []
+        for view, key in enumerate(chunk.keys, chunk.start):
+            self._read_began[thread] = time.monotonic()
+            outcomes.append(_read_one(chunk.source, view, key))
+        del self._read_began[thread]
+        return outcomes
 
 
 def _read_one(source: Source, view: int, key: bytes) -> bytes | Failure:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,6 +24,7 @@ from mura_trt.archive import Listing, display
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
 from mura_trt.ledger import Failure, Rows
+from mura_trt.recipe import RECIPE, noted_recipe
 from mura_trt.studies import study_tables
 
 if TYPE_CHECKING:
@@ -29,11 +35,21 @@ RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
 _SHARDS = "shards"
 _LOCK = ".lock"
-_WAY_OUT = "run again with --overwrite"
+_WAY_OUT = "run again with --resume, which scores anew what is missing"
 # What a finished run leaves, the mark that it is finished first.
 _RESULTS = (RUN_FILE, *(f"{table}.{suffix}" for table in ("studies", "views", "failures") for suffix in FORMATS))
 _SHARD_FILE = re.compile(r"\d{12}\.json|\.\d{12}\.json\.part")
 ROWS_AT_ONCE = 100_000  # of a table in memory while it is written
+
+logger = logging.getLogger(__name__)
+
+
+class Existing(Enum):
+    """What becomes of results that are in the output folder already."""
+
+    REFUSE = "refuse"
+    REPLACE = "replace"
+    RESUME = "resume"
 
 
 @dataclass(frozen=True)
@@ -60,8 +76,13 @@ class OutputFolder:
     ----------
     path
         Made where it is not there.
-    overwrite
-        Delete an earlier run's results first.
+    existing
+        Whether an earlier run's results are refused, deleted or gone on with.
+
+    Attributes
+    ----------
+    recipe
+        What the run began with that is gone on with; empty where a new one begins.
 
     Raises
     ------
@@ -69,20 +90,23 @@ class OutputFolder:
         It holds results already, another run is at work in it, or it cannot be made.
     """
 
-    def __init__(self, path: Path, overwrite: bool) -> None:
+    def __init__(self, path: Path, existing: Existing) -> None:
         self.path = path
         try:
             (path / _SHARDS).mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / _LOCK).open("w")
+            sync_folder(path)
+            sync_folder(path.absolute().parent)
         except OSError as error:
             raise UsageError(f"{path}: cannot be an output folder: {error.strerror}") from error
         try:
-            self._take_over(overwrite)
+            self._take_over(existing)
+            self.recipe = noted_recipe(path)
         except BaseException:
             self._lock.close()
             raise
 
-    def _take_over(self, overwrite: bool) -> None:
+    def _take_over(self, existing: Existing) -> None:
         path = self.path
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,14 +117,22 @@ class OutputFolder:
         foreign = [file.name for file in (path / _SHARDS).iterdir() if not _SHARD_FILE.fullmatch(file.name)]
         if foreign:
             raise UsageError(f"{path / _SHARDS} holds {foreign[0]}, which no run wrote; choose another folder")
-        if any((path / _SHARDS).iterdir()) or any((path / name).exists() for name in _RESULTS):
-            if not overwrite:
-                raise UsageError(f"{path} holds results; add --overwrite to replace them, or choose another folder")
+        finished = (path / RUN_FILE).exists()
+        if existing is Existing.RESUME and (path / RECIPE).exists():
+            # The mark of a finished run goes first: until it is there again, tables and shards may differ.
+            (path / RUN_FILE).unlink(missing_ok=True)
+            sync_folder(path)
+        elif any((path / _SHARDS).iterdir()) or any((path / name).exists() for name in (*_RESULTS, RECIPE)):
+            if existing is Existing.RESUME:
+                raise UsageError(f"{path} holds results and no {RECIPE}, so they cannot be gone on with; --overwrite?")
+            if existing is Existing.REFUSE:
+                state = "results" if finished else "a run that has not ended; --resume goes on with it"
+                raise UsageError(f"{path} holds {state}; add --overwrite to replace them, or choose another folder")
             self._clear()
 
     def _clear(self) -> None:
         # The mark of a finished run goes first, so that what a crash leaves here never looks finished.
-        for name in (*_RESULTS, WORKER_LOG):
+        for name in (*_RESULTS, RECIPE, WORKER_LOG):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / _SHARDS)
         (self.path / _SHARDS).mkdir()
@@ -109,34 +141,50 @@ class OutputFolder:
     def commit(self, rows: Rows) -> None:
         """Makes a shard's rows final: they are on the disk, whole, when this returns."""
         content = {
-            "start": rows.start,
-            "stop": rows.stop,
             "views": rows.views.tolist(),
             # A float32 goes through JSON's double and back without loss.
             "logit": rows.logit.tolist(),
             "probability": rows.probability.tolist(),
             "failures": [[failure.view, failure.stage, failure.code, failure.message] for failure in rows.failures],
         }
-        write_atomically(self.path / _SHARDS / f"{rows.start:012d}.json", json.dumps(content).encode())
+        body = json.dumps(content).encode()
+        record = {
+            "start": rows.start,
+            "stop": rows.stop,
+            "scored": len(rows.views),
+            "failed": len(rows.failures),
+            "sha256": hashlib.sha256(body).hexdigest(),
+        }
+        with self._told_what_to_do():
+            write_atomically(
+                self.path / _SHARDS / _shard_name(rows), json.dumps(record).encode() + b"\n" + body + b"\n"
+            )
 
     def committed(self) -> Iterator[Rows]:
-        """The committed shards in order."""
-        for path in sorted((self.path / _SHARDS).glob("*.json")):
+        """The committed shards in order.
+
+        Raises
+        ------
+        EnvironmentProblem
+            One has changed since.
+        """
+        for path in self._shard_files():
             try:
-                content = json.loads(path.read_bytes())
-                rows = Rows(
-                    content["start"],
-                    content["stop"],
-                    np.array(content["views"], np.int64),
-                    np.array(content["logit"], np.float32),
-                    np.array(content["probability"], np.float32),
-                    [Failure(*failure) for failure in content["failures"]],
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                raise EnvironmentProblem(
-                    f"{path}: damaged since it was committed ({error}); run again with --overwrite"
-                ) from error
-            yield rows
+                yield _read_shard(path)
+            except ValueError as error:
+                raise EnvironmentProblem(f"{path}: damaged since it was committed ({error}); {_WAY_OUT}") from error
+
+    def take_up(self) -> Iterator[Rows]:
+        """The committed shards in order, of a run that is gone on with; what is damaged is told and removed."""
+        for path in self._shard_files():
+            try:
+                yield _read_shard(path)
+            except ValueError as error:
+                logger.warning("%s is damaged (%s): its views are scored anew", path, error)
+                path.unlink()
+
+    def _shard_files(self) -> list[Path]:
+        return sorted((self.path / _SHARDS).glob("*.json"))
 
     def outcome(self, views: int) -> Outcome:
         """Everything committed, checked to be every view of the listing once.
@@ -152,35 +200,46 @@ class OutputFolder:
         expected = 0
         for rows in self.committed():
             if rows.start != expected or rows.stop > views:
-                raise EnvironmentProblem(
-                    f"{self.path}: the shard of view {expected} is missing; run again with --overwrite"
-                )
+                raise EnvironmentProblem(f"{self.path}: the shard of view {expected} is missing; {_WAY_OUT}")
             logit[rows.views], probability[rows.views] = rows.logit, rows.probability
             failures.extend(rows.failures)
             expected = rows.stop
         outcome = Outcome(logit, probability, failures)
         if expected != views or outcome.scored + len(failures) != views:
-            raise EnvironmentProblem(
-                f"{self.path}: {views} views listed, {expected} committed; run again with --overwrite"
-            )
+            raise EnvironmentProblem(f"{self.path}: {views} views listed, {expected} committed; {_WAY_OUT}")
         return outcome
 
     def write_tables(self, listing: Listing, outcome: Outcome, threshold: float, table_format: str) -> int:
         """Writes studies, views and failures; returns how many studies there are."""
-        studies = self._write(
-            "studies", study_tables(listing, outcome.probability, threshold, ROWS_AT_ONCE), table_format
-        )
-        self._write("views", _view_tables(listing, outcome), table_format)
-        self._write("failures", iter([failure_table(listing, outcome.failures)]), table_format)
-        return studies
+        tables = {
+            "studies": study_tables(listing, outcome.probability, threshold, ROWS_AT_ONCE),
+            "views": _view_tables(listing, outcome),
+            "failures": iter([failure_table(listing, outcome.failures)]),
+        }
+        with self._told_what_to_do():
+            rows = {name: self._write(name, parts, table_format) for name, parts in tables.items()}
+        return rows["studies"]
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Writes ``run.json``, whose presence says that the run came to its end."""
-        write_atomically(self.path / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+        with self._told_what_to_do():
+            write_atomically(self.path / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
 
     def close(self) -> None:
         """Lets another run have the folder."""
         self._lock.close()
+
+    @contextmanager
+    def _told_what_to_do(self) -> Iterator[None]:
+        """Has an error of the disk say how to go on."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise EnvironmentProblem(
+                f"{self.path}: cannot be written ({error.strerror or error}); what is committed stays:"
+                f" {'make room' if full else 'mend that'}, then run again with --resume"
+            ) from error
 
     def _write(self, name: str, parts: Iterator[pd.DataFrame], table_format: str) -> int:
         path = self.path / f"{name}.{table_format}"
@@ -196,6 +255,34 @@ class OutputFolder:
             raise
         sync_folder(self.path)
         return rows
+
+
+def _shard_name(rows: Rows) -> str:
+    return f"{rows.start:012d}.json"
+
+
+def _read_shard(path: Path) -> Rows:
+    """Raises ValueError where the file is not what was committed."""
+    try:
+        head, body = path.read_bytes().splitlines()
+        record, content = json.loads(head), json.loads(body)
+        if hashlib.sha256(body).hexdigest() != record["sha256"]:
+            raise ValueError("wrong SHA-256")
+        rows = Rows(
+            record["start"],
+            record["stop"],
+            np.array(content["views"], np.int64),
+            np.array(content["logit"], np.float32),
+            np.array(content["probability"], np.float32),
+            [Failure(*failure) for failure in content["failures"]],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__} {error}") from error
+    if path.name != _shard_name(rows):
+        raise ValueError(f"it holds the shard of view {rows.start}")
+    if (record["scored"], record["failed"]) != (len(rows.views), len(rows.failures)):
+        raise ValueError("another number of rows than committed")
+    return rows
 
 
 def _write_csv(path: Path, parts: Iterator[pd.DataFrame]) -> int:

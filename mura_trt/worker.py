@@ -10,6 +10,8 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -84,10 +86,14 @@ class Hungry(NamedTuple):
 
 
 class Pulse(NamedTuple):
-    """Sent about once a second: the worker is at work."""
+    """Sent about once a second by a thread of its own: the process lives, and this is what its main thread does."""
 
     settled: int
     """Views of tasks not done yet that have a score or a failure."""
+    stage: str
+    """``read``, ``decode`` or ``engine``; ``idle`` between them."""
+    seconds: float
+    """How long it has been in that stage; while it waits for ``read``, how long the slowest read has taken so far."""
 
 
 class Fatal(NamedTuple):
@@ -102,7 +108,8 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
     Parameters
     ----------
     connection
-        Takes ``Assignment`` and ``Flush``; gives ``Ready``, then ``Done``, ``Hungry`` and ``Pulse``, or ``Fatal``.
+        Takes ``Assignment`` and ``Flush``; gives ``Ready``, then ``Done``, ``Hungry`` and ``Pulse``; ``Fatal`` at any
+        time.
     config
         What to work with.
     supervisor
@@ -188,27 +195,55 @@ class Worker:
 
     def __init__(self, connection: Connection, session: Session, decoder: Decoder) -> None:
         self._connection, self._session, self._decoder = connection, session, decoder
+        self._sending = threading.Lock()
         self._reader = ReadAhead(session.batch)
         self._inbox: SimpleQueue[Assignment | Flush | None] = SimpleQueue()
         self._decoding: deque[Batch] = deque()
         self._open: deque[_OpenTask] = deque()
         self._first_batch_at = 0.0
         self._seconds = {"read": 0.0, "decode": 0.0, "engine": 0.0}
-        self._next_pulse = 0.0
+        self._stage = ("idle", time.monotonic())
+        self._settled = 0
 
     def run(self) -> None:
         """Works until the other end of the connection is closed."""
         # Messages are taken by a thread of their own: were both ends to send at once and neither to receive, both would
         # wait for ever.
         threading.Thread(target=self._take_messages, name="inbox", daemon=True).start()
+        threading.Thread(target=self._send_pulses, name="pulse", daemon=True).start()
         while self._receive():
             while len(self._decoding) < BATCHES_DECODING and self._start_batch():
                 pass
             if self._decoding:
                 self._finish_batch()
             self._send_complete()
-            self._send_pulse()
         self._reader.close()
+
+    @contextmanager
+    def _doing(self, stage: str) -> Iterator[None]:
+        """Notes what the main thread does, and for how long."""
+        started = time.monotonic()
+        self._stage = (stage, started)
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            self._seconds[stage] += now - started
+            self._stage = ("idle", now)
+
+    def _send(self, message: Done | Hungry | Pulse) -> None:
+        with self._sending:
+            self._connection.send(message)
+
+    def _send_pulses(self) -> None:
+        while True:
+            time.sleep(PULSE_SECONDS)
+            stage, since = self._stage
+            seconds = self._reader.slowest_read() if stage == "read" else time.monotonic() - since
+            try:
+                self._send(Pulse(self._settled, stage, seconds))
+            except OSError:  # the supervisor has closed the connection
+                return
 
     def _take_messages(self) -> None:
         while True:
@@ -222,7 +257,7 @@ class Worker:
         """Takes what has come, waiting where there is nothing else to do; False when the supervisor is gone."""
         idle = not self._decoding and not self._reader.reading
         if idle and self._reader.waiting and self._inbox.empty():
-            self._connection.send(Hungry())
+            self._send(Hungry())
         while idle or not self._inbox.empty():
             message = self._inbox.get()
             if message is None:
@@ -237,9 +272,8 @@ class Worker:
         return True
 
     def _start_batch(self) -> bool:
-        started = time.monotonic()
-        batch, failures = self._reader.next_batch()
-        self._seconds["read"] += time.monotonic() - started
+        with self._doing("read"):
+            batch, failures = self._reader.next_batch()
         self._fail(failures)
         if batch is None:
             return False
@@ -249,16 +283,14 @@ class Worker:
         return True
 
     def _finish_batch(self) -> None:
-        started = time.monotonic()
         batch = self._decoding.popleft()
-        pixels, kept, rejected = self._decoder.collect()
-        self._seconds["decode"] += time.monotonic() - started
+        with self._doing("decode"):
+            pixels, kept, rejected = self._decoder.collect()
         self._fail([Failure(batch.views[at], "decode", reason.code, str(reason)) for at, reason in rejected])
         if kept:
             self._start_batch()  # keeps the decoder busy while the engine works on this one
-            started = time.monotonic()
-            scores = self._session.run(pixels)
-            self._seconds["engine"] += time.monotonic() - started
+            with self._doing("engine"):
+                scores = self._session.run(pixels)
             views = np.array([batch.views[at] for at in kept])
             self._settle(views, scores.logit, scores.probability)
 
@@ -278,10 +310,5 @@ class Worker:
         """Sends finished tasks, oldest first; views settle in order, so a later one is never kept waiting for long."""
         while self._open and self._open[0].complete:
             rows = self._open.popleft().rows()
-            self._connection.send(Done(rows, self._first_batch_at, dict(self._seconds)))
-
-    def _send_pulse(self) -> None:
-        now = time.monotonic()
-        if now >= self._next_pulse:
-            self._next_pulse = now + PULSE_SECONDS
-            self._connection.send(Pulse(sum(task.settled for task in self._open)))
+            self._send(Done(rows, self._first_batch_at, dict(self._seconds)))
+        self._settled = sum(task.settled for task in self._open)

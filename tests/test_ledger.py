@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,10 +31,29 @@ class Simulation:
         self.unreadable = some - self.poison
         # Of a single view at work that dies nobody can tell whether it was to blame; so no accident befalls it.
         self.accidents = rng.choice([0.0, 0.02, 0.2])
-        self.ledger = Ledger(self.views, self.shard_views, self.ahead)
+        self.kept = self._kept_by_an_earlier_run(some)
+        self.ledger = Ledger(self.views, self.shard_views, self.ahead, self.kept)
         self.at_work: list[Task] = []
-        self.committed: list[Rows] = []
         self.deaths = 0
+
+    def _kept_by_an_earlier_run(self, lost: frozenset[int]) -> list[Rows]:
+        """Some of the shards, whole or only their scored views, in any order."""
+        kept: list[Rows] = []
+        self.kept_shards: list[Rows] = []
+        for start in range(0, self.views, self.shard_views):
+            stop = min(start + self.shard_views, self.views)
+            if self.rng.random() < 0.3:
+                if self.rng.random() < 0.5 and not self.poison.intersection(range(start, stop)):
+                    self.kept_shards.append(rows_of(start, stop, lost))
+                    kept.append(self.kept_shards[-1])
+                elif runs := rows_of(start, stop, lost).scored_runs():
+                    kept.extend(runs)
+                    if (runs[0].start, runs[0].stop) == (start, stop):
+                        self.kept_shards.append(runs[0])
+        self.rng.shuffle(kept)
+        self.kept_views = {view for rows in kept for view in range(rows.start, rows.stop)}
+        self.committed = list(self.kept_shards)
+        return kept
 
     @property
     def views_at_work(self) -> int:
@@ -62,6 +82,7 @@ class Simulation:
                 return
             assert before < self.ahead
             assert 0 <= task.start < task.stop <= self.views
+            assert not self.kept_views.intersection(range(task.start, task.stop))
             assert task.start // self.shard_views == (task.stop - 1) // self.shard_views
             self.at_work.append(task)
 
@@ -70,7 +91,7 @@ class Simulation:
         if (poisoned and self.rng.random() < 0.7) or (self.views_at_work > 1 and self.rng.random() < self.accidents):
             self.at_work.clear()
             self.deaths += 1
-            self._take(self.ledger.worker_died())
+            self._take(self.ledger.worker_lost("DECODER_CRASH", "it died"))
             return
         able = [task for task in self.at_work if not self.poison.intersection(range(task.start, task.stop))]
         if able:
@@ -98,9 +119,9 @@ def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: in
         lost = simulation.poison | simulation.unreadable
         assert scored == [view for view in range(simulation.views) if view not in lost], seed
         assert [value for rows in shards for value in rows.logit.tolist()] == [3 * view for view in scored], seed
-        blamed = [failure.view for failure in failures if failure.code == "WORKER_DIED"]
+        blamed = [failure.view for failure in failures if failure.code == "DECODER_CRASH"]
         assert sorted(blamed) == sorted(simulation.poison), seed
-        assert {failure.stage for failure in failures if failure.code == "WORKER_DIED"} <= {"worker"}
+        assert {failure.stage for failure in failures if failure.code == "DECODER_CRASH"} <= {"worker"}
         assert sorted(failure.view for failure in failures) == sorted(lost), seed
         deaths, poisoned = deaths + simulation.deaths, poisoned + len(simulation.poison)
     assert deaths > 100 and poisoned > 50  # or the schedules would show nothing
@@ -134,6 +155,35 @@ def test_no_task_is_sent_once_that_many_views_are_at_work(ahead: int) -> None:
     assert handed == list(range(0, min(ahead, 100), 5))
 
 
+def test_what_is_kept_is_not_handed_out_and_comes_back_with_the_rest_of_its_shard() -> None:
+    kept = [rows_of(3, 6), *rows_of(6, 9, frozenset({6, 8})).scored_runs(), rows_of(9, 12, frozenset({10}))]
+    ledger = Ledger(14, shard_views=3, ahead=100, kept=kept)
+    assert tasks_of(ledger) == [Task(0, 3), Task(6, 7), Task(8, 9), Task(12, 14)]
+    assert ledger.returned(rows_of(8, 9)) is None
+    shard = ledger.returned(rows_of(6, 7, frozenset({6})))
+    assert shard is not None and (shard.start, shard.stop, shard.views.tolist()) == (6, 9, [7, 8])
+    for start, stop in ((0, 3), (12, 14)):
+        assert ledger.returned(rows_of(start, stop)) is not None
+    assert ledger.done
+
+
+def test_where_all_is_kept_nothing_is_to_be_done() -> None:
+    ledger = Ledger(7, shard_views=3, ahead=9, kept=[rows_of(0, 3), rows_of(6, 7), rows_of(3, 6, frozenset({4}))])
+    assert ledger.done and ledger.next_task() is None
+
+
+@pytest.mark.parametrize("failed", [[], [4], [9], [4, 5], [6, 8], range(4, 10), range(4, 9)])
+def test_scored_runs_are_the_rows_between_failures(failed: list[int]) -> None:
+    rows = rows_of(4, 10, frozenset(failed))
+    runs = rows.scored_runs()
+    assert [view for run in runs for view in range(run.start, run.stop)] == [n for n in range(4, 10) if n not in failed]
+    assert all(before.stop < after.start for before, after in pairwise(runs))
+    assert not [failure for run in runs for failure in run.failures]
+    if runs:
+        assert np.concatenate([run.logit for run in runs]).tolist() == rows.logit.tolist()
+        assert np.concatenate([run.probability for run in runs]).tolist() == rows.probability.tolist()
+
+
 def test_no_views_are_done_at_once() -> None:
     ledger = Ledger(0, shard_views=4, ahead=8)
     assert ledger.done and ledger.next_task() is None
@@ -142,19 +192,21 @@ def test_no_views_are_done_at_once() -> None:
 def test_after_a_death_suspects_go_out_alone_and_the_culprit_is_split() -> None:
     ledger = Ledger(9, shard_views=3, ahead=6)
     assert [task.start for task in tasks_of(ledger)] == [0, 3]
-    assert ledger.worker_died() is None
+    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(0, 3)]
     assert ledger.returned(rows_of(0, 3)) is not None
     assert tasks_of(ledger) == [Task(3, 6)]
-    assert ledger.worker_died() is None
+    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(3, 4)]
     assert ledger.returned(rows_of(3, 4)) is None
     assert tasks_of(ledger) == [Task(4, 5)]
-    assert ledger.worker_died() is None
+    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(5, 6)]
     shard = ledger.returned(rows_of(5, 6))
     assert shard is not None and shard.views.tolist() == [3, 5]
-    assert [(failure.view, failure.stage, failure.code) for failure in shard.failures] == [(4, "worker", "WORKER_DIED")]
+    assert [(failure.view, failure.stage, failure.code) for failure in shard.failures] == [
+        (4, "worker", "DECODER_CRASH")
+    ]
     assert tasks_of(ledger) == [Task(6, 9)]  # the suspects are through: company again
     assert not ledger.done
 
@@ -162,17 +214,17 @@ def test_after_a_death_suspects_go_out_alone_and_the_culprit_is_split() -> None:
 def test_death_on_the_last_view_of_a_shard_completes_it() -> None:
     ledger = Ledger(2, shard_views=2, ahead=2)
     tasks_of(ledger)
-    ledger.worker_died()
+    ledger.worker_lost("DECODER_CRASH", "it died")
     tasks_of(ledger)
     ledger.returned(rows_of(0, 1))
     tasks_of(ledger)
-    shard = ledger.worker_died()
+    shard = ledger.worker_lost("DECODER_CRASH", "it died")
     assert shard is not None and (shard.start, shard.stop) == (0, 2) and ledger.done
 
 
 def test_death_without_work_changes_nothing() -> None:
     ledger = Ledger(3, shard_views=3, ahead=3)
-    assert ledger.worker_died() is None
+    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(0, 3)]
 
 
@@ -216,7 +268,7 @@ def test_joined_rows_are_in_order_whatever_the_parts_order_and_refuse_a_gap() ->
 
 
 def test_rows_of_one_failure_hold_that_view_alone() -> None:
-    failure = Failure(7, "worker", "WORKER_DIED", "x")
+    failure = Failure(7, "worker", "DECODER_CRASH", "x")
     rows = Rows.of_one_failure(failure)
     assert (rows.start, rows.stop, rows.failures) == (7, 8, [failure])
     assert rows.views.dtype == np.int64 and rows.logit.dtype == rows.probability.dtype == np.float32

@@ -22,7 +22,8 @@ from mura_trt import results
 from mura_trt.archive import FolderSource, Listing, display
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.ledger import Failure, Rows
-from mura_trt.results import Outcome, OutputFolder
+from mura_trt.recipe import note_recipe
+from mura_trt.results import Existing, Outcome, OutputFolder
 
 STUDIES = {
     "valid/XR_WRIST/patient1/study1_positive": 3,
@@ -74,7 +75,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Iterator[OutputFolder]:
-    folder = OutputFolder(tmp_path / "out", overwrite=False)
+    folder = OutputFolder(tmp_path / "out", Existing.REFUSE)
     yield folder
     folder.close()
 
@@ -133,11 +134,53 @@ def test_outcome_refuses_missing_doubled_and_short_shards(
 def test_outcome_refuses_a_shard_whose_views_were_changed(out: OutputFolder) -> None:
     out.commit(rows_of(0, 4, lost={}))
     (path,) = (out.path / "shards").iterdir()
-    content = json.loads(path.read_bytes())
-    content["views"][2] = 1
-    path.write_text(json.dumps(content))
-    with pytest.raises((EnvironmentProblem, ValueError), match="views"):
+    path.write_bytes(path.read_bytes().replace(b"[0, 1, 2, 3]", b"[0, 1, 1, 3]"))
+    with pytest.raises(EnvironmentProblem, match=r"json: damaged .*wrong SHA-256.*--resume"):
         out.outcome(4)
+
+
+def spoiled(shard: bytes) -> dict[str, bytes]:
+    head, body, _ = shard.split(b"\n")
+    return {
+        "empty": b"",
+        "cut": shard[: len(shard) // 2],
+        "cut at the line": head + b"\n",
+        "a bit": shard.replace(b"0.", b"1.", 1),
+        "another count": shard.replace(b'"failed": 1', b'"failed": 2'),
+        "no hash": shard.replace(b"sha256", b"sha257"),
+        "no object": b"[]\n" + body + b"\n",
+        "another shard's": shard.replace(b'"start": 0, "stop": 4', b'"start": 4, "stop": 8'),
+        "garbage": b"\xff" * 100 + b"\n" + body,
+    }
+
+
+@pytest.mark.parametrize("damage", sorted(spoiled(b"0.\nbody\n")))
+def test_a_damaged_shard_is_refused_and_scored_anew_by_a_resumed_run(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = OutputFolder(tmp_path, Existing.REFUSE)
+    note_recipe(tmp_path, {"runtime": "null"})
+    for start in (0, 4, 8):
+        first.commit(rows_of(start, start + 4, {1: "read"}))
+    path = tmp_path / "shards" / "000000000000.json"
+    path.write_bytes(spoiled(path.read_bytes())[damage])
+    with pytest.raises(EnvironmentProblem, match=r"000000000000\.json: damaged .*--resume"):
+        first.outcome(12)
+    first.close()
+    again = OutputFolder(tmp_path, Existing.RESUME)
+    assert [rows.start for rows in again.take_up()] == [4, 8]
+    assert "000000000000.json is damaged" in caplog.text and not path.exists()
+    again.commit(rows_of(0, 4, {1: "read"}))
+    assert again.outcome(12).scored == 11
+    again.close()
+
+
+def test_a_shard_under_another_name_is_not_counted_twice(out: OutputFolder) -> None:
+    for start in (0, 4):
+        out.commit(rows_of(start, start + 4, lost={}))
+    shards = out.path / "shards"
+    (shards / "000000000008.json").write_bytes((shards / "000000000004.json").read_bytes())
+    assert [rows.start for rows in out.take_up()] == [0, 4]
 
 
 def test_outcome_refuses_a_score_that_is_no_number(out: OutputFolder) -> None:
@@ -209,7 +252,7 @@ def test_tables_written_in_parts_are_the_same(
     tables = {}
     for rows in (results.ROWS_AT_ONCE, rows_at_once):
         monkeypatch.setattr(results, "ROWS_AT_ONCE", rows)
-        out = OutputFolder(tmp_path / str(rows), overwrite=False)
+        out = OutputFolder(tmp_path / str(rows), Existing.REFUSE)
         for table_format in results.FORMATS:
             assert out.write_tables(LISTING, outcome_of(LISTING, lost), 0.5, table_format) == len(STUDIES)
         out.close()
@@ -247,7 +290,7 @@ def test_parquet_equals_csv(out: OutputFolder, lost: dict[int, str]) -> None:
 
 def finish(path: Path, table_format: str = "csv") -> None:
     """What a finished run leaves."""
-    out = OutputFolder(path, overwrite=False)
+    out = OutputFolder(path, Existing.REFUSE)
     out.commit(rows_of(0, 12))
     out.write_tables(LISTING, out.outcome(12), 0.5, table_format)
     out.write_run({"listed": 12})
@@ -266,8 +309,9 @@ def test_results_are_refused_without_overwrite_and_left_alone(tmp_path: Path, go
     for path in tmp_path.glob(gone):
         path.unlink()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match=r"holds results; add --overwrite") as caught:
-        OutputFolder(tmp_path, overwrite=False)
+    state = "a run that has not ended; --resume goes on with it" if gone == "run.json" else "results"
+    with pytest.raises(UsageError, match=rf"holds {state}; add --overwrite") as caught:
+        OutputFolder(tmp_path, Existing.REFUSE)
     assert str(tmp_path) in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -275,36 +319,64 @@ def test_results_are_refused_without_overwrite_and_left_alone(tmp_path: Path, go
 @pytest.mark.parametrize("table_format", ["csv", "parquet"])
 def test_overwrite_removes_old_results_and_nothing_else(tmp_path: Path, table_format: str) -> None:
     finish(tmp_path, table_format)
-    for name in ("worker.log", "mine.csv"):
+    for name in ("worker.log", "mine.csv", "recipe.json"):
         (tmp_path / name).write_text("x")
-    out = OutputFolder(tmp_path, overwrite=True)
+    out = OutputFolder(tmp_path, Existing.REPLACE)
     out.close()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == ["mine.csv", "shards"]
     assert list((tmp_path / "shards").iterdir()) == []
 
 
+def test_a_resumed_run_takes_up_what_is_there_and_is_unfinished_until_its_end(tmp_path: Path) -> None:
+    finish(tmp_path)
+    note_recipe(tmp_path, {"runtime": "null"})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.json"}
+    out = OutputFolder(tmp_path, Existing.RESUME)
+    assert out.recipe == {"runtime": "null"}
+    assert [(rows.start, rows.stop, len(rows.failures)) for rows in out.take_up()] == [(0, 12, 4)]
+    out.close()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_where_there_is_no_run_a_resumed_one_begins(tmp_path: Path) -> None:
+    out = OutputFolder(tmp_path / "new", Existing.RESUME)
+    assert out.recipe == {} and list(out.take_up()) == []
+    out.close()
+
+
+def test_results_that_do_not_tell_how_they_came_to_be_are_not_gone_on_with(tmp_path: Path) -> None:
+    finish(tmp_path)
+    with pytest.raises(UsageError, match=r"no recipe\.json.*--overwrite"):
+        OutputFolder(tmp_path, Existing.RESUME)
+    for note in ("{", "[]", ""):
+        (tmp_path / "recipe.json").write_text(note)
+        with pytest.raises(UsageError, match=r"recipe\.json: does not tell how the run began .*--overwrite"):
+            OutputFolder(tmp_path, Existing.RESUME)
+    assert len(list((tmp_path / "shards").iterdir())) == 1
+
+
 def test_overwrite_of_a_new_folder_is_fine(tmp_path: Path) -> None:
-    out = OutputFolder(tmp_path / "a/b", overwrite=True)
+    out = OutputFolder(tmp_path / "a/b", Existing.REPLACE)
     out.commit(rows_of(0, 12))
     out.close()
     assert out.outcome(12).scored == 8
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_in_use_is_refused_until_it_is_closed(tmp_path: Path, overwrite: bool) -> None:
-    first = OutputFolder(tmp_path, overwrite=False)
+@pytest.mark.parametrize("existing", list(Existing))
+def test_a_folder_in_use_is_refused_until_it_is_closed(tmp_path: Path, existing: Existing) -> None:
+    first = OutputFolder(tmp_path, Existing.REFUSE)
     first.commit(rows_of(0, 12))
     with pytest.raises(UsageError, match=r"another run is writing there; wait") as caught:
-        OutputFolder(tmp_path, overwrite=overwrite)
+        OutputFolder(tmp_path, existing)
     assert str(tmp_path) in str(caught.value)
     assert first.outcome(12).scored == 8
     first.close()
-    OutputFolder(tmp_path, overwrite=True).close()
+    OutputFolder(tmp_path, Existing.REPLACE).close()
 
 
 def try_to_open(path: Path) -> str:
     try:
-        OutputFolder(path, overwrite=True).close()
+        OutputFolder(path, Existing.REPLACE).close()
     except UsageError as error:
         return str(error)
     return "opened"
@@ -312,7 +384,7 @@ def try_to_open(path: Path) -> str:
 
 def test_a_folder_in_use_is_refused_in_another_process(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        out = OutputFolder(tmp_path, overwrite=False)
+        out = OutputFolder(tmp_path, Existing.REFUSE)
         assert "another run" in pool.apply(try_to_open, (tmp_path,))
         out.close()
         assert pool.apply(try_to_open, (tmp_path,)) == "opened"
@@ -323,8 +395,8 @@ def test_a_folder_in_use_is_refused_in_another_process(tmp_path: Path) -> None:
 def test_a_refused_opening_gives_the_lock_back_at_once(tmp_path: Path) -> None:
     finish(tmp_path)
     with pytest.raises(UsageError, match="--overwrite") as caught:
-        OutputFolder(tmp_path, overwrite=False)
-    OutputFolder(tmp_path, overwrite=True).close()  # while the error is still held
+        OutputFolder(tmp_path, Existing.REFUSE)
+    OutputFolder(tmp_path, Existing.REPLACE).close()  # while the error is still held
     del caught
     gc.collect()  # a file left open would warn here
 
@@ -333,7 +405,7 @@ def test_a_refused_opening_gives_the_lock_back_at_once(tmp_path: Path) -> None:
 def test_what_cannot_be_a_folder_is_refused(tmp_path: Path, at: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match=rf"{at}: cannot be an output folder: (File exists|Not a directory)"):
-        OutputFolder(tmp_path / at, overwrite=True)
+        OutputFolder(tmp_path / at, Existing.REPLACE)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -348,8 +420,14 @@ def test_a_write_error_leaves_no_half_table(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(EnvironmentProblem, match=r"No space.*make room, then run again with --resume") as caught:
         out.write_tables(LISTING, outcome_of(LISTING), 0.5, table_format)
+    assert str(out.path) in str(caught.value)
+    with pytest.raises(EnvironmentProblem, match="make room"):
+        out.commit(rows_of(0, 4))
+    with pytest.raises(EnvironmentProblem, match="make room"):
+        out.write_run({})
     monkeypatch.undo()
+    assert list(out.committed()) == [] and not (out.path / "run.json").exists()
     assert {path.name: path.read_bytes() for path in out.path.glob(f"*.{table_format}")} == before
     assert list(out.path.glob(".*.part")) == []

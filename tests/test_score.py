@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -22,9 +24,12 @@ import pytest
 from mura_trt.archive import FolderSource, Listing, list_archive
 from mura_trt.bundle import Bundle
 from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable, UsageError
-from mura_trt.results import OutputFolder
-from mura_trt.score import Progress, ScoreOptions, WorkerProcess, score
-from mura_trt.worker import WorkerConfig
+from mura_trt.files import write_atomically
+from mura_trt.ledger import Task
+from mura_trt.results import Existing, OutputFolder
+from mura_trt.score import ScoreOptions, score
+from mura_trt.supervisor import PATIENCE, SILENCE_SECONDS, Lost, Progress, Supervisor, WorkerProcess
+from mura_trt.worker import Assignment, WorkerConfig
 
 
 def run_null(archive: Path, bundle: Bundle, out: Path, **options: object) -> dict[str, object]:
@@ -146,7 +151,7 @@ def test_bad_files_are_named_and_cost_no_other_file_anything(
     assert studies["failed"].sum() == run["failed"] == len(expected)
     assert (studies["scored"] + studies["failed"] == studies["views"]).all()
     assert run["exit_code"] == 3
-    assert run["worker_deaths"] == 0
+    assert run["workers_lost"] == 0
 
 
 def test_study_with_nothing_scored_is_listed_without_decision(bundle: Bundle, archive: Path, tmp_path: Path) -> None:
@@ -198,7 +203,7 @@ def test_files_of_an_unread_format_beside_views_are_told(
 
 
 def test_second_run_into_a_folder_in_use_is_refused(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
-    held = OutputFolder(tmp_path / "out", overwrite=False)
+    held = OutputFolder(tmp_path / "out", Existing.REFUSE)
     with pytest.raises(UsageError, match="another run"):
         run_null(archive, bundle, tmp_path / "out")
     held.close()
@@ -266,7 +271,7 @@ def test_killed_worker_is_replaced_and_nothing_is_lost_or_doubled(
         archive, bundle.folder, tmp_path / "out", runtime="null", shard_views=10, batch=4, null_ms=20
     )
     run = score(options, killing(2))
-    assert run["worker_deaths"] == 2
+    assert run["workers_lost"] == 2
     assert tables(tmp_path / "out") == tables(clean)
 
 
@@ -296,21 +301,20 @@ def test_views_that_kill_the_worker_are_named_and_cost_no_other_view_anything(
     run = run_null(archive, bundle, tmp_path / "out", shard_views=16, batch=4)
     failures = pd.read_csv(tmp_path / "out" / "failures.csv").set_index("view")
     assert set(failures.index) == {key.decode() for key in deadly}
-    assert set(failures["code"]) == {"WORKER_DIED"}
+    assert set(failures["code"]) == {"DECODER_CRASH"}
     views = pd.read_csv(tmp_path / "out" / "views.csv").set_index("view")
     untouched = pd.read_csv(clean / "views.csv").set_index("view").drop(failures.index)
     pd.testing.assert_frame_equal(views, untouched)
-    assert run["worker_deaths"] == 2 + len(deadly)
+    assert run["workers_lost"] == 2 + len(deadly)
 
 
 def test_replacement_works_as_the_first_did(bundle: Bundle, tmp_path: Path) -> None:
     """The first was free to choose its runtime; a second choice could mix rows of two."""
     with WorkerProcess(WorkerConfig(bundle, "auto", None, 0.0, tmp_path / "log")) as process:
         first = process.start()
-        assert first is not None
         assert (process._config.runtime, process._config.batch) == (first.runtime, first.batch)
         the_worker().kill()
-        assert process.receive() is None
+        assert process.receive() == Lost()
 
 
 def test_archive_of_almost_nothing_but_junk_comes_to_its_end(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -360,13 +364,13 @@ def test_worker_that_cannot_start_is_an_error_with_its_words(
         run_null(archive, bundle, tmp_path / "out")
 
 
-def start_scoring(archive: Path, bundle: Bundle, out: Path) -> subprocess.Popen[bytes]:
+def start_scoring(archive: Path, bundle: Bundle, out: Path, **options: Any) -> subprocess.Popen[bytes]:
     """``mura-trt score`` in a process of its own, slowed down, and under way when this returns."""
     command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder), "-o", str(out)]
     slowed = ["--runtime", "null", "--null-ms", "200", "--batch", "4", "--shard-views", "8"]
     # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen([*command, *slowed])
+    process = subprocess.Popen([*command, *slowed], **options)
     signal.signal(signal.SIGINT, handler)
     until = time.monotonic() + 60
     while not list((out / "shards").glob("*.json")):
@@ -402,3 +406,201 @@ def test_signal_ends_the_run_with_its_code(
     assert process.wait(timeout=20) == code
     wait_for_end(children)
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+# --- going on ---
+
+
+def resume(archive: Path, bundle: Bundle, out: Path, **options: object) -> dict[str, object]:
+    """Goes on with a run of :func:`start_scoring`, at full speed."""
+    return run_null(archive, bundle, out, resume=True, **options)
+
+
+def shards_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "shards").glob("*.json")}
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "both"])
+def test_after_kill_9_a_resumed_run_ends_in_the_same_bytes(
+    victim: str, clean: Path, archive: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    process = start_scoring(archive, bundle, tmp_path / "out")
+    family = psutil.Process(process.pid).children(recursive=True)
+    if victim == "both":
+        for child in family:
+            child.kill()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for_end(family)
+    committed = shards_of(tmp_path / "out")
+    assert committed
+    run = resume(archive, bundle, tmp_path / "out")
+    assert run["resumed_views"] == sum(json.loads(shard.split(b"\n")[0])["scored"] for shard in committed.values())
+    assert (run["batch"], run["shard_views"]) == (4, 8)  # as it began
+    assert shards_of(tmp_path / "out").items() >= committed.items()
+    assert tables(tmp_path / "out") == tables(clean)
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    process = start_scoring(archive, bundle, tmp_path / "out", stderr=subprocess.PIPE)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 143 and b"--resume goes on with it" in told
+    resume(archive, bundle, tmp_path / "out")
+    assert tables(tmp_path / "out") == tables(clean)
+
+
+def test_a_finished_run_is_resumed_without_work(
+    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(clean, tmp_path / "out")
+    (out / "run.json").unlink()
+    (out / "views.csv").write_text("half a")
+
+    def start(process: WorkerProcess) -> None:
+        raise AssertionError("no worker is needed")
+
+    monkeypatch.setattr(WorkerProcess, "try_to_start", start)
+    run = run_null(archive, bundle, out, resume=True, threshold=0.75)
+    assert (run["resumed_views"], run["views_per_s"], run["exit_code"]) == (run["listed"], 0.0, 0)
+    assert (out / "views.csv").read_bytes() == (clean / "views.csv").read_bytes()
+    studies = pd.read_csv(out / "studies.csv")
+    assert (studies["abnormal"] == (studies["probability"] > 0.75)).all()
+
+
+def test_resume_begins_where_there_is_nothing_yet(clean: Path, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    run = resume(archive, bundle, tmp_path / "out")
+    assert run["resumed_views"] == 0
+    assert tables(tmp_path / "out") == tables(clean)
+
+
+def test_failed_views_are_tried_again_when_asked_and_only_they(
+    copied: Path, clean: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = {path: path.read_bytes() for path in copied.rglob("*.png")}
+    bad = spoil(copied)
+    out = tmp_path / "out"
+    run_null(copied, bundle, out, shard_views=8)
+    run = resume(copied, bundle, out)  # which does not ask
+    assert run["failed"] == len(bad) and len(pd.read_csv(out / "failures.csv")) == len(bad)
+    assert run["resumed_views"] == run["listed"]
+    for path, data in sound.items():
+        path.unlink()
+        path.write_bytes(data)
+    handed: list[int] = []
+    assignment = Supervisor._assignment
+
+    def noted(supervisor: Supervisor, task: Task) -> Assignment:
+        handed.extend(range(task.start, task.stop))
+        return assignment(supervisor, task)
+
+    monkeypatch.setattr(Supervisor, "_assignment", noted)
+    keys = list_archive(copied).keys(0, 10**6)
+    run = run_null(copied, bundle, out, retry_failed=True)
+    assert {keys[view].decode() for view in handed} == set(bad) and len(handed) == len(bad)
+    assert run["failed"] == 0 and run["exit_code"] == 0
+    assert tables(out) == tables(clean)
+
+
+def test_what_would_mix_two_runs_is_refused(copied: Path, bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_null(copied, bundle, out, batch=8)
+    (out / "run.json").unlink()
+    for options, told in (
+        ({"runtime": "onnxruntime"}, "runtime null, now onnxruntime"),
+        ({"batch": 9}, "batch 8, now 9"),
+        ({"shard_views": 5}, "shard_views 256, now 5"),
+    ):
+        chosen = {"runtime": "auto", **options, "resume": True}
+        with pytest.raises(UsageError, match=rf"the run began with {told}: give that again, or --overwrite"):
+            score(ScoreOptions(copied, bundle.folder, out, **chosen))  # type: ignore[arg-type]
+    other = shutil.copytree(bundle.folder, tmp_path / "other")
+    (other / "bundle.json").write_bytes(dataclasses.replace(bundle.manifest, name="other").to_json())
+    with pytest.raises(UsageError, match="began with bundle"):
+        score(ScoreOptions(copied, other, out, resume=True))
+    note = json.loads((out / "recipe.json").read_text())
+    (out / "recipe.json").write_text(json.dumps(note | {"nvidia-dali-cuda130": "1.0"}))
+    with pytest.raises(UsageError, match=r"began with nvidia-dali-cuda130 1\.0, now"):
+        resume(copied, bundle, out)
+    (out / "recipe.json").write_text(json.dumps(note))
+    next(copied.rglob("*.png")).rename(copied / "moved.png")
+    with pytest.raises(UsageError, match="began with listing"):
+        resume(copied, bundle, out)
+    with pytest.raises(UsageError, match=r"a run that has not ended; --resume goes on with it"):
+        run_null(copied, bundle, out)
+
+
+@pytest.mark.parametrize("option", ["resume", "retry_failed"])
+def test_overwriting_and_going_on_exclude_each_other(option: str) -> None:
+    with pytest.raises(UsageError, match="choose one"):
+        ScoreOptions(Path("a"), Path("e"), Path("o"), overwrite=True, **{option: True})  # type: ignore[arg-type]
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    written: list[Path] = []
+
+    def full(path: Path, data: bytes) -> None:
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mura_trt.results.write_atomically", full)
+        with pytest.raises(EnvironmentProblem, match=r"No space left.*make room, then run again with --resume"):
+            run_null(archive, bundle, out, shard_views=8)
+    assert len(shards_of(out)) == 5 and not (out / "run.json").exists()
+    resume(archive, bundle, out)
+    assert tables(out) == tables(clean)
+
+
+# --- what hangs ---
+
+
+@dataclass(frozen=True)
+class HangingSource(FolderSource):
+    """Never ends the read of one view, as a file server that went away; or stops the whole process at it."""
+
+    hanging: bytes
+    whole: bool
+
+    def read(self, key: bytes) -> bytes:
+        if key == self.hanging and self.whole:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif key == self.hanging:
+            time.sleep(1e6)
+        return super().read(key)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["a read", "the process"])
+def test_what_hangs_is_told_tried_again_and_named(
+    whole: bool,
+    clean: Path,
+    archive: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listing = list_archive(archive)
+    (hanging,) = listing.keys(20, 21)
+    source = HangingSource(listing.source.root, hanging, whole)
+    monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
+    monkeypatch.setattr("mura_trt.supervisor.PATIENCE", {"read": 2.0})
+    monkeypatch.setattr(WorkerProcess.receive, "__defaults__", (4.0,))
+    run = run_null(archive, bundle, tmp_path / "out", shard_views=16, batch=4)
+    failures = pd.read_csv(tmp_path / "out" / "failures.csv")
+    assert failures[["view", "stage", "code"]].to_numpy().tolist() == [[hanging.decode(), "worker", "STALLED"]]
+    assert run["workers_lost"] == 3 and caplog.text.count("hangs: ") == 3
+    views = pd.read_csv(tmp_path / "out" / "views.csv").set_index("view")
+    pd.testing.assert_frame_equal(views, pd.read_csv(clean / "views.csv").set_index("view").drop(hanging.decode()))
+
+
+def test_patience_is_below_a_minute_where_bytes_are_read_and_decoded() -> None:
+    assert PATIENCE["read"] < 60 and PATIENCE["decode"] < 60 and SILENCE_SECONDS < 60
+    assert PATIENCE["engine"] >= 600  # of a large batch on a slow engine

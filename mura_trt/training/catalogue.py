@@ -47,10 +47,8 @@ class Catalogue:
 
     def fingerprint(self, size: int) -> str:
         """64 hexadecimal digits that change with the archive's folder, the views in it and the size of the pixels."""
-        digest = hashlib.sha256(f"{size} {self.listing.source.root}".encode("utf-8", "surrogateescape"))
-        for start in range(0, len(self.listing), 4096):
-            digest.update(b"\0".join(self.listing.keys(start, min(start + 4096, len(self.listing)))))
-        return digest.hexdigest()
+        whole = f"{size} {self.listing.source.root} {self.listing.fingerprint()}"
+        return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
 
     def check_classes(self) -> None:
         """Raises UsageError where training or validation has views of one class only."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mura_trt.errors import UsageError
-from mura_trt.files import write_atomically
+from mura_trt.recipe import RECIPE, check_recipe, note_recipe
 from mura_trt.training.options import TrainOptions
 from mura_trt.training.record import Epoch, draw_curves, write_log
 from mura_trt.training.views import PIXELS, PIXELS_OF, SKIPPED
 
-RECIPE, LOG, CURVES, VALIDATION, STATE = "recipe.json", "log.csv", "curves.png", "validation.csv", "state.pt"
+LOG, CURVES, VALIDATION, STATE = "log.csv", "curves.png", "validation.csv", "state.pt"
 SCRATCH = (PIXELS, PIXELS_OF, STATE)  # gone when the run has ended, the state last
 
 
@@ -45,10 +44,7 @@ class TrainingFolder:
                 f"{self.path} holds a run that has not ended: --resume goes on with it, --overwrite begins anew"
             )
         elif unfinished:
-            then = json.loads((self.path / RECIPE).read_text())
-            other = [f"{name} {then[name]}, now {recipe[name]}" for name in recipe if then[name] != recipe[name]]
-            if other:
-                raise UsageError(f"{self.path}: the run began with {'; '.join(other)}: give that again, or --overwrite")
+            check_recipe(self.path, recipe)
         elif options.out.exists() or (self.path / LOG).exists():
             raise UsageError(
                 f"{options.out} or the records in {self.path} are there already: --overwrite replaces them"
@@ -56,7 +52,7 @@ class TrainingFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if not options.resume:  # files that could not be read then may have been mended since
             (self.path / PIXELS).unlink(missing_ok=True)
-        write_atomically(self.path / RECIPE, json.dumps(recipe, indent=2).encode())
+        note_recipe(self.path, recipe)
 
     def _clear(self) -> None:
         init = self._options.init
