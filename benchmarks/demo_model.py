@@ -1,6 +1,6 @@
 """What the demo model can do, measured on synthetic studies that it was not trained on.
 
-    python -m benchmarks.demo_model WORK --checkpoint demo/model.safetensors [--studies 600] [--json FILE]
+    python -m benchmarks.demo_model WORK --checkpoint engines/demo/model.safetensors [--studies 600] [--json FILE]
 
 Draws the studies into ``WORK``, builds a bundle, scores them with ``mura-trt score`` and ONNX Runtime, and compares
 with what was drawn: AUROC per kind of lesion and body part, kappa, where the class activation maps peak, and by how
@@ -63,7 +63,7 @@ def areas(studies: pd.DataFrame) -> dict[str, Any]:
 
 def batches_of(archive: Path, views: list[str]) -> Iterator[NDArray[np.uint8]]:
     """uint8 (k, 320, 320, 1), k up to BATCH: the pixels of every view in order."""
-    from mura_trt.archive import FolderSource
+    from mura_trt.archives.folder import FolderSource
     from mura_trt.contract import InputContract
     from mura_trt.pixels import decoded_views
 
@@ -199,7 +199,7 @@ def measure(work: Path, checkpoint: Path, studies: int) -> dict[str, Any]:
 @app.command()
 def main(
     work: Annotated[Path, typer.Argument(help="Folder for archive, bundle and scores.")],
-    checkpoint: Annotated[Path, typer.Option(help="The demo model.")] = Path("demo/model.safetensors"),
+    checkpoint: Annotated[Path, typer.Option(help="The demo model.")] = Path("engines/demo/model.safetensors"),
     studies: Annotated[int, typer.Option(help="How many studies to draw.")] = 600,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
 ) -> None:

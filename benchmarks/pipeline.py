@@ -2,6 +2,7 @@
 
     python -m benchmarks.pipeline speed  ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
     python -m benchmarks.pipeline memory ARCHIVE --engine BUNDLE [--json FILE]
+    python -m benchmarks.pipeline packed ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
 
 ``speed`` compares two pairs, side by side in one run, repeated and interleaved, on files in the page cache:
 
@@ -10,6 +11,8 @@
   perfect overlap the pipeline would be as fast as decoding alone; with none, half as fast.
 
 ``memory`` samples the resident memory of all processes of ``mura-trt score`` at 300 and at 3,000 views.
+
+``packed`` compares, with the null runtime, zip and tar files with the folder that they were packed from.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -128,12 +133,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def ratio(ours: list[float], alone: list[float]) -> dict[str, Any]:
+def ratio(ours: list[float], others: list[float], other: str = "alone") -> dict[str, Any]:
     """Median and spread of the pairwise ratios."""
-    ratios = [ours_rate / alone_rate for ours_rate, alone_rate in zip(ours, alone, strict=True)]
+    ratios = [ours_rate / other_rate for ours_rate, other_rate in zip(ours, others, strict=True)]
     return {
         "score_views_per_s": [round(rate, 2) for rate in ours],
-        "alone_views_per_s": [round(rate, 2) for rate in alone],
+        f"{other}_views_per_s": [round(rate, 2) for rate in others],
         "ratio_median": round(statistics.median(ratios), 3),
         "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
@@ -197,6 +202,34 @@ def measure_memory(archive: Path, engine: Path) -> dict[str, Any]:
     return {"peak_gb_by_views": peaks}
 
 
+def pack(folder: Path, path: Path) -> Path:
+    """The folder's files as a zip or tar file, in the order in which they are read."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for file in files:
+                zipped.write(file, file.relative_to(folder))
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w", dereference=True) as tarred:
+            for file in files:
+                tarred.add(file, file.relative_to(folder))
+    return path
+
+
+def measure_packed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
+    """Every packed form and the folder, interleaved."""
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as root, repeated(archive, 3200) as folder:
+        forms = {"folder": folder} | {
+            name: pack(folder, Path(root) / f"archive.{name}") for name in ("zip", "tar", "tar.gz")
+        }
+        for _ in range(repeats):
+            for name, path in forms.items():
+                rates.setdefault(name, []).append(score_rate(path, engine, "--runtime", "null"))
+    folders = rates.pop("folder")
+    return {name: ratio(found, folders, "folder") for name, found in rates.items()}
+
+
 @app.command()
 def speed(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = None) -> None:
     """Compares scoring with its engine alone, and with decoding alone."""
@@ -207,6 +240,12 @@ def speed(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = 
 def memory(archive: Archive, engine: Engine, json_file: Json = None) -> None:
     """Peak memory of all processes at 300 and 3,000 views."""
     finish(measure_memory(archive, engine), json_file)
+
+
+@app.command()
+def packed(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = None) -> None:
+    """Compares zip and tar files with the folder that they were packed from."""
+    finish(measure_packed(archive, engine, repeats), json_file)
 
 
 if __name__ == "__main__":

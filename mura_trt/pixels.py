@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.archives.listing import Reference, Source
 from mura_trt.cores import usable_cores
 from mura_trt.decode import Decoder
 from mura_trt.ledger import Failure
-from mura_trt.readahead import Batch, ReadAhead, Source
+from mura_trt.readahead import Batch, ReadAhead
 
 BATCH = 64
 
@@ -24,25 +25,25 @@ class DecodedViews(NamedTuple):
     failures: list[Failure]
 
 
-def decoded_views(source: Source, keys: list[bytes], size: tuple[int, int]) -> Iterator[DecodedViews]:
+def decoded_views(source: Source, references: Sequence[Reference], size: tuple[int, int]) -> Iterator[DecodedViews]:
     """Every view once, as pixels or as a failure.
 
     Parameters
     ----------
     source
         Where the views are read from.
-    keys
-        Their keys; a view's number is its place here.
+    references
+        What they are read by; a view's number is its place here.
     size
         Height and width of the pixels.
     """
-    reader, decoder = ReadAhead(BATCH), Decoder(size, usable_cores(), BATCH)
-    reader.add(source, 0, keys)
-    reader.flush()
+    ahead, decoder = ReadAhead(BATCH, source.open()), Decoder(size, usable_cores(), BATCH)
+    ahead.add(0, references)
+    ahead.flush()
     decoding: Batch | None = None
     try:
         while True:
-            batch, failures = reader.next_batch()
+            batch, failures = ahead.next_batch()
             if batch:
                 decoder.submit(batch.files)
             if decoding:
@@ -55,4 +56,4 @@ def decoded_views(source: Source, keys: list[bytes], size: tuple[int, int]) -> I
                 return
             decoding = batch
     finally:
-        reader.close()
+        ahead.close()

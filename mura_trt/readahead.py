@@ -6,29 +6,23 @@ import errno
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from mura_trt.archives.listing import Reader, Reference, Unreadable
+from mura_trt.convert import plain_gray
 from mura_trt.ledger import Failure
 from mura_trt.screen import Rejected, screen
 
-READ_THREADS = 4  # more than cores, for they mostly wait for the disk
 MAX_CHUNK = 16  # views read by one call in a thread: enough that handing it over costs little per view
 
 
-class Source(Protocol):
-    """Where views' bytes come from; it travels to the worker process, so it must pickle."""
-
-    def read(self, key: bytes) -> bytes:
-        """The bytes of one view; raises OSError."""
-
-
 class Chunk(NamedTuple):
-    """Neighbouring views: their source, the number of the first, their keys."""
+    """Neighbouring views: the number of the first, and what they are read by."""
 
-    source: Source
     start: int
-    keys: list[bytes]
+    references: Sequence[Reference]
 
 
 class Batch(NamedTuple):
@@ -45,13 +39,15 @@ class ReadAhead:
     ----------
     batch
         Files in a batch.
+    reader
+        What reads the views.
     """
 
-    def __init__(self, batch: int) -> None:
-        self._batch = batch
+    def __init__(self, batch: int, reader: Reader) -> None:
+        self._batch, self._reader = batch, reader
         self._chunk = min(MAX_CHUNK, batch)
-        self._depth = READ_THREADS + 2 * batch // self._chunk
-        self._threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
+        self._depth = reader.threads + 2 * batch // self._chunk
+        self._threads = ThreadPoolExecutor(reader.threads, thread_name_prefix="read")
         self._unread: deque[Chunk] = deque()
         self._reading: deque[tuple[int, Future[list[bytes | Failure]]]] = deque()
         self._ready = Batch([], [])
@@ -70,16 +66,17 @@ class ReadAhead:
 
     def slowest_read(self) -> float:
         """Seconds that the longest of the reads under way has taken so far; 0 where there is none."""
-        return time.monotonic() - min(self._read_began.copy().values(), default=time.monotonic())
+        now = time.monotonic()
+        return now - min(self._read_began.copy().values(), default=now)
 
     def flush(self) -> None:
         """Says that no more views come for now: what waits is given as a short batch."""
         self._flush = True
 
-    def add(self, source: Source, start: int, keys: list[bytes]) -> None:
-        """Takes a run of views."""
-        for at in range(0, len(keys), self._chunk):
-            self._unread.append(Chunk(source, start + at, keys[at : at + self._chunk]))
+    def add(self, start: int, references: Sequence[Reference]) -> None:
+        """Takes a run of views: the number of the first, and what they are read by."""
+        for at in range(0, len(references), self._chunk):
+            self._unread.append(Chunk(start + at, references[at : at + self._chunk]))
         self._flush = False
         self._top_up()
 
@@ -112,20 +109,22 @@ class ReadAhead:
 
     def _read(self, chunk: Chunk) -> list[bytes | Failure]:
         thread, outcomes = threading.get_ident(), []
-        for view, key in enumerate(chunk.keys, chunk.start):
+        for view, reference in enumerate(chunk.references, chunk.start):
             self._read_began[thread] = time.monotonic()
-            outcomes.append(_read_one(chunk.source, view, key))
+            outcomes.append(_read_one(self._reader, view, reference))
         del self._read_began[thread]
         return outcomes
 
 
-def _read_one(source: Source, view: int, key: bytes) -> bytes | Failure:
+def _read_one(reader: Reader, view: int, reference: Reference) -> bytes | Failure:
     try:
-        data = source.read(key)
-        screen(data)
+        data = reader.read(reference)
+        data = plain_gray(data, screen(data))
     except OSError as error:
         code = errno.errorcode.get(error.errno, "UNREADABLE") if error.errno else "UNREADABLE"
         return Failure(view, "read", code, error.strerror or str(error))
+    except Unreadable as reason:
+        return Failure(view, "read", reason.code, str(reason))
     except Rejected as reason:
         return Failure(view, "screen", reason.code, str(reason))
     return data

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archive import Listing, display
+from mura_trt.archives.listing import Listing, display
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
 from mura_trt.ledger import Failure, Rows

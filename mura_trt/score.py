@@ -16,7 +16,9 @@ from typing import Any
 
 import mura_trt
 from mura_trt import worker
-from mura_trt.archive import UNREAD_SUFFIXES, Listing, list_archive
+from mura_trt.archives import list_archive
+from mura_trt.archives.folder import UNREAD_SUFFIXES
+from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.ledger import Ledger, Rows
@@ -118,6 +120,7 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
             check_recipe(options.out, _asked(options, bundle, listing, recipe["runtime"]))
         config = worker.WorkerConfig(
             bundle,
+            listing.source,
             recipe.get("runtime", options.runtime),
             recipe.get("batch", options.batch),
             options.null_ms,
@@ -156,7 +159,7 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
             "scored": outcome.scored,
             "failed": failed,
             "studies": studies,
-            "unreadable_folders": len(listing.unreadable),
+            "unlisted": len(listing.unreadable),
             "ignored_files": dict(listing.ignored),
             "duplicate_entries": listing.duplicates,
             "resumed_views": progress.before,
@@ -183,7 +186,7 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
 
 def _tell(listing: Listing) -> None:
     for name, reason in listing.unreadable:
-        logger.warning("folder %s could not be listed: %s", name, reason)
+        logger.warning("%s could not be listed to its end: %s", name, reason)
     unread = [f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()) if suffix in UNREAD_SUFFIXES]
     if unread:
         logger.warning("files of formats that are not read yet, and are not scored: %s", ", ".join(unread))

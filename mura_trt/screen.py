@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import NamedTuple
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -24,6 +25,8 @@ OTHER_MAGICS = {
 # 8,192 x 8,192: above any radiograph (the largest detectors give some 18 million pixels), below what exhausts memory.
 MAX_PIXELS = 1 << 26
 
+_GRAY = 0  # color type of a PNG
+
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers (ITU-T T.81, table B.1)
 
 
@@ -35,8 +38,22 @@ class Rejected(Exception):
         self.code = code
 
 
-def screen(data: bytes) -> None:
-    """Passes the bytes of a whole 8-bit PNG or JPEG of bearable size.
+class Screened(NamedTuple):
+    """What the header of a file says that passed."""
+
+    width: int
+    height: int
+    depth: int = 8
+    """Bits a sample."""
+    gray: bool = False
+    """A PNG of gray samples alone."""
+    significant: int = 0
+    """Of a gray PNG, how many of the bits its ``sBIT`` chunk says are significant; 0 where it has none."""
+    interlaced: bool = False
+
+
+def screen(data: bytes) -> Screened:
+    """Passes the bytes of a whole PNG or JPEG of bearable size, of 8 bits a sample or, of a gray PNG, 16.
 
     Raises
     ------
@@ -47,14 +64,13 @@ def screen(data: bytes) -> None:
     if not data:
         raise Rejected("EMPTY", "the file has no bytes")
     if data.startswith(PNG_MAGIC):
-        _screen_png(data)
-    elif data.startswith(JPEG_MAGIC):
-        _screen_jpeg(data)
-    else:
-        _refuse_format(data)
+        return _screen_png(data)
+    if data.startswith(JPEG_MAGIC):
+        return _screen_jpeg(data)
+    raise _wrong_format(data)
 
 
-def _refuse_format(data: bytes) -> None:
+def _wrong_format(data: bytes) -> Rejected:
     if data[128:132] == b"DICM":
         name: str | None = "DICOM"
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -62,8 +78,8 @@ def _refuse_format(data: bytes) -> None:
     else:
         name = next((name for magic, name in OTHER_MAGICS.items() if data.startswith(magic)), None)
     if name:
-        raise Rejected("UNSUPPORTED_FORMAT", f"the file is {name}; PNG and JPEG are read: convert it")
-    raise Rejected("NOT_AN_IMAGE", f"the file begins with {data[:8].hex(' ')}, which is neither PNG nor JPEG")
+        return Rejected("UNSUPPORTED_FORMAT", f"the file is {name}; PNG and JPEG are read: convert it")
+    return Rejected("NOT_AN_IMAGE", f"the file begins with {data[:8].hex(' ')}, which is neither PNG nor JPEG")
 
 
 def _check_size(width: int, height: int) -> None:
@@ -73,18 +89,20 @@ def _check_size(width: int, height: int) -> None:
         raise Rejected("TOO_LARGE", f"{width} x {height} pixels; at most {MAX_PIXELS} are decoded")
 
 
-def _check_depth(bits: int) -> None:
-    if bits > 8:
+def _check_depth(bits: int, most: int = 8) -> None:
+    if bits > most:
         raise Rejected(
-            "UNSUPPORTED_DEPTH", f"{bits} bits a sample have no stated gray window; convert the image to 8 bits"
+            "UNSUPPORTED_DEPTH",
+            f"{bits} bits a sample are read in a gray PNG without an alpha channel only; convert the image to 8 bits",
         )
 
 
-def _screen_png(data: bytes) -> None:
+def _screen_png(data: bytes) -> Screened:
     """Walks the chunks (PNG, third edition, section 5): each whole, its CRC right, IHDR first, IEND there."""
     view = memoryview(data)
     at = len(PNG_MAGIC)
     kind = b""
+    significant = 0
     while kind != b"IEND":
         if at + 12 > len(data):
             raise Rejected("TRUNCATED", f"the file ends at byte {len(data)}, before the PNG's end marker")
@@ -98,15 +116,19 @@ def _screen_png(data: bytes) -> None:
         if at == len(PNG_MAGIC):
             if kind != b"IHDR" or length != 13:
                 raise Rejected("CORRUPT", "the file does not begin with a PNG header")
-            width, height, depth = struct.unpack_from(">IIB", data, at + 8)
+            width, height, depth, color, interlace = struct.unpack_from(">IIBBxxB", data, at + 8)
             _check_size(width, height)
-            _check_depth(depth)
+            _check_depth(depth, 16 if color == _GRAY else 8)
+        elif kind == b"sBIT" and length == 1 and 0 < view[at + 8] <= depth:
+            significant = view[at + 8]
         at = body + 4
+    return Screened(width, height, depth, color == _GRAY, significant, bool(interlace))
 
 
-def _screen_jpeg(data: bytes) -> None:
+def _screen_jpeg(data: bytes) -> Screened:
     """Walks the markers up to the first scan (ITU-T T.81, annex B), then looks for the end marker behind it."""
-    at, frame_seen = 2, False
+    at = 2
+    found: Screened | None = None
     while True:
         at = data.find(b"\xff", at)
         while at >= 0 and data[at : at + 2] == b"\xff\xff":  # fill bytes
@@ -123,11 +145,12 @@ def _screen_jpeg(data: bytes) -> None:
             depth, height, width = struct.unpack_from(">BHH", data, at + 4)
             _check_size(width, height)
             _check_depth(depth)
-            frame_seen = True
+            found = Screened(width, height)
         if marker == 0xDA:  # start of scan
             break
         at += 2 + length
-    if not frame_seen:
+    if found is None:
         raise Rejected("CORRUPT", "the JPEG has no frame header before its pixels")
     if data.rfind(b"\xff\xd9") < at:
         raise Rejected("TRUNCATED", f"the file ends at byte {len(data)}, without the JPEG's end marker")
+    return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archive import Listing, body_part, display
+from mura_trt.archives.listing import Listing, body_part, display
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from mura_trt import worker
-from mura_trt.archive import Listing
+from mura_trt.archives.listing import Listing
 from mura_trt.errors import EnvironmentProblem
 from mura_trt.ledger import Ledger, Rows, Task
 from mura_trt.results import OutputFolder
@@ -262,7 +262,7 @@ class Supervisor:
             self._process.send(self._assignment(task))
 
     def _assignment(self, task: Task) -> worker.Assignment:
-        return worker.Assignment(task, self._listing.source, self._listing.keys(task.start, task.stop))
+        return worker.Assignment(task, self._listing.references(task.start, task.stop))
 
     def _take(self, done: worker.Done) -> None:
         self._losses_in_a_row = 0

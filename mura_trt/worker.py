@@ -21,13 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.archives.listing import Reader, Reference, Source
 from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
 from mura_trt.decode import Decoder
-from mura_trt.errors import MuraTrtError
+from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.ledger import Failure, Rows, Task
 from mura_trt.processes import work_for
-from mura_trt.readahead import Batch, ReadAhead, Source
+from mura_trt.readahead import Batch, ReadAhead
 from mura_trt.runtimes import Session, SessionOptions, open_session
 
 BATCHES_DECODING = 2  # ahead of the engine
@@ -40,6 +41,8 @@ class WorkerConfig:
 
     bundle: Bundle
     """Checked already by whoever opened it."""
+    source: Source
+    """Where the views are read from."""
     runtime: str
     """One of ``RUNTIMES``, or ``auto``."""
     batch: int | None
@@ -60,11 +63,10 @@ class Ready(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """A task with what it takes to read its views."""
+    """A task with what its views are read by."""
 
     task: Task
-    source: Source
-    keys: list[bytes]
+    references: list[Reference]
 
 
 class Done(NamedTuple):
@@ -122,11 +124,14 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         session, passed_over = open_session(config.runtime, bundle, SessionOptions(config.batch, config.null_ms))
         threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
         decoder = Decoder((bundle.contract.height, bundle.contract.width), threads, session.batch)
+        reader = config.source.open()
         connection.send(Ready(session.name, session.device, session.batch, passed_over))
-        Worker(connection, session, decoder).run()
+        Worker(connection, reader, decoder, session).run()
         session.close()
     except MuraTrtError as error:
         connection.send(Fatal(error))
+    except OSError as error:
+        connection.send(Fatal(EnvironmentProblem(f"the worker cannot work: {error}")))
 
 
 def _send_output_to(path: Path) -> None:
@@ -191,12 +196,12 @@ class _OpenTask:
 
 
 class Worker:
-    """The loop from tasks to rows, over one decoder and one session."""
+    """The loop from tasks to rows, over one reader, one decoder and one session."""
 
-    def __init__(self, connection: Connection, session: Session, decoder: Decoder) -> None:
+    def __init__(self, connection: Connection, reader: Reader, decoder: Decoder, session: Session) -> None:
         self._connection, self._session, self._decoder = connection, session, decoder
         self._sending = threading.Lock()
-        self._reader = ReadAhead(session.batch)
+        self._ahead = ReadAhead(session.batch, reader)
         self._inbox: SimpleQueue[Assignment | Flush | None] = SimpleQueue()
         self._decoding: deque[Batch] = deque()
         self._open: deque[_OpenTask] = deque()
@@ -217,7 +222,7 @@ class Worker:
             if self._decoding:
                 self._finish_batch()
             self._send_complete()
-        self._reader.close()
+        self._ahead.close()
 
     @contextmanager
     def _doing(self, stage: str) -> Iterator[None]:
@@ -239,7 +244,7 @@ class Worker:
         while True:
             time.sleep(PULSE_SECONDS)
             stage, since = self._stage
-            seconds = self._reader.slowest_read() if stage == "read" else time.monotonic() - since
+            seconds = self._ahead.slowest_read() if stage == "read" else time.monotonic() - since
             try:
                 self._send(Pulse(self._settled, stage, seconds))
             except OSError:  # the supervisor has closed the connection
@@ -255,25 +260,25 @@ class Worker:
 
     def _receive(self) -> bool:
         """Takes what has come, waiting where there is nothing else to do; False when the supervisor is gone."""
-        idle = not self._decoding and not self._reader.reading
-        if idle and self._reader.waiting and self._inbox.empty():
+        idle = not self._decoding and not self._ahead.reading
+        if idle and self._ahead.waiting and self._inbox.empty():
             self._send(Hungry())
         while idle or not self._inbox.empty():
             message = self._inbox.get()
             if message is None:
                 return False
             if isinstance(message, Flush):
-                self._reader.flush()
+                self._ahead.flush()
             else:
-                task, source, keys = message
+                task, references = message
                 self._open.append(_OpenTask.of(task))
-                self._reader.add(source, task.start, keys)
+                self._ahead.add(task.start, references)
             idle = False
         return True
 
     def _start_batch(self) -> bool:
         with self._doing("read"):
-            batch, failures = self._reader.next_batch()
+            batch, failures = self._ahead.next_batch()
         self._fail(failures)
         if batch is None:
             return False

@@ -138,6 +138,23 @@ def test_other_modes_decode_as_pillow_does(decoder: Decoder, png_files: list[byt
         assert_like_pillow(pixels, data, inside=2)
 
 
+def test_cmyk_is_luminance(decoder: Decoder, png_files: list[bytes]) -> None:
+    color = Image.open(io.BytesIO(colored(png_files[0], "RGB"))).convert("CMYK")
+    data = encode(color, "JPEG", quality=95)
+    assert_like_pillow(decode(decoder, [data]).pixels[0], data, inside=2)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_reach_from_black_to_white(decoder: Decoder, bits: int) -> None:
+    levels = np.arange(320 * 320).reshape(320, 320) // 7 % 2**bits
+    lines = np.packbits((levels[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8).reshape(320, -1), axis=1)
+    stream = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 320, 320, bits, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+    expected = levels * (255 // (2**bits - 1))
+    np.testing.assert_array_equal(decode(decoder, [data]).pixels[0, ..., 0], expected)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 700), (320, 320)])
 def test_any_shape_is_stretched_to_the_networks_size(decoder: Decoder, size: tuple[int, int]) -> None:
     data = encode(Image.linear_gradient("L").resize(size), "PNG")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import random
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from mura_trt.archive import FolderSource
+from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import Reference, Unreadable
 from mura_trt.ledger import Failure
 from mura_trt.readahead import MAX_CHUNK, Batch, ReadAhead
 
@@ -52,12 +55,12 @@ def make_views(root: Path, kinds: list[str]) -> list[bytes]:
 
 
 @pytest.fixture
-def opened() -> Iterator[Opened]:
-    """Opens a ReadAhead with that batch, and closes it in the end."""
+def opened(tmp_path: Path) -> Iterator[Opened]:
+    """Opens a ReadAhead of the test's folder with that batch, and closes it in the end."""
     made: list[ReadAhead] = []
 
     def make(batch: int) -> ReadAhead:
-        made.append(ReadAhead(batch))
+        made.append(ReadAhead(batch, FolderSource(str(tmp_path))))
         return made[-1]
 
     yield make
@@ -78,16 +81,16 @@ def drain(ahead: ReadAhead) -> tuple[list[Batch], list[Failure]]:
 
 
 def test_batches_are_full_across_runs_and_the_tail_waits_for_the_flush(tmp_path: Path, opened: Opened) -> None:
-    source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, [GOOD] * 11)
+    keys = make_views(tmp_path, [GOOD] * 11)
     ahead = opened(4)
     assert not ahead.reading and ahead.next_batch() == (None, [])
-    ahead.add(source, 0, keys[:3])
+    ahead.add(0, keys[:3])
     assert ahead.reading
     assert ahead.next_batch() == (None, [])
     assert not ahead.reading and ahead.waiting
-    ahead.add(source, 3, keys[3:9])
+    ahead.add(3, keys[3:9])
     assert [batch.views for batch in drain(ahead)[0]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    ahead.add(source, 9, keys[9:])
+    ahead.add(9, keys[9:])
     ahead.flush()
     batches, failures = drain(ahead)
     assert batches == [Batch([8, 9, 10], [good(8), good(9), good(10)])] and failures == []
@@ -95,13 +98,13 @@ def test_batches_are_full_across_runs_and_the_tail_waits_for_the_flush(tmp_path:
 
 
 def test_a_run_behind_the_flush_makes_its_tail_wait_again(tmp_path: Path, opened: Opened) -> None:
-    source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, [GOOD] * 7)
+    keys = make_views(tmp_path, [GOOD] * 7)
     ahead = opened(4)
-    ahead.add(source, 0, keys[:2])
+    ahead.add(0, keys[:2])
     ahead.flush()
-    ahead.add(source, 2, keys[2:5])
+    ahead.add(2, keys[2:5])
     assert [batch.views for batch in drain(ahead)[0]] == [[0, 1, 2, 3]]
-    ahead.add(source, 5, keys[5:])
+    ahead.add(5, keys[5:])
     ahead.flush()
     assert [batch.views for batch in drain(ahead)[0]] == [[4, 5, 6]]
 
@@ -109,7 +112,7 @@ def test_a_run_behind_the_flush_makes_its_tail_wait_again(tmp_path: Path, opened
 @pytest.mark.parametrize("code", BAD)
 def test_a_view_that_cannot_be_read_is_a_failure_with_stage_and_code(tmp_path: Path, opened: Opened, code: str) -> None:
     ahead = opened(2)
-    ahead.add(FolderSource(str(tmp_path)), 40, make_views(tmp_path, [GOOD, code, GOOD]))
+    ahead.add(40, make_views(tmp_path, [GOOD, code, GOOD]))
     ahead.flush()
     batches, (failure,) = drain(ahead)
     assert batches == [Batch([40, 42], [good(0), good(2)])]
@@ -119,7 +122,7 @@ def test_a_view_that_cannot_be_read_is_a_failure_with_stage_and_code(tmp_path: P
 
 def test_a_run_of_nothing_but_failures_gives_no_batch(tmp_path: Path, opened: Opened) -> None:
     ahead = opened(3)
-    ahead.add(FolderSource(str(tmp_path)), 0, make_views(tmp_path, ["ENOENT", "EMPTY"] * 20))
+    ahead.add(0, make_views(tmp_path, ["ENOENT", "EMPTY"] * 20))
     ahead.flush()
     batches, failures = drain(ahead)
     assert batches == [] and not ahead.reading
@@ -131,14 +134,14 @@ def test_a_run_of_nothing_but_failures_gives_no_batch(tmp_path: Path, opened: Op
 def test_nothing_is_lost_doubled_or_out_of_order_in_random_runs(tmp_path: Path, opened: Opened, batch: int) -> None:
     rng = random.Random(batch)
     kinds = [rng.choice(list(BAD)) if rng.random() < 0.25 else GOOD for _ in range(400)]
-    source, keys = FolderSource(str(tmp_path)), make_views(tmp_path, kinds)
+    keys = make_views(tmp_path, kinds)
     ahead = opened(batch)
     batches: list[Batch] = []
     failures: list[Failure] = []
     at = 0
     while at < len(keys):
         stop = min(at + rng.choice([1, 2, 15, 16, 17, 90]), len(keys))
-        ahead.add(source, at, keys[at:stop])
+        ahead.add(at, keys[at:stop])
         if stop == len(keys):
             ahead.flush()
         at = stop
@@ -158,11 +161,9 @@ def test_nothing_is_lost_doubled_or_out_of_order_in_random_runs(tmp_path: Path, 
 
 
 def test_close_drops_what_is_not_read_and_ends_the_threads(tmp_path: Path) -> None:
-    import threading
-
     before = set(threading.enumerate())
-    ahead = ReadAhead(2)
-    ahead.add(FolderSource(str(tmp_path)), 0, make_views(tmp_path, [GOOD] * 50))
+    ahead = ReadAhead(2, FolderSource(str(tmp_path)))
+    ahead.add(0, make_views(tmp_path, [GOOD] * 50))
     ahead.flush()
     threads = set(threading.enumerate()) - before
     assert threads
@@ -170,3 +171,55 @@ def test_close_drops_what_is_not_read_and_ends_the_threads(tmp_path: Path) -> No
     for thread in threads:
         thread.join(timeout=10)
         assert not thread.is_alive()
+
+
+class Gate:
+    """A reader of which nothing comes until it is opened; it notes how many read at once."""
+
+    threads = 3
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.readers: set[int] = set()
+
+    def read(self, reference: Reference) -> bytes:
+        self.readers.add(threading.get_ident())
+        self.opened.wait()
+        if reference == (1,):
+            raise Unreadable("GONE", "away")
+        return good(0)
+
+
+def test_the_slowest_read_is_known_while_it_lasts() -> None:
+    gate = Gate()
+    ahead = ReadAhead(2, gate)
+    assert ahead.slowest_read() == 0
+    ahead.add(0, [(number,) for number in range(20)])
+    ahead.flush()
+    time.sleep(0.3)
+    assert 0.25 < ahead.slowest_read() < 10
+    gate.opened.set()
+    batches, failures = drain(ahead)
+    assert [view for batch in batches for view in batch.views] == [0, *range(2, 20)]
+    assert [(failure.view, failure.stage, failure.code) for failure in failures] == [(1, "read", "GONE")]
+    assert ahead.slowest_read() == 0 and len(gate.readers) <= gate.threads
+    ahead.close()
+
+
+def test_an_archive_that_is_read_in_order_is_read_by_one_thread_in_order() -> None:
+    class InOrder(Gate):
+        threads = 1
+
+        def read(self, reference: Reference) -> bytes:
+            seen.append(reference)
+            return super().read(reference)
+
+    seen: list[Reference] = []
+    gate = InOrder()
+    gate.opened.set()
+    ahead = ReadAhead(3, gate)
+    ahead.add(0, [(number,) for number in range(5, 200)])
+    ahead.flush()
+    drain(ahead)
+    assert seen == [(number,) for number in range(5, 200)] and len(gate.readers) == 1
+    ahead.close()

@@ -7,7 +7,6 @@ import gc
 import json
 import math
 import multiprocessing
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mura_trt import results
-from mura_trt.archive import FolderSource, Listing, display
+from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import Listing, display
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.ledger import Failure, Rows
 from mura_trt.recipe import note_recipe
@@ -43,7 +43,6 @@ def listing_of(studies: dict[str, int]) -> Listing:
         pa.array(views, pa.large_binary()),
         np.array(numbers, np.int32),
         pa.array([study.encode() for study in studies], pa.large_binary()),
-        Counter(),
     )
 
 

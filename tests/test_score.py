@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from mura_trt.archive import FolderSource, Listing, list_archive
+from mura_trt.archives import list_archive
+from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import Listing, Reference
 from mura_trt.bundle import Bundle
 from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable, UsageError
 from mura_trt.files import write_atomically
@@ -101,6 +105,45 @@ def test_list_scores_as_its_folder_does(clean: Path, archive: Path, bundle: Bund
     merged = expected.merge(listed, on="view")
     assert len(merged) == len(expected)
     assert (merged["probability_x"] == merged["probability_y"]).all()
+
+
+def packed(archive: Path, path: Path) -> Path:
+    """The archive's views as a zip or tar file, in the order in which the folder is read."""
+    names = [os.fsdecode(key) for key in list_archive(archive).keys(0, 10**6)]
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zip_file:
+            for name in names:
+                zip_file.write(archive / name, name)
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar_file:
+            for name in names:
+                tar_file.add(archive / name, name)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_packed_archive_gives_the_bytes_that_its_folder_gives(
+    name: str, clean: Path, archive: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    path = packed(archive, tmp_path / name)
+    options = ScoreOptions(path, bundle.folder, tmp_path / "out", runtime="null", shard_views=10, batch=4, null_ms=20)
+    run = score(options, killing(1))  # so that a stream is read again from its beginning, too
+    assert run["workers_lost"] == 1
+    assert tables(tmp_path / "out") == tables(clean)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "out"]  # nothing is unpacked
+
+
+def test_damaged_tar_ends_with_what_it_has_and_says_so(
+    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = packed(archive, tmp_path / "a.tar")
+    os.truncate(path, path.stat().st_size // 2)
+    run = run_null(path, bundle, tmp_path / "out")
+    assert run["exit_code"] == 3 and run["unlisted"] == 1
+    assert "a.tar could not be listed to its end" in caplog.text
+    whole = (clean / "views.csv").read_text().splitlines()
+    part = (tmp_path / "out" / "views.csv").read_text().splitlines()
+    assert 0.4 * len(whole) < len(part) < 0.6 * len(whole) and part == whole[: len(part)]
 
 
 def spoil(archive: Path) -> dict[str, str]:
@@ -281,10 +324,10 @@ class DeadlySource(FolderSource):
 
     deadly: frozenset[bytes]
 
-    def read(self, key: bytes) -> bytes:
-        if key in self.deadly:
+    def read(self, reference: Reference) -> bytes:
+        if reference in self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(key)
+        return super().read(reference)
 
 
 def test_views_that_kill_the_worker_are_named_and_cost_no_other_view_anything(
@@ -310,7 +353,7 @@ def test_views_that_kill_the_worker_are_named_and_cost_no_other_view_anything(
 
 def test_replacement_works_as_the_first_did(bundle: Bundle, tmp_path: Path) -> None:
     """The first was free to choose its runtime; a second choice could mix rows of two."""
-    with WorkerProcess(WorkerConfig(bundle, "auto", None, 0.0, tmp_path / "log")) as process:
+    with WorkerProcess(WorkerConfig(bundle, FolderSource("/"), "auto", None, 0.0, tmp_path / "log")) as process:
         first = process.start()
         assert (process._config.runtime, process._config.batch) == (first.runtime, first.batch)
         the_worker().kill()
@@ -569,12 +612,12 @@ class HangingSource(FolderSource):
     hanging: bytes
     whole: bool
 
-    def read(self, key: bytes) -> bytes:
-        if key == self.hanging and self.whole:
+    def read(self, reference: Reference) -> bytes:
+        if reference == self.hanging and self.whole:
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif key == self.hanging:
+        elif reference == self.hanging:
             time.sleep(1e6)
-        return super().read(key)
+        return super().read(reference)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["a read", "the process"])

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from mura_trt.archive import FolderSource, Listing
+from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import Listing
 from mura_trt.studies import DEFAULT_THRESHOLD, study_means, study_tables
 
 NAN = math.nan

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archive import Listing, body_part, display, label, list_archive
+from mura_trt.archives import list_archive
+from mura_trt.archives.listing import Listing, body_part, display, label
 from mura_trt.errors import UsageError
 
 _SPLIT = re.compile(r"(?:.*/)?(train|valid)/")  # the last such folder, for a list's paths may begin anywhere

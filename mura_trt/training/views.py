@@ -85,7 +85,7 @@ def _decode(catalogue: Catalogue, size: int, path: Path, progress: Callable[[int
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     failures: list[Failure] = []
     done = 0
-    for batch in decoded_views(listing.source, listing.keys(0, len(listing)), (size, size)):
+    for batch in decoded_views(listing.source, listing.references(0, len(listing)), (size, size)):
         pixels[batch.views] = batch.pixels
         failures += batch.failures
         done += len(batch.views) + len(batch.failures)

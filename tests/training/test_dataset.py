@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mura_trt.archive import list_archive
+from mura_trt.archives import list_archive
 from mura_trt.decode import Decoder
 from mura_trt.errors import UsageError
 from mura_trt.pixels import BATCH

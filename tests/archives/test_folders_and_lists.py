@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mura_trt import archive as archive_module
-from mura_trt.archive import FolderSource, Listing, body_part, display, label, list_archive
+from mura_trt.archives import folder, list_archive
+from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import Listing, body_part, display, label
 from mura_trt.errors import UsageError
 
 
@@ -150,7 +151,7 @@ def test_symlinked_folder_outside_is_followed(tmp_path: Path) -> None:
     (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
     listing = list_archive(tmp_path / "root")
     assert listing.keys(0, 9) == [b"0.png", b"link/1.png"]
-    assert listing.source.read(b"link/1.png") == b"1.png"
+    assert listing.source.open().read(b"link/1.png") == b"1.png"
 
 
 def test_link_to_itself_costs_its_neighbours_nothing(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_link_to_itself_costs_its_neighbours_nothing(tmp_path: Path) -> None:
     listing = list_archive(tmp_path)
     assert listing.keys(0, 9) == [b"s/1.png", b"s/me.png", b"s/t/2.png"]
     with pytest.raises(OSError, match="symbolic links"):  # it fails when read, and is named like any bad view
-        listing.source.read(b"s/me.png")
+        listing.source.open().read(b"s/me.png")
 
 
 def test_unreadable_folder_is_named_with_the_reason(tmp_path: Path) -> None:
@@ -181,12 +182,12 @@ def test_names_that_are_not_utf8_survive_and_can_be_read_back(tmp_path: Path) ->
     (key,) = list_archive(tmp_path).keys(0, 9)
     assert key == b"r\xe9sum\xe9\xff/\xfe.png"
     assert display(key) == "r\\xe9sum\\xe9\\xff/\\xfe.png"
-    assert list_archive(tmp_path).source.read(key) == b"\xfe.png"
+    assert list_archive(tmp_path).source.open().read(key) == b"\xfe.png"
     # The same through a list, and with the odd name in the root.
     listed = list_archive(write_list(tmp_path / "list.csv", key + b"\n"))
-    assert listed.keys(0, 9) == [key] and listed.source.read(key) == b"\xfe.png"
+    assert listed.keys(0, 9) == [key] and listed.source.open().read(key) == b"\xfe.png"
     inner = list_archive(odd)
-    assert inner.source.read(inner.keys(0, 1)[0]) == b"\xfe.png"
+    assert inner.source.open().read(inner.keys(0, 1)[0]) == b"\xfe.png"
 
 
 def test_keys_are_a_slice_of_the_views(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_muras_own_list_gives_the_same_views_as_the_folder(archive: Path) -> Non
     assert len(listed.studies) == len(folder.studies)
     assert listed.source.root == str(archive.parent)
     for key in listed.keys(0, 3):
-        assert listed.source.read(key) == (archive.parent / display(key)).read_bytes()
+        assert listed.source.open().read(key) == (archive.parent / display(key)).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_root_of_a_list_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # The first path is a missing file: one of the first that is there decides.
     listing = list_archive(write_list(tmp_path / where, "x/gone.png\nx/1.png\n"))
     assert listing.source.root == str(tmp_path / root)
-    assert listing.source.read(b"x/1.png") == b"x/1.png"
+    assert listing.source.open().read(b"x/1.png") == b"x/1.png"
 
 
 def test_the_lists_own_folder_goes_before_its_parent(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_given_root_is_taken(tmp_path: Path) -> None:
 def test_absolute_paths_in_a_list_are_taken_as_they_are(tmp_path: Path) -> None:
     touch(tmp_path / "far", "1.png")
     listing = list_archive(write_list(tmp_path / "lists/l.csv", f"{tmp_path}/far/1.png\n"))
-    assert listing.source.read(listing.keys(0, 1)[0]) == b"1.png"
+    assert listing.source.open().read(listing.keys(0, 1)[0]) == b"1.png"
 
 
 @pytest.mark.parametrize(
@@ -323,9 +324,9 @@ def test_the_root_search_names_where_it_looked(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("gone", ["no such folder or list file", "check the path"]),
+        ("gone", ["no such folder or file", "check the path"]),
         ("x" * 300, ["check the path"]),
-        ("scan.png", ["neither a folder nor a list file", ".csv, .txt"]),
+        ("scan.png", ["neither a folder nor an archive or list file", ".zip, .tar, .tar.gz, .tar.zst, .csv, .txt"]),
         ("bare", ["no view found", "other files seen: none", ".jpeg, .jpg, .png"]),
         ("dicom", ["no view found", "2 .dcm, 1 .tif, 1 without a suffix", "does not read .dcm, .tif"]),
         ("texts", ["no view found", "1 .doc"]),
@@ -382,14 +383,14 @@ def test_path_with_a_nul_is_an_oserror(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     listing = list_archive(write_list(tmp_path / "l.csv", b"a.png\na\0.png\n"))
     with pytest.raises(OSError, match=r".+"):
-        listing.source.read(listing.keys(1, 2)[0])
+        listing.source.open().read(listing.keys(1, 2)[0])
 
 
 def test_file_larger_than_any_xray_is_an_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "12345678")
-    monkeypatch.setattr(archive_module, "MAX_FILE_BYTES", 8)
+    monkeypatch.setattr(folder, "MAX_FILE_BYTES", 8)
     assert FolderSource(str(tmp_path)).read(b"12345678") == b"12345678"
-    monkeypatch.setattr(archive_module, "MAX_FILE_BYTES", 7)
+    monkeypatch.setattr(folder, "MAX_FILE_BYTES", 7)
     with pytest.raises(OSError, match="8 bytes; at most 7"):
         FolderSource(str(tmp_path)).read(b"12345678")
 

@@ -1,0 +1,68 @@
+"""The views of an archive and the studies they belong to, listed without decoding a pixel."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from mura_trt.archives.folder import list_folder
+from mura_trt.archives.listing import Listing
+from mura_trt.archives.lists import LIST_SUFFIXES, list_file
+from mura_trt.archives.tars import is_tar, list_tars
+from mura_trt.archives.zips import list_zip
+from mura_trt.errors import UsageError
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in shards-{00000..00099}.tar
+MAX_TARS = 100_000
+
+
+def list_archive(archive: Path, *, study_depth: int | None = None, root: Path | None = None) -> Listing:
+    """Lists an archive: a folder tree, a zip, a tar or a numbered row of them, or a file that lists images.
+
+    Parameters
+    ----------
+    archive
+        The folder or file. ``shards-{00000..00099}.tar`` stands for the tar files of those numbers.
+    study_depth
+        A study is the first so many parts of a view's path; without it, the folder the view lies in.
+    root
+        For a list: the folder its relative paths start from. Without it, the first of the list's own folder, that
+        folder's parent (MURA's lists lie inside the folder that their paths begin with) and the working directory in
+        which one of the first 100 paths exists.
+
+    Raises
+    ------
+    UsageError
+        Nothing there, nothing readable there, or no view in it.
+    """
+    if study_depth is not None and study_depth < 1:
+        raise UsageError(f"--study-depth {study_depth}: a study is at least the first part of a path; give 1 or more")
+    is_list = archive.suffix.lower() in LIST_SUFFIXES
+    # Not Path's own questions, which raise where a name is too long or a folder above is closed.
+    if root is not None and not is_list:
+        raise UsageError(f"--root is for list files, and {archive} is none; leave it out")
+    if os.path.isdir(archive):
+        return list_folder(archive, study_depth)
+    if os.path.isfile(archive):
+        if is_list:
+            return list_file(archive, study_depth, root)
+        if archive.suffix.lower() == ".zip":
+            return list_zip(archive, study_depth)
+        if is_tar(archive):
+            return list_tars(archive, [archive], study_depth)
+    elif is_tar(archive) and (numbers := _RANGE.search(str(archive))):
+        return list_tars(archive, _numbered(archive, numbers), study_depth)
+    if os.path.exists(archive):
+        kinds = ", ".join((".zip", ".tar", ".tar.gz", ".tar.zst", *sorted(LIST_SUFFIXES)))
+        raise UsageError(f"{archive}: neither a folder nor an archive or list file ({kinds})")
+    raise UsageError(f"{archive}: no such folder or file; check the path")
+
+
+def _numbered(pattern: Path, numbers: re.Match[str]) -> list[Path]:
+    first, last = numbers.groups()
+    count = int(last) - int(first) + 1
+    if not 0 < count <= MAX_TARS:
+        raise UsageError(f"{pattern}: {numbers[0]} stands for {count} files; give 1 to {MAX_TARS}")
+    before, after = str(pattern)[: numbers.start()], str(pattern)[numbers.end() :]
+    return [Path(f"{before}{number:0{len(first)}d}{after}") for number in range(int(first), int(last) + 1)]

@@ -1,0 +1,123 @@
+"""A folder tree as an archive: every image file below it is a view."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from mura_trt.archives.listing import (
+    IMAGE_SUFFIXES,
+    MAX_FILE_BYTES,
+    READ_THREADS,
+    Entry,
+    Listing,
+    Reference,
+    display,
+    gather,
+    is_view,
+)
+from mura_trt.errors import UsageError
+
+# Image formats that people keep X-rays in and this version does not read: named, so that nobody takes a folder of
+# them for an empty one.
+UNREAD_SUFFIXES = frozenset(
+    {".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".zip", ".tar"}
+)
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Reads views that are files below ``root``; nothing has to be open for that, so it is its own reader."""
+
+    root: str
+    threads: ClassVar[int] = READ_THREADS
+
+    def open(self) -> FolderSource:
+        """Itself."""
+        return self
+
+    def read(self, reference: Reference) -> bytes:
+        """The bytes of one view.
+
+        Raises
+        ------
+        OSError
+            The file is gone, unreadable, no regular file, or larger than ``MAX_FILE_BYTES``.
+        """
+        assert isinstance(reference, bytes)
+        path = os.path.join(os.fsencode(self.root), reference)
+        if b"\0" in path:
+            raise OSError("the path holds a NUL byte")
+        # Without O_NONBLOCK, opening a FIFO that nobody writes to would hang the run.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:  # open() refuses a directory's descriptor without closing it
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("not a regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise OSError(f"{status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+
+
+def list_folder(archive: Path, study_depth: int | None) -> Listing:
+    """Lists a folder tree.
+
+    Raises
+    ------
+    UsageError
+        No view in it.
+    """
+    ignored: Counter[str] = Counter()
+    unreadable: list[tuple[str, str]] = []
+    keys = (key for key in _walk(os.fsencode(archive), b"", (), unreadable) if is_view(key, ignored))
+    listing = gather(FolderSource(str(archive.resolve())), map(Entry, keys), study_depth)
+    if len(listing) == 0:
+        seen = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in ignored.most_common(5))
+        unread = sorted(set(ignored) & UNREAD_SUFFIXES)
+        hint = f"; this version does not read {', '.join(unread)}" if unread else ""
+        denied = f"; could not be opened: {unreadable[0][0]} ({unreadable[0][1]})" if unreadable else ""
+        raise UsageError(
+            f"{archive}: no view found; a view is a {', '.join(sorted(IMAGE_SUFFIXES))} file that is not hidden"
+            f" (other files seen: {seen or 'none'}){hint}{denied}"
+        )
+    listing.ignored.update(ignored)
+    listing.unreadable.extend(unreadable)
+    return listing
+
+
+def _walk(
+    folder: bytes, prefix: bytes, ancestors: tuple[tuple[int, int], ...], unreadable: list[tuple[str, str]]
+) -> Iterator[bytes]:
+    """Paths of the files below ``folder``: a folder's own files first, then its folders, each in order of bytes."""
+    try:
+        status = os.stat(folder)
+        identity = (status.st_dev, status.st_ino)
+        if identity in ancestors:  # a symlink to a folder above
+            return
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        # What is no folder counts as a file, be it a link that leads nowhere: it fails when read, with its reason.
+        folders = [entry.name for entry in found if _is_folder(entry)]
+        files = [entry.name for entry in found if not _is_folder(entry)]
+    except OSError as error:
+        unreadable.append((display(prefix) or ".", error.strerror or str(error)))
+        return
+    yield from (prefix + name for name in files)
+    for name in folders:
+        if not name.startswith(b".") and name != b"__MACOSX":
+            yield from _walk(os.path.join(folder, name), prefix + name + b"/", (*ancestors, identity), unreadable)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False

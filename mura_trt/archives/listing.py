@@ -1,0 +1,216 @@
+"""What every kind of archive is listed as: views and their studies in columns, and a source to read the views from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+# A file larger than this is no X-ray: the largest plain radiographs are around 50 MB uncompressed.
+MAX_FILE_BYTES = 1 << 28
+READ_THREADS = 4  # more than cores, for they mostly wait for the disk
+
+_BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
+_ESCAPES = str.maketrans({"\r": "\\r", "\n": "\\n", "\0": "\\x00"})
+_LABEL = re.compile(r"(?:^|/)study\d+_(positive|negative)(?=/|$)")
+
+Place = tuple[int, ...]
+"""Where a packed archive has a view: whole numbers that its source understands, the last below 0 where it refuses."""
+Reference = bytes | Place
+"""What a view is read by: its path in a folder, its place in a packed archive."""
+
+
+class Unreadable(Exception):
+    """A view whose bytes cannot be had; ``code`` is one word for tables, the message says why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Reader(Protocol):
+    """An archive that is open for reading."""
+
+    @property
+    def threads(self) -> int:
+        """How many may read at once; of an archive that can only be read in order, one."""
+
+    def read(self, reference: Reference) -> bytes:
+        """The bytes of one view; raises OSError or Unreadable."""
+
+
+class Source(Protocol):
+    """Where views' bytes come from; it travels to the worker process, so it pickles and holds nothing open."""
+
+    @property
+    def root(self) -> str:
+        """The folder or file."""
+
+    def open(self) -> Reader:
+        """Whatever it takes to read; raises OSError."""
+
+
+class Entry(NamedTuple):
+    """A view as it is found."""
+
+    key: bytes
+    study: bytes | None = None
+    """Its study's key, where the archive names one."""
+    place: Place = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every view of an archive in read order, in columns: 70 to 110 bytes a view, whatever the archive's size.
+
+    Attributes
+    ----------
+    source
+        Where a worker reads the views from.
+    views
+        n view keys, as bytes: the path relative to the archive as the archive spells it.
+    study_of
+        int32 (n,): the number of each view's study.
+    studies
+        m study keys, as bytes, in order of first appearance.
+    places
+        (n,), a structure of whole numbers each: the view's place in a packed archive; None where views are files.
+    ignored
+        How many files were passed over, by suffix.
+    unreadable
+        Parts of the archive that could not be listed, with the reason.
+    duplicates
+        How many entries of a list named a view that was there already.
+    """
+
+    source: Source
+    views: pa.LargeBinaryArray
+    study_of: NDArray[np.int32]
+    studies: pa.LargeBinaryArray
+    places: NDArray[np.void] | None = None
+    ignored: Counter[str] = field(default_factory=Counter)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: int = 0
+
+    def __len__(self) -> int:
+        return len(self.study_of)
+
+    def keys(self, start: int, stop: int) -> list[bytes]:
+        """The keys of views ``start`` to ``stop`` (exclusive)."""
+        keys: list[bytes] = self.views.slice(start, stop - start).to_pylist()
+        return keys
+
+    def references(self, start: int, stop: int) -> list[Reference]:
+        """What the source reads views ``start`` to ``stop`` (exclusive) by."""
+        if self.places is None:
+            return list(self.keys(start, stop))
+        places: list[Reference] = self.places[start:stop].tolist()
+        return places
+
+    def study_names(self, numbers: NDArray[np.int32]) -> list[str]:
+        """Study keys as text, by number."""
+        return [display(key) for key in self.studies.take(numbers).to_pylist()]
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that change with the views, their places and studies, and with their order."""
+        digest = hashlib.sha256(self.study_of.tobytes())
+        if self.places is not None:
+            digest.update(self.places.tobytes())
+        for column in (self.views, self.studies):
+            for buffer in column.buffers()[1:]:  # where each key ends, and the keys' bytes
+                digest.update(buffer)
+        return digest.hexdigest()
+
+    def first_views(self) -> list[bytes]:
+        """The key of each study's first view, by study number."""
+        _, first = np.unique(self.study_of, return_index=True)
+        keys: list[bytes] = self.views.take(first).to_pylist()
+        return keys
+
+
+def gather(
+    source: Source, entries: Iterable[Entry], study_depth: int | None, place: np.dtype[np.void] | None = None
+) -> Listing:
+    """Entries in columns.
+
+    Parameters
+    ----------
+    source
+        Where the views are read from.
+    entries
+        In read order; no view twice.
+    study_depth
+        A study is the first so many parts of a view's path; None takes the folder the view lies in.
+    place
+        The structure of an entry's place; None where views are files.
+    """
+    import pyarrow as pa
+
+    numbers: dict[bytes, int] = {}
+    views: list[bytes] = []
+    study_of: list[int] = []
+    places: list[Place] = []
+    for entry in entries:
+        study_of.append(numbers.setdefault(entry.study or study_key(entry.key, study_depth), len(numbers)))
+        views.append(entry.key)
+        places.append(entry.place)
+    return Listing(
+        source=source,
+        views=pa.array(views, pa.large_binary()),
+        study_of=np.array(study_of, np.int32),
+        studies=pa.array(list(numbers), pa.large_binary()),
+        places=None if place is None else np.array(places, place),
+    )
+
+
+def study_key(key: bytes, study_depth: int | None) -> bytes:
+    """The study of a view by its path."""
+    if study_depth is None:
+        return os.path.dirname(key) or b"."
+    return b"/".join(key.split(b"/")[:study_depth])
+
+
+def is_view(key: bytes, ignored: Counter[str]) -> bool:
+    """Whether a path's name is a view's; counts what is passed over by its suffix, but for what is hidden."""
+    name = os.path.basename(key)
+    if name.startswith(b"."):  # hidden, AppleDouble (._image1.png) among them
+        return False
+    suffix = os.path.splitext(os.fsdecode(name))[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    ignored[suffix] += 1
+    return False
+
+
+def plain(path: bytes) -> bytes:
+    """Without empty and ``.`` parts, so that a view has one name; ``..`` stays, for a link may lie before it."""
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    return (b"/" if path.startswith(b"/") else b"") + b"/".join(parts)
+
+
+def display(key: bytes) -> str:
+    """A key as text for tables and messages; line breaks, NUL and what is not UTF-8 show as backslash escapes."""
+    return key.decode("utf-8", "backslashreplace").translate(_ESCAPES)
+
+
+def body_part(key: bytes) -> str:
+    """``WRIST`` of ``.../XR_WRIST/...``; empty where the path names no body part the way MURA does."""
+    found = _BODY_PART.search(display(key))
+    return found[1] if found else ""
+
+
+def label(key: bytes) -> int | None:
+    """1 or 0 of MURA's ``studyN_positive`` or ``studyN_negative``; None where the path carries no label."""
+    found = _LABEL.search(display(key))
+    return int(found[1] == "positive") if found else None

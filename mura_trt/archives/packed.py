@@ -1,0 +1,89 @@
+"""What zip and tar archives have in common: members refused by their names or kinds, and bytes at an offset."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from mura_trt.archives.listing import MAX_FILE_BYTES, Listing, Place, Unreadable, is_view, plain
+from mura_trt.errors import UsageError
+
+# A refused member is listed and fails when it is read, so that it is named among the failures. The numbers are kept in
+# listings; the way out is the same for all: repack the archive.
+UNSAFE_NAME, LINK, NOT_A_FILE, DUPLICATE_NAME, TOO_LARGE, ENCRYPTED, UNSUPPORTED_COMPRESSION, OVERLAPPING, SPARSE = (
+    range(-1, -10, -1)
+)
+REFUSALS = {
+    UNSAFE_NAME: ("UNSAFE_NAME", "the member's name is absolute, leads out of the archive or holds a NUL byte"),
+    LINK: ("LINK", "the member is a link, and links inside archives are not followed: pack the file itself"),
+    NOT_A_FILE: ("NOT_A_FILE", "the member is a device, a pipe or the like"),
+    DUPLICATE_NAME: ("DUPLICATE_NAME", "the archive has a member of that name already; the first one is scored"),
+    TOO_LARGE: ("TOO_LARGE", f"the member says that it has more than {MAX_FILE_BYTES} bytes"),
+    ENCRYPTED: ("ENCRYPTED", "the member is encrypted"),
+    UNSUPPORTED_COMPRESSION: ("UNSUPPORTED_COMPRESSION", "the member is neither stored nor deflated"),
+    OVERLAPPING: ("OVERLAPPING", "the member's bytes are another member's, too"),
+    SPARSE: ("SPARSE", "the member is stored with holes, which are not read"),
+}
+_FARTHEST = 1 << 62  # byte of a file; beyond it, the kernel's own numbers end
+
+
+def refuse(place: Place) -> None:
+    """Raises Unreadable where a place's last number says that the member is refused."""
+    if place[-1] < 0:
+        raise Unreadable(*REFUSALS[place[-1]])
+
+
+class Names:
+    """The members' names as they come: which are views, and which of them are refused."""
+
+    def __init__(self) -> None:
+        self.ignored: Counter[str] = Counter()
+        self._seen: set[bytes] = set()
+
+    def key(self, name: bytes) -> bytes | None:
+        """The view's key; None where the member is no view."""
+        parts = name.split(b"/")
+        if any(part == b"__MACOSX" or (part.startswith(b".") and part not in (b".", b"..")) for part in parts):
+            return None
+        return plain(name) if is_view(name, self.ignored) else None
+
+    def refusal(self, key: bytes) -> int:
+        """Why a view of that key is refused; 0 where nothing speaks against it."""
+        if key.startswith(b"/") or b"\0" in key or b".." in key.split(b"/"):
+            return UNSAFE_NAME
+        if key in self._seen:
+            return DUPLICATE_NAME
+        self._seen.add(key)
+        return 0
+
+
+def check_not_empty(listing: Listing, archive: Path) -> None:
+    """Raises UsageError where there is no view."""
+    if len(listing) == 0:
+        seen = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in listing.ignored.most_common(5))
+        damage = f"; {listing.unreadable[0][0]}: {listing.unreadable[0][1]}" if listing.unreadable else ""
+        raise UsageError(f"{archive}: no view found in it (other members seen: {seen or 'none'}){damage}")
+
+
+class OpenFile:
+    """A file that any thread may read at any place; closed when nobody holds it any more."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):  # where it could not be opened there is none
+            os.close(self._descriptor)
+
+    def read(self, count: int, offset: int) -> bytes:
+        """So many bytes; raises Unreadable where the file ends before, and OSError."""
+        if not 0 <= offset < _FARTHEST:
+            raise Unreadable("CORRUPT", f"the archive says that the member lies at byte {offset}")
+        data = os.pread(self._descriptor, count, offset)
+        while len(data) < count:
+            more = os.pread(self._descriptor, count - len(data), offset + len(data))
+            if not more:
+                raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {offset + len(data)}")
+            data += more
+        return data

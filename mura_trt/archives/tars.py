@@ -1,0 +1,279 @@
+"""Tar files as an archive: one, or a row of them as WebDataset writes; members are read where they lie.
+
+A plain tar is read at any place. A compressed one is a stream: it is listed by unpacking it once, and read by unpacking
+it again, in order, by one thread.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import tarfile
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from mura_trt.archives.listing import (
+    MAX_FILE_BYTES,
+    READ_THREADS,
+    Entry,
+    Listing,
+    Reader,
+    Reference,
+    Unreadable,
+    gather,
+)
+from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, OpenFile, check_not_empty, refuse
+from mura_trt.errors import UsageError
+
+# Of a member: the number of its tar file, where its bytes begin in that (unpacked), how many there are, and 0 or a
+# refusal.
+PLACE = np.dtype([("file", "<u4"), ("offset", "<i8"), ("size", "<u4"), ("how", "<i2")])
+
+_PLAIN, _GZIP, _BZIP2, _XZ, _ZSTD = "tar", "gzip", "bzip2", "xz", "zstd"
+_SUFFIXES = {
+    ".tar": _PLAIN,
+    ".tar.gz": _GZIP,
+    ".tgz": _GZIP,
+    ".tar.bz2": _BZIP2,
+    ".tbz2": _BZIP2,
+    ".tar.xz": _XZ,
+    ".txz": _XZ,
+    ".tar.zst": _ZSTD,
+    ".tzst": _ZSTD,
+}
+_MAGICS = {b"\x1f\x8b": _GZIP, b"BZh": _BZIP2, b"\xfd7zXZ\0": _XZ, b"\x28\xb5\x2f\xfd": _ZSTD}
+_SKIP = 1 << 20  # bytes that are skipped at once
+# What unpackers and tarfile raise on bytes that are not what they should be.
+_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
+
+
+def is_tar(path: Path) -> bool:
+    """Whether the name is a tar file's, compressed or not."""
+    return path.name.lower().endswith(tuple(_SUFFIXES))
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Tar files by their paths."""
+
+    paths: tuple[str, ...]
+    compressed: bool
+
+    @property
+    def root(self) -> str:
+        """The first of them."""
+        return self.paths[0]
+
+    def open(self) -> Reader:
+        """A reader that opens each file when it comes to it."""
+        return StreamReader(self.paths) if self.compressed else TarReader(self.paths)
+
+
+class TarReader:
+    """Reads members of plain tar files by their place, from several threads at once."""
+
+    threads = READ_THREADS
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        self._paths = paths
+        self._open = threading.local()  # each thread has the file that it is at
+
+    def read(self, reference: Reference) -> bytes:
+        """The bytes of one member; raises OSError or Unreadable."""
+        assert isinstance(reference, tuple)
+        refuse(reference)
+        number, offset, size, _ = reference
+        if getattr(self._open, "number", None) != number:
+            self._open.file = OpenFile(self._paths[number])
+            self._open.number = number
+        data: bytes = self._open.file.read(size, offset)
+        return data
+
+
+class StreamReader:
+    """Reads members of compressed tar files; fast in the order in which they lie there."""
+
+    threads = 1
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        self._paths = paths
+        self._number = -1
+        self._stream: _Forward
+
+    def read(self, reference: Reference) -> bytes:
+        """The bytes of one member; raises OSError or Unreadable."""
+        assert isinstance(reference, tuple)
+        refuse(reference)
+        number, offset, size, _ = reference
+        if number != self._number or offset < self._stream.tell():
+            self._close()
+            self._stream, self._number = _Forward(_unpacked(self._paths[number])), number
+        try:
+            self._stream.seek(offset)
+            data = self._stream.read(size)
+        except _DAMAGE as error:
+            self._close()
+            raise Unreadable("CORRUPT", f"the archive does not unpack up to the member ({error})") from error
+        if len(data) < size:
+            raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {self._stream.tell()}")
+        return data
+
+    def _close(self) -> None:
+        if self._number >= 0:
+            self._number = -1
+            self._stream.close()
+
+
+class _Forward(io.RawIOBase):
+    """A stream as tarfile wants it, which never goes back: a header that sends it back would have it go in circles."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._at = raw, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence != io.SEEK_SET or offset < self._at:
+            raise OSError(f"a header leads back to byte {offset}")
+        while self._at < offset and self._take(min(_SKIP, offset - self._at)):
+            pass
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_FILE_BYTES:
+            raise OSError(f"{size} bytes are to be read at once")
+        parts = [self._take(size)]
+        while parts[-1] and (missing := size - sum(map(len, parts))):
+            parts.append(self._take(missing))
+        return b"".join(parts)
+
+    def _take(self, size: int) -> bytes:
+        data = self._raw.read(size)
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _PlainForward(_Forward):
+    """The same of a file, in which skipping costs nothing."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence != io.SEEK_SET or offset < self._at:
+            raise OSError(f"a header leads back to byte {offset}")
+        self._at = self._raw.seek(offset)
+        return self._at
+
+
+class _Header(tarfile.TarInfo):
+    """Notes why no header follows, which tarfile keeps to itself: it takes damage for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(tarfile)
+        except Exception as error:
+            vars(tarfile)["ended_by"] = error
+            raise
+
+
+def _kind(path: str) -> str:
+    """How a file is packed, by its first bytes."""
+    with open(path, "rb") as file:
+        first = file.read(8)
+    return next((kind for magic, kind in _MAGICS.items() if first.startswith(magic)), _PLAIN)
+
+
+def _unpacked(path: str) -> IO[bytes]:
+    kind = _kind(path)
+    if kind == _ZSTD:
+        import pyarrow as pa
+
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.OSFile(path), "zstd"))
+    openers = {_PLAIN: io.FileIO, _GZIP: gzip.GzipFile, _BZIP2: bz2.BZ2File, _XZ: lzma.LZMAFile}
+    return cast("IO[bytes]", openers[kind](path))
+
+
+def list_tars(archive: Path, paths: list[Path], study_depth: int | None) -> Listing:
+    """Lists the images of tar files in the order in which they lie there.
+
+    A file that is missing or damaged is told, with what cannot be listed; the rest is listed.
+
+    Parameters
+    ----------
+    archive
+        As the user names it.
+    paths
+        The tar files.
+    study_depth
+        A study is the first so many parts of a view's path; None takes the folder the view lies in.
+
+    Raises
+    ------
+    UsageError
+        No view in any of them, or some are compressed and some are not.
+    """
+    names = Names()
+    unreadable: list[tuple[str, str]] = []
+    entries: list[Entry] = []
+    kinds = set()
+    for number, path in enumerate(paths):
+        try:
+            kinds.add(_kind(str(path)) != _PLAIN)
+            entries.extend(_members(str(path), number, names))
+        except _DAMAGE as error:
+            unreadable.append((path.name, getattr(error, "strerror", None) or str(error)))
+    if len(kinds) > 1:
+        raise UsageError(f"{archive}: some of the files are compressed and some are not; score them apart")
+    source = TarSource(tuple(str(path.resolve()) for path in paths), kinds == {True})
+    listing = gather(source, entries, study_depth, PLACE)
+    listing.ignored.update(names.ignored)
+    listing.unreadable.extend(unreadable)
+    check_not_empty(listing, archive)
+    return listing
+
+
+def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
+    """The views of a tar file; raises one of _DAMAGE behind the last that can be listed where more should follow."""
+    compressed = _kind(path) != _PLAIN
+    raw = _unpacked(path)
+    with (
+        (_Forward if compressed else _PlainForward)(raw) as stream,
+        tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:", tarinfo=_Header, errorlevel=0) as opened,
+    ):
+        while (member := opened.next()) is not None:
+            vars(opened)["members"].clear()  # or it would keep them all
+            if member.size < 0:
+                raise tarfile.ReadError(f"the member at byte {member.offset} says that it has {member.size} bytes")
+            key = None if member.isdir() else names.key(os.fsencode(member.name))
+            if key is not None:
+                how = names.refusal(key) or _refusal(member)
+                yield Entry(key, place=(number, member.offset_data, min(member.size, 2**32 - 1), how))
+        ended_by = vars(opened).get("ended_by")
+        if not isinstance(ended_by, vars(tarfile)["EOFHeaderError"]):
+            raise tarfile.ReadError(f"no member and no end mark at byte {opened.offset} ({ended_by}): cut or damaged")
+
+
+def _refusal(member: tarfile.TarInfo) -> int:
+    if member.issym() or member.islnk():
+        return LINK
+    if member.issparse():
+        return SPARSE
+    if not member.isreg():
+        return NOT_A_FILE
+    return TOO_LARGE if member.size > MAX_FILE_BYTES else 0

@@ -1,0 +1,142 @@
+"""A zip file as an archive; members are read where they lie, and never written to a disk."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.archives.listing import MAX_FILE_BYTES, READ_THREADS, Entry, Listing, Reference, Unreadable, gather
+from mura_trt.archives.packed import (
+    ENCRYPTED,
+    LINK,
+    NOT_A_FILE,
+    OVERLAPPING,
+    TOO_LARGE,
+    UNSUPPORTED_COMPRESSION,
+    Names,
+    OpenFile,
+    check_not_empty,
+    refuse,
+)
+from mura_trt.errors import UsageError
+
+# Of a member: where its header begins, its bytes in the file and unpacked, its CRC-32, and how it is packed.
+PLACE = np.dtype([("header", "<i8"), ("packed", "<u4"), ("size", "<u4"), ("crc", "<u4"), ("how", "<i2")])
+STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field (APPNOTE 6.3.10, 4.3.7)
+_DOS = 0  # a creator that writes backslashes
+
+
+@dataclass(frozen=True)
+class ZipSource:
+    """A zip file by its path."""
+
+    root: str
+
+    def open(self) -> ZipReader:
+        """Opens the file; raises OSError."""
+        return ZipReader(self.root)
+
+
+class ZipReader:
+    """Reads members by their place, from several threads at once."""
+
+    threads = READ_THREADS
+
+    def __init__(self, path: str) -> None:
+        self._file = OpenFile(path)
+
+    def read(self, reference: Reference) -> bytes:
+        """The bytes of one member, unpacked and checked.
+
+        Raises
+        ------
+        Unreadable
+            The member is refused, cut off, or not what the archive's directory says.
+        OSError
+            The disk's.
+        """
+        assert isinstance(reference, tuple)
+        refuse(reference)
+        header, packed, size, crc, how = reference
+        signature, name, extra = _HEADER.unpack(self._file.read(_HEADER.size, header))
+        if signature != b"PK\3\4":
+            raise Unreadable("CORRUPT", f"no member begins at byte {header}, where the directory has one")
+        data = self._file.read(packed, header + _HEADER.size + name + extra)
+        if how == DEFLATED:
+            try:  # one byte more than there should be, so that a lie about the size shows and costs nothing
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+            except zlib.error as error:
+                raise Unreadable("CORRUPT", f"the member does not unpack ({error})") from error
+        if len(data) != size or zlib.crc32(data) != crc:
+            raise Unreadable("CORRUPT", f"the member is not the {size} bytes of the directory's CRC-32")
+        return data
+
+
+def list_zip(archive: Path, study_depth: int | None) -> Listing:
+    """Lists a zip file's images in the order in which they lie there.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or has no view.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = opened.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, struct.error) as error:
+        raise UsageError(
+            f"{archive}: not a zip file that can be read ({error}); is it whole? `unzip -t` says"
+        ) from error
+    members.sort(key=lambda member: member.header_offset)
+    names = Names()
+    entries = list(_entries(members, names))
+    listing = gather(ZipSource(str(archive.resolve())), entries, study_depth, PLACE)
+    listing.ignored.update(names.ignored)
+    check_not_empty(listing, archive)
+    assert listing.places is not None
+    _refuse_overlaps(listing.places, members)
+    return listing
+
+
+def _entries(members: list[zipfile.ZipInfo], names: Names) -> Iterator[Entry]:
+    for member in members:
+        # Not the name that zipfile makes of it, which ends at a NUL.
+        name = member.orig_filename.encode("utf-8", "surrogateescape")
+        if member.create_system == _DOS:
+            name = name.replace(b"\\", b"/")
+        key = None if name.endswith(b"/") else names.key(name)
+        if key is not None:
+            how = names.refusal(key) or _refusal(member) or member.compress_type
+            packed, size = (min(count, 2**32 - 1) for count in (member.compress_size, member.file_size))
+            yield Entry(key, place=(min(member.header_offset, 2**63 - 1), packed, size, member.CRC, how))
+
+
+def _refusal(member: zipfile.ZipInfo) -> int:
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind == stat.S_IFLNK:
+        return LINK
+    if kind not in (0, stat.S_IFREG):
+        return NOT_A_FILE
+    if member.flag_bits & 0x1:
+        return ENCRYPTED
+    if member.compress_type not in (STORED, DEFLATED):
+        return UNSUPPORTED_COMPRESSION
+    return TOO_LARGE if max(member.file_size, member.compress_size) > MAX_FILE_BYTES else 0
+
+
+def _refuse_overlaps(places: NDArray[np.void], members: list[zipfile.ZipInfo]) -> None:
+    """Marks views whose bytes run into the next member of any kind, as a bomb's do."""
+    starts = np.array([min(member.header_offset, 2**63 - 1) for member in members], np.int64)
+    following = np.append(starts, np.iinfo(np.int64).max)[np.searchsorted(starts, places["header"], "right")]
+    shared = np.isin(places["header"], starts[1:][np.diff(starts) == 0])
+    end = places["header"] + _HEADER.size + places["packed"]
+    places["how"][(places["how"] >= 0) & (shared | (end > following))] = OVERLAPPING

@@ -1,0 +1,82 @@
+"""Files whose pixels the decoder would not take as they are meant, turned into plain 8-bit gray ones that it does."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.screen import Rejected, Screened
+
+# Bits that detectors give, of which a 16-bit file often holds fewer: 10 to 14 in computed radiography.
+USUAL_BITS = (8, 10, 12, 14, 16)
+
+
+def plain_gray(data: bytes, screened: Screened) -> bytes:
+    """The file itself, or for a gray PNG of 16 bits a binary PGM of 8 bits.
+
+    Black is 0 and white is full scale, 2^bits - 1, for as many bits as the file's ``sBIT`` chunk says are significant
+    (PNG, third edition, 11.3.2.7) or, without one, the fewest of 8, 10, 12, 14 and 16 that hold its largest value; so a
+    12-bit image in a 16-bit file is not nearly black.
+
+    Parameters
+    ----------
+    data
+        A PNG or JPEG.
+    screened
+        What :func:`mura_trt.screen.screen` found.
+
+    Raises
+    ------
+    Rejected
+        ``UNDECODABLE``: its pixels are not all there.
+    """
+    if not screened.gray or screened.depth <= 8:
+        return data
+    _check_stream(data, screened)
+    values = _values(data)
+    top = int(values.max())
+    bits = screened.significant or next(bits for bits in USUAL_BITS if top < 1 << bits)
+    white = max((1 << bits) - 1, top)  # a file that has more bits than it says keeps what it has
+    gray = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return b"P5\n%d %d\n255\n" % (gray.shape[1], gray.shape[0]) + gray.tobytes()
+
+
+def _values(data: bytes) -> NDArray[np.uint16]:
+    """uint16 (H, W): the gray samples of a 16-bit PNG."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            values = np.asarray(image)
+    except Exception as error:  # Pillow's plugins raise whatever they meet in broken bytes
+        raise Rejected("UNDECODABLE", f"its pixels cannot be decoded: {error}") from error
+    if values.ndim != 2:  # gray with alpha, which Pillow reduces to 8 bits
+        raise Rejected("UNSUPPORTED_DEPTH", "16 bits with an alpha channel; save the image as gray without it")
+    return values.astype(np.uint16)
+
+
+def _check_stream(data: bytes, screened: Screened) -> None:
+    """Refuses a PNG whose compressed pixels end early: Pillow would leave the missing rows as they are."""
+    if screened.interlaced:  # whose length is another; Pillow's word has to do
+        return
+    inflate = zlib.decompressobj()
+    expected = screened.height * (1 + 2 * screened.width)
+    try:
+        found = sum(len(inflate.decompress(part)) for part in _idat(data))
+    except zlib.error as error:
+        raise Rejected("UNDECODABLE", f"its pixels do not unpack: {error}") from error
+    if found < expected:
+        raise Rejected("UNDECODABLE", f"it has {found} of the {expected} bytes of its pixels")
+
+
+def _idat(data: bytes) -> list[memoryview]:
+    view, at, parts = memoryview(data), 8, []
+    while at < len(data):
+        length = int.from_bytes(view[at : at + 4], "big")
+        if bytes(view[at + 4 : at + 8]) == b"IDAT":
+            parts.append(view[at + 8 : at + 8 + length])
+        at += 12 + length
+    return parts

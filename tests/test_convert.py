@@ -1,0 +1,108 @@
+"""Gray PNGs of 16 bits: what is black, what is white, and which are refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from mura_trt.convert import plain_gray
+from mura_trt.decode import Decoder
+from mura_trt.screen import Rejected, screen
+
+ROWS, COLUMNS = 40, 30
+RAMP = np.linspace(0, 1, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png16(values: NDArray[np.uint16], significant: int = 0, stream: bytes | None = None, interlace: int = 0) -> bytes:
+    rows, columns = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 16, 0, 0, 0, interlace))
+    more = chunk(b"sBIT", bytes([significant])) if significant else b""
+    packed = zlib.compress(lines) if stream is None else stream
+    half = len(packed) // 2
+    parts = chunk(b"tEXt", b"a\0b") + chunk(b"IDAT", packed[:half]) + chunk(b"IDAT", packed[half:])
+    return b"\x89PNG\r\n\x1a\n" + header + more + parts + chunk(b"IEND", b"")
+
+
+def gray_of(data: bytes) -> NDArray[np.uint8]:
+    """The pixels that the decoder is given, in the file's own size."""
+    plain = plain_gray(data, screen(data))
+    with Image.open(io.BytesIO(plain)) as image:
+        assert (image.format, image.mode) == ("PPM", "L")
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("told", [False, True])
+def test_full_scale_is_white_whatever_the_detector(bits: int, told: bool) -> None:
+    values = np.round(RAMP * (2**bits - 1)).astype(np.uint16)
+    gray = gray_of(png16(values, bits if told else 0))
+    exact = values * 255.0 / (2**bits - 1)
+    assert gray.min() == 0 and gray.max() == 255
+    assert np.abs(gray - exact).max() <= 0.5 + 1e-6
+
+
+def test_twelve_bits_that_do_not_reach_white_are_told_by_the_chunk_or_by_the_largest_value() -> None:
+    values = np.full((ROWS, COLUMNS), 600, np.uint16)
+    assert set(gray_of(png16(values)).ravel()) == {150}  # 10 bits hold it
+    assert set(gray_of(png16(values, 12)).ravel()) == {37}
+    assert set(gray_of(png16(values, 9)).ravel()) == {255}  # more than it says that it has
+    assert not gray_of(png16(np.zeros((3, 4), np.uint16))).any()
+
+
+def test_the_decoder_gives_what_pillow_gives_of_the_8_bit_image() -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.integers(0, 4096, (50, 40)) // 16 * 16).astype(np.uint16)
+    values[0, 0] = 4095
+    data = png16(values)
+    decoder = Decoder((32, 32), 1, 2)
+    decoder.submit([plain_gray(data, screen(data))])
+    decoded = decoder.collect()
+    expected = Image.fromarray(np.round(values * 255.0 / 4095).astype(np.uint8)).resize(
+        (32, 32), Image.Resampling.BILINEAR
+    )
+    inside = np.abs(decoded.pixels[0, 1:-1, 1:-1, 0].astype(int) - np.asarray(expected)[1:-1, 1:-1])
+    assert inside.max() <= 1
+
+
+def test_pillows_own_files_are_read() -> None:
+    values = np.round(RAMP * 65535).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    assert np.abs(gray_of(buffer.getvalue()) - values / 257).max() <= 0.5
+
+
+def test_other_files_pass_as_they_are(png_files: list[bytes]) -> None:
+    for data in png_files:
+        assert plain_gray(data, screen(data)) is data
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [b"", zlib.compress(b"\0" * 100), zlib.compress(bytes(ROWS * (1 + 2 * COLUMNS) - 1)), b"no deflate", None],
+    ids=["nothing", "short", "a byte short", "garbage", "cut"],
+)
+def test_pixels_that_are_not_all_there_are_refused(stream: bytes | None) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (ROWS, COLUMNS)).astype(np.uint16)
+    if stream is None:
+        stream = zlib.compress(b"".join(b"\0" + line.astype(">u2").tobytes() for line in values))[:-700]
+    data = png16(values, stream=stream)
+    with pytest.raises(Rejected, match="pixels") as caught:
+        plain_gray(data, screen(data))
+    assert caught.value.code == "UNDECODABLE"
+
+
+def test_an_interlaced_file_is_pillows_affair() -> None:
+    data = png16(np.zeros((ROWS, COLUMNS), np.uint16), interlace=1, stream=b"\0\1\2")
+    with pytest.raises(Rejected, match="cannot be decoded"):
+        plain_gray(data, screen(data))
