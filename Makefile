@@ -4,17 +4,17 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 DEMO_STUDIES ?= 120
-DEMO_FIT_STUDIES ?= 220
 
 # What a command left half done when it failed is not there.
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types unit bare test-slow clean
+.PHONY: help demo test lint types unit bare test-slow soak clean
 
 help:
-	@echo "make demo       environment, demo archive, demo model, engine bundle, scores, a summary"
+	@echo "make demo       environment, demo archive, engine bundle, scores, a summary"
 	@echo "make test       environment with the test tools, lint, types, all tests with coverage"
 	@echo "make test-slow  make demo, and what must hold of speed and memory"
-	@echo "make clean      removes the demo and the environments"
+	@echo "make soak       an hour of kills at random moments; goes on where it was stopped"
+	@echo "make clean      removes the demo, the soak and the environments"
 
 # --- environments; a stamp file says what is installed ---
 .venv/scoring: pyproject.toml constraints.txt
@@ -37,10 +37,7 @@ help:
 demo/archive: | .venv/scoring
 	$(BIN)/mura-trt demo demo/archive --studies $(DEMO_STUDIES) --seed 7
 
-demo/model.safetensors: | .venv/scoring
-	$(BIN)/mura-trt demo-model -o $@ --studies $(DEMO_FIT_STUDIES)
-
-demo/engine/bundle.json: demo/model.safetensors | .venv/scoring
+demo/engine/bundle.json: engines/demo/model.safetensors | .venv/scoring
 	$(BIN)/mura-trt build-engine engines/demo-fp16.toml --checkpoint $< -o demo/engine --overwrite
 
 demo: .venv/scoring demo/archive demo/engine/bundle.json
@@ -69,5 +66,8 @@ unit: .venv/testing
 test-slow: .venv/testing demo
 	$(BIN)/pytest -m slow
 
+soak: .venv/testing demo
+	$(BIN)/python -m benchmarks.soak kills soak --engine demo/engine
+
 clean:
-	rm -rf demo .venv .venv-bare
+	rm -rf demo soak .venv .venv-bare

@@ -124,12 +124,16 @@ def score(
         bool, typer.Option("--retry-failed", help="As --resume, and try the views again that have failed.")
     ] = False,
     overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is, and by a sample how long it would take.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's summary as JSON.")] = False,
 ) -> None:
     """Scores every study of an archive. Exit code 0: all views scored; 3: some failed, see failures.csv."""
     with _errors_told():
         from mura_trt.progress import Reporter
         from mura_trt.score import ScoreOptions
+        from mura_trt.score import dry_run as run_dry
         from mura_trt.score import score as run_score
 
         options = ScoreOptions(
@@ -148,10 +152,26 @@ def score(
             retry_failed=retry_failed,
             null_ms=null_ms,
         )
+        if dry_run:
+            found = run_dry(options)
+            print(json.dumps(found, indent=2) if as_json else _forecast(found))
+            raise typer.Exit
         with Reporter(sys.stderr) as reporter:
             run = run_score(options, reporter.update)
     print(json.dumps(run, indent=2) if as_json else _summary(run))
     raise typer.Exit(run["exit_code"])
+
+
+def _forecast(found: dict[str, Any]) -> str:
+    from mura_trt.progress import clock
+
+    formats = ", ".join(f"{count} {suffix}" for suffix, count in found["formats"].items())
+    others = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in found["ignored_files"].items())
+    return (
+        f"{found['studies']} studies, {found['listed']} views ({formats}); other files: {others or 'none'}\n"
+        f"{found['views_per_s']} views/s with {found['runtime']} on a sample of {found['sampled']} views, of which"
+        f" {found['sample_failed']} failed: {clock(found['predicted_s'])} for all; nothing was written"
+    )
 
 
 def _summary(run: dict[str, Any]) -> str:
@@ -254,21 +274,6 @@ def train(
         f"mean of those kept: AUROC {found['ensemble_auroc']}, kappa {found['ensemble_kappa']}\n"
         f"weights in {options.out}; epochs, curves and kept weights in {options.folder}"
     )
-
-
-@app.command("demo-model")
-def demo_model(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file to write.")],
-    studies: Annotated[int, typer.Option(help="Synthetic studies to fit on; 0.6 s each on 2 cores.")] = 220,
-) -> None:
-    """Fits a demo model on synthetic studies. It scores synthetic images, and nothing else."""
-    with _errors_told():
-        from mura_trt.checkpoint import save_checkpoint
-        from mura_trt.demo.model import fit_demo_model
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(fit_demo_model(studies), out, "demo model, fitted on synthetic images; not for patients")
-        print(out)
 
 
 @app.command("demo-summary")

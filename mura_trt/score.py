@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import platform
 import shlex
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
 # What is kept with the worker: three shards (one coming back, one at work, one to go on with), or enough that full
 # batches are there to read, to decode and to score.
 SHARDS_AHEAD, BATCHES_AHEAD = 3, 8
+# A dry run scores so many views, and so many times more until that takes long enough to tell the speed.
+SAMPLE_VIEWS, SAMPLE_GROWTH, ENOUGH_SECONDS = 64, 16, 4.0
 LIBRARIES = ("nvidia-dali-cuda130", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas")
 
 
@@ -107,9 +112,68 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
         The engine cannot be used, or the worker cannot work.
     """
     started = time.monotonic()
+    bundle, listing = _opened(options)
+    return _score(options, bundle, listing, started, report)
+
+
+def dry_run(options: ScoreOptions) -> dict[str, Any]:
+    """What ``score`` would do, and how long that would take: scores a sample, evenly spaced, into a temporary folder.
+
+    Parameters
+    ----------
+    options
+        As for ``score``; nothing is written to ``out``.
+
+    Returns
+    -------
+    dict
+        ``listed`` views, ``studies``, ``formats`` (views by suffix), ``ignored_files``, ``unlisted`` parts of the
+        archive; of the sample ``sampled`` views, ``sample_failed``, ``runtime``, ``views_per_s``; and ``predicted_s``,
+        seconds from the first batch in to the last commit.
+
+    Raises
+    ------
+    UsageError, BundleError, EnvironmentProblem
+        As ``score``.
+    """
+    bundle, listing = _opened(options)
+    count, seconds = 0, 0.0
+    while count < len(listing) and seconds < ENOUGH_SECONDS:  # a fast device is asked again for more
+        count = min(max(SAMPLE_VIEWS, SAMPLE_GROWTH * count), len(listing))
+        with tempfile.TemporaryDirectory() as folder:
+            sample = replace(options, out=Path(folder) / "out", resume=False, retry_failed=False, overwrite=False)
+            run = _score(sample, bundle, listing.sample(count), time.monotonic(), lambda _: None)
+        seconds = count / run["views_per_s"]
+    suffixes = Counter(os.path.splitext(key)[1].lower() for key in listing.keys(0, len(listing)))  # noqa: PTH122  bytes
+    return {
+        "listed": len(listing),
+        "studies": len(listing.studies),
+        "formats": {suffix.decode(): number for suffix, number in suffixes.most_common()},
+        "ignored_files": dict(listing.ignored),
+        "unlisted": len(listing.unreadable),
+        "sampled": count,
+        "sample_failed": run["failed"],
+        "runtime": run["runtime"],
+        "views_per_s": run["views_per_s"],
+        "predicted_s": round(len(listing) / run["views_per_s"], 1),
+    }
+
+
+def _opened(options: ScoreOptions) -> tuple[Bundle, Listing]:
     bundle = Bundle.open(options.engine)
     listing = list_archive(options.archive, study_depth=options.study_depth, root=options.root)
-    _tell(listing)
+    for name, reason in listing.unreadable:
+        logger.warning("%s could not be listed to its end: %s", name, reason)
+    unread = [f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()) if suffix in UNREAD_SUFFIXES]
+    if unread:
+        logger.warning("files of formats that are not read yet, and are not scored: %s", ", ".join(unread))
+    logger.info("%d views in %d studies", len(listing), len(listing.studies))
+    return bundle, listing
+
+
+def _score(
+    options: ScoreOptions, bundle: Bundle, listing: Listing, started: float, report: Callable[[Progress], None]
+) -> dict[str, Any]:
     if options.archive.parent.resolve() == options.out.resolve() and options.archive.is_file():
         raise UsageError(f"{options.archive} lies in the output folder, whose files a run replaces; choose another")
     out = OutputFolder(options.out, options.existing)
@@ -182,15 +246,6 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
         raise
     finally:
         out.close()
-
-
-def _tell(listing: Listing) -> None:
-    for name, reason in listing.unreadable:
-        logger.warning("%s could not be listed to its end: %s", name, reason)
-    unread = [f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()) if suffix in UNREAD_SUFFIXES]
-    if unread:
-        logger.warning("files of formats that are not read yet, and are not scored: %s", ", ".join(unread))
-    logger.info("%d views in %d studies", len(listing), len(listing.studies))
 
 
 def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ MAX_LOSSES_IN_A_ROW = 20
 # disk and machine are slow; a batch on a slow engine may take minutes.
 PATIENCE = {"read": 45.0, "decode": 45.0, "engine": 600.0}
 SILENCE_SECONDS = 45.0  # without any message, of which there is one a second
+STARTS = 3  # of a run's first worker; what kills one, as a lack of memory, may be over with the next
 START_SECONDS = 900.0  # to load libraries and the engine, whose kernels may be compiled for the GPU at first
 
 
@@ -106,12 +107,16 @@ class WorkerProcess:
         Raises
         ------
         MuraTrtError
-            It cannot work here, for the reason given, or it died while it started.
+            It cannot work here, for the reason given, or it died while it started, and did so again.
         """
-        ready = self.try_to_start()
-        if ready is None:
-            raise EnvironmentProblem(f"the worker process died while starting ({self.last_words()})")
-        return ready
+        for _ in range(STARTS):
+            ready = self.try_to_start()
+            if ready is not None:
+                return ready
+            words = self.last_words()
+            logger.warning("the worker process died while starting (%s)", words)
+            self.stop(graceful=False)
+        raise EnvironmentProblem(f"the worker process died while starting ({words})")
 
     def try_to_start(self) -> worker.Ready | None:
         """As :meth:`start`, but None when it died."""

@@ -18,7 +18,6 @@ from mura_trt.bundle import Bundle
 from mura_trt.checkpoint import save_checkpoint
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.demo.archive import DemoPlan, demo_studies, write_archive
-from mura_trt.demo.model import _set_batch_norms
 from mura_trt.model import MuraNet
 
 STUDIES = 24
@@ -53,12 +52,23 @@ def pixels(archive: Path) -> NDArray[np.uint8]:
     return np.stack([read_like_pillow(path) for path in sorted(archive.rglob("*.png"))[::5][:12]])
 
 
+def set_batch_norms(network: MuraNet, pixels: NDArray[np.uint8]) -> None:
+    """Gives every batch norm the statistics of real activations, layer by layer in one forward pass."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(torch.from_numpy(pixels))
+    network.eval()
+
+
 @pytest.fixture(scope="session")
 def model(pixels: NDArray[np.uint8]) -> MuraNet:
     """A random network whose batch norms know the synthetic views and whose logits spread by about a half."""
     torch.manual_seed(0)
     network = MuraNet().eval()
-    _set_batch_norms(network, pixels)
+    set_batch_norms(network, pixels)
     with torch.inference_mode():
         features = network.activation(torch.from_numpy(pixels)).mean((2, 3))
     with torch.no_grad():

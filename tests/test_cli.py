@@ -59,9 +59,22 @@ def test_score_prints_a_summary_and_json(archive: Path, bundle: Bundle, tmp_path
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
     assert "Traceback" not in again.stderr
+    resumed = run(*common, "--resume", "--json")
+    assert resumed.returncode == 0
+    assert json.loads(resumed.stdout)["resumed_views"] == json.loads(resumed.stdout)["listed"]
     done = run(*common, "--overwrite", "--json")
     assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "run.json").read_text())
     assert "AUROC" in summarise(archive, tmp_path / "out")
+
+
+def test_dry_run_tells_what_there_is_and_how_long_it_would_take(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    common = ("score", archive, "--engine", bundle.folder, "-o", tmp_path / "out", "--runtime", "null", "--dry-run")
+    done = run(*common)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("24 studies, ") and ".png); other files: 4 .csv, 1 .txt" in done.stdout
+    assert "views/s with null on a sample of" in done.stdout and "for all; nothing was written" in done.stdout
+    assert json.loads(run(*common, "--json").stdout)["studies"] == 24
+    assert not (tmp_path / "out").exists()
 
 
 def test_score_exits_3_when_a_view_failed(copied: Path, bundle: Bundle, tmp_path: Path) -> None:

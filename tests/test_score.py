@@ -31,7 +31,7 @@ from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable,
 from mura_trt.files import write_atomically
 from mura_trt.ledger import Task
 from mura_trt.results import Existing, OutputFolder
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import ScoreOptions, dry_run, score
 from mura_trt.supervisor import PATIENCE, SILENCE_SECONDS, Lost, Progress, Supervisor, WorkerProcess
 from mura_trt.worker import Assignment, WorkerConfig
 
@@ -600,6 +600,49 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     assert len(shards_of(out)) == 5 and not (out / "run.json").exists()
     resume(archive, bundle, out)
     assert tables(out) == tables(clean)
+
+
+# --- what it would do ---
+
+
+@pytest.mark.parametrize("name", ["", "a.zip", "a.tar.gz"])
+def test_a_dry_run_counts_predicts_and_writes_nothing(
+    name: str, copied: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = sorted(copied.rglob("*.png"))
+    views[3].rename(views[3].with_suffix(".JPG"))
+    views[7].write_bytes(b"no image")
+    (copied / "notes.doc").touch()
+    path = packed(copied, tmp_path / name) if name else copied
+    monkeypatch.setattr("mura_trt.score.SAMPLE_VIEWS", 4)
+    monkeypatch.setattr("mura_trt.score.SAMPLE_GROWTH", 3)
+    found = dry_run(ScoreOptions(path, bundle.folder, tmp_path / "out", runtime="null", null_ms=50, batch=2))
+    assert found["formats"] == {".png": len(views) - 1, ".jpg": 1}
+    assert found["listed"] == len(views) and found["studies"] == len({view.parent for view in views})
+    assert found["ignored_files"] == ({} if name else {".csv": 4, ".txt": 1, ".doc": 1})
+    assert found["sampled"] == len(views) and found["sample_failed"] == 1  # too fast for a smaller sample
+    assert found["predicted_s"] == pytest.approx(len(views) / 40, rel=0.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_a_slow_engine_scores_a_few_views_of_all_the_archive(
+    archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mura_trt.score.SAMPLE_VIEWS", 5)
+    sampled: list[bytes] = []
+    sample = Listing.sample
+
+    def noted(listing: Listing, count: int) -> Listing:
+        chosen = sample(listing, count)
+        sampled.extend(chosen.keys(0, len(chosen)))
+        return chosen
+
+    monkeypatch.setattr(Listing, "sample", noted)
+    options = ScoreOptions(archive, bundle.folder, tmp_path / "out", runtime="null", null_ms=1000, batch=1)
+    found = dry_run(options)
+    keys = list_archive(archive).keys(0, 10**6)
+    assert found["sampled"] == len(sampled) == 5 and (sampled[0], sampled[-1]) == (keys[0], keys[-1])
+    assert found["predicted_s"] == pytest.approx(len(keys), rel=0.4)
 
 
 # --- what hangs ---

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -117,6 +117,18 @@ class Listing:
             return list(self.keys(start, stop))
         places: list[Reference] = self.places[start:stop].tolist()
         return places
+
+    def sample(self, count: int) -> Listing:
+        """So many of the views, evenly spaced and in order."""
+        rows = np.linspace(0, len(self) - 1, count).round().astype(np.int64)
+        studies, study_of = np.unique(self.study_of[rows], return_inverse=True)
+        return replace(
+            self,
+            views=self.views.take(rows),
+            study_of=study_of.astype(np.int32),
+            studies=self.studies.take(studies),
+            places=None if self.places is None else self.places[rows],
+        )
 
     def study_names(self, numbers: NDArray[np.int32]) -> list[str]:
         """Study keys as text, by number."""
