@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,10 +46,16 @@ class Decoder:
         DALI's decoding threads.
     batch
         Files in a batch at the most.
+
+    Attributes
+    ----------
+    attempted_at
+        When a batch, or part of one that failed, was last begun: seconds of the monotonic clock.
     """
 
     def __init__(self, size: tuple[int, int], threads: int, batch: int) -> None:
         self._size, self._threads, self._batch = size, threads, batch
+        self.attempted_at = time.monotonic()
         self._pipeline = self._build()
         self._waiting: deque[list[NDArray[np.uint8]]] = deque()
 
@@ -100,6 +107,7 @@ class Decoder:
         return pipeline
 
     def _start(self, files: list[NDArray[np.uint8]]) -> None:
+        self.attempted_at = time.monotonic()
         self._pipeline.feed_input("encoded", files)
         self._pipeline.schedule_run()
 

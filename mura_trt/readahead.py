@@ -65,9 +65,9 @@ class ReadAhead:
         return bool(self._ready.views)
 
     def slowest_read(self) -> float:
-        """Seconds that the longest of the reads under way has taken so far; 0 where there is none."""
+        """Seconds that the longest of the reads under way has stood still so far; 0 where there is none."""
         now = time.monotonic()
-        return now - min(self._read_began.copy().values(), default=now)
+        return now - max(min(self._read_began.copy().values(), default=now), self._reader.moved_at)
 
     def flush(self) -> None:
         """Says that no more views come for now: what waits is given as a short batch."""

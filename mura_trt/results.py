@@ -119,10 +119,8 @@ class OutputFolder:
             raise UsageError(f"{path / _SHARDS} holds {foreign[0]}, which no run wrote; choose another folder")
         finished = (path / RUN_FILE).exists()
         if existing is Existing.RESUME and (path / RECIPE).exists():
-            # The mark of a finished run goes first: until it is there again, tables and shards may differ.
-            (path / RUN_FILE).unlink(missing_ok=True)
-            sync_folder(path)
-        elif any((path / _SHARDS).iterdir()) or any((path / name).exists() for name in (*_RESULTS, RECIPE)):
+            return
+        if any((path / _SHARDS).iterdir()) or any((path / name).exists() for name in (*_RESULTS, RECIPE)):
             if existing is Existing.RESUME:
                 raise UsageError(f"{path} holds results and no {RECIPE}, so they cannot be gone on with; --overwrite?")
             if existing is Existing.REFUSE:
@@ -175,7 +173,12 @@ class OutputFolder:
                 raise EnvironmentProblem(f"{path}: damaged since it was committed ({error}); {_WAY_OUT}") from error
 
     def take_up(self) -> Iterator[Rows]:
-        """The committed shards in order, of a run that is gone on with; what is damaged is told and removed."""
+        """Goes on with a run: its committed shards in order; what is damaged is told and removed.
+
+        The mark of a finished run goes first: until it is there again, tables and shards may differ.
+        """
+        (self.path / RUN_FILE).unlink(missing_ok=True)
+        sync_folder(self.path)
         for path in self._shard_files():
             try:
                 yield _read_shard(path)

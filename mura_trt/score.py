@@ -25,7 +25,7 @@ from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.ledger import Ledger, Rows
-from mura_trt.recipe import check_recipe, note_recipe
+from mura_trt.recipe import RECIPE, check_recipe, note_recipe
 from mura_trt.results import FORMATS, WORKER_LOG, Existing, OutputFolder
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
@@ -37,6 +37,8 @@ SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
 # What is kept with the worker: three shards (one coming back, one at work, one to go on with), or enough that full
 # batches are there to read, to decode and to score.
 SHARDS_AHEAD, BATCHES_AHEAD = 3, 8
+# Of a run's recipe, what it has chosen itself or was told.
+CHOSEN = ("runtime", "device", "batch", "shard_views")
 # A dry run scores so many views, and so many times more until that takes long enough to tell the speed.
 SAMPLE_VIEWS, SAMPLE_GROWTH, ENOUGH_SECONDS = 64, 16, 4.0
 LIBRARIES = ("nvidia-dali-cuda130", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas")
@@ -181,6 +183,8 @@ def _score(
         listed = time.monotonic()
         recipe = out.recipe
         if recipe:
+            if not recipe.keys() >= set(CHOSEN):
+                raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
             check_recipe(options.out, _asked(options, bundle, listing, recipe["runtime"]))
         config = worker.WorkerConfig(
             bundle,
@@ -216,7 +220,7 @@ def _score(
             },
             "archive": str(options.archive),
             "bundle": {"name": bundle.manifest.name, "precision": bundle.manifest.precision, "sha256": bundle.sha256},
-            **{name: recipe[name] for name in ("runtime", "device", "batch", "shard_views")},
+            **{name: recipe[name] for name in CHOSEN},
             "passed_over": passed_over,
             "threshold": options.threshold,
             "listed": len(listing),

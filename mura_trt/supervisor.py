@@ -7,11 +7,13 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from queue import Empty, SimpleQueue
 
 from mura_trt import worker
 from mura_trt.archives.listing import Listing
@@ -30,6 +32,9 @@ PATIENCE = {"read": 45.0, "decode": 45.0, "engine": 600.0}
 SILENCE_SECONDS = 45.0  # without any message, of which there is one a second
 STARTS = 3  # of a run's first worker; what kills one, as a lack of memory, may be over with the next
 START_SECONDS = 900.0  # to load libraries and the engine, whose kernels may be compiled for the GPU at first
+
+
+Message = worker.Ready | worker.Done | worker.Hungry | worker.Pulse | worker.Fatal
 
 
 @dataclass
@@ -88,7 +93,8 @@ class WorkerProcess:
         self._config, self._device = config, device
         self._context = multiprocessing.get_context("spawn")  # DALI and CUDA do not survive a fork
         self._process: SpawnProcess | None = None
-        self.connection: Connection
+        self._inbox: SimpleQueue[Message | None]
+        self._outbox: SimpleQueue[worker.Assignment | worker.Flush | worker.Stop]
 
     def __enter__(self) -> WorkerProcess:
         return self
@@ -120,13 +126,17 @@ class WorkerProcess:
 
     def try_to_start(self) -> worker.Ready | None:
         """As :meth:`start`, but None when it died."""
-        self.connection, theirs = self._context.Pipe()
+        ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=worker.main, args=(theirs, self._config, os.getpid()), name="mura-trt-worker", daemon=True
         )
         process.start()
         self._process = process
         theirs.close()  # or the end of the process would not end the connection
+        # A process that hangs neither takes nor gives: threads wait for it, so that nobody else has to.
+        self._inbox, self._outbox = SimpleQueue(), SimpleQueue()
+        threading.Thread(target=_take, args=(ours, self._inbox), name="from worker", daemon=True).start()
+        threading.Thread(target=_give, args=(ours, self._outbox), name="to worker", daemon=True).start()
         ready = self.receive(START_SECONDS)
         if isinstance(ready, Lost):
             return None
@@ -141,27 +151,23 @@ class WorkerProcess:
         self._config = dataclasses.replace(self._config, runtime=ready.runtime, batch=ready.batch)
         return ready
 
-    def receive(
-        self, patience: float = SILENCE_SECONDS
-    ) -> worker.Ready | worker.Done | worker.Hungry | worker.Pulse | Lost:
+    def receive(self, patience: float = SILENCE_SECONDS) -> Message | Lost:
         """The worker's next message, or that it is lost: it died, or nothing came for ``patience`` seconds."""
         try:
-            if not self.connection.poll(patience):
-                return Lost(hangs=f"no sign of life for {patience:.0f} s")
-            message = self.connection.recv()
-        except (EOFError, OSError):  # OSError where it died in the middle of a message
+            message = self._inbox.get(timeout=patience)
+        except Empty:
+            return Lost(hangs=f"no sign of life for {patience:.0f} s")
+        if message is None:
             return Lost()
         if isinstance(message, worker.Fatal):
             raise message.error
-        assert isinstance(message, (worker.Ready, worker.Done, worker.Hungry, worker.Pulse))
         if isinstance(message, worker.Pulse) and message.seconds > PATIENCE.get(message.stage, float("inf")):
             return Lost(hangs=f"{message.stage} takes more than {PATIENCE[message.stage]:.0f} s")
         return message
 
     def send(self, message: worker.Assignment | worker.Flush) -> None:
         """Gives the worker a message; where it has died, ``receive`` will tell."""
-        with contextlib.suppress(OSError):
-            self.connection.send(message)
+        self._outbox.put(message)
 
     def last_words(self) -> str:
         """How the process ended, and the last line that it or a library in it printed."""
@@ -172,12 +178,12 @@ class WorkerProcess:
         return f"exit code {self._process.exitcode}, {self._config.log}: {last.strip()}"
 
     def stop(self, graceful: bool) -> None:
-        """Ends the process: by closing the connection, or at once."""
+        """Ends the process: by a word, or at once."""
         if self._process is None:
             return
         if not graceful:
             self._process.kill()
-        self.connection.close()
+        self._outbox.put(worker.Stop())  # which ends the thread that gives it, too
         self._process.join(timeout=10)
         if self._process.exitcode is None:
             self._process.kill()
@@ -187,6 +193,23 @@ class WorkerProcess:
         else:
             self._process.close()
         self._process = None
+
+
+def _take(connection: Connection, inbox: SimpleQueue[Message | None]) -> None:
+    """Puts into the inbox what the worker says, and None when it has died."""
+    try:
+        while True:
+            inbox.put(connection.recv())
+    except (EOFError, OSError):  # OSError where it died in the middle of a message
+        inbox.put(None)
+
+
+def _give(connection: Connection, outbox: SimpleQueue[worker.Assignment | worker.Flush | worker.Stop]) -> None:
+    """Gives the worker what is put into the outbox; where it has died, the inbox will tell."""
+    with contextlib.suppress(OSError):
+        while not isinstance(message := outbox.get(), worker.Stop):
+            connection.send(message)
+        connection.send(message)
 
 
 class Supervisor:

@@ -33,6 +33,7 @@ from mura_trt.runtimes import Session, SessionOptions, open_session
 
 BATCHES_DECODING = 2  # ahead of the engine
 PULSE_SECONDS = 1.0
+DECODED_BYTES_A_SECOND = 1e6  # a fifteenth of what one thread does: slower than that, decoding is taken to hang
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Done(NamedTuple):
     """How long the main thread waited for reading and for decoding and was in the engine, since it began."""
 
 
+class Stop(NamedTuple):
+    """Ends the worker."""
+
+
 class Flush(NamedTuple):
     """The answer to ``Hungry`` where nothing more comes for now: finish with a short batch."""
 
@@ -95,7 +100,7 @@ class Pulse(NamedTuple):
     stage: str
     """``read``, ``decode`` or ``engine``; ``idle`` between them."""
     seconds: float
-    """How long it has been in that stage; while it waits for ``read``, how long the slowest read has taken so far."""
+    """How long it has been in that stage without a sign of progress, less what the batch's bytes allow for."""
 
 
 class Fatal(NamedTuple):
@@ -105,13 +110,13 @@ class Fatal(NamedTuple):
 
 
 def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
-    """The process's entry: works until the supervisor closes the connection, or dies.
+    """The process's entry: works until the supervisor says ``Stop``, closes the connection or dies.
 
     Parameters
     ----------
     connection
-        Takes ``Assignment`` and ``Flush``; gives ``Ready``, then ``Done``, ``Hungry`` and ``Pulse``; ``Fatal`` at any
-        time.
+        Takes ``Assignment``, ``Flush`` and ``Stop``; gives ``Ready``, then ``Done``, ``Hungry`` and ``Pulse``;
+        ``Fatal`` at any time.
     config
         What to work with.
     supervisor
@@ -202,7 +207,7 @@ class Worker:
         self._connection, self._session, self._decoder = connection, session, decoder
         self._sending = threading.Lock()
         self._ahead = ReadAhead(session.batch, reader)
-        self._inbox: SimpleQueue[Assignment | Flush | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Assignment | Flush | Stop] = SimpleQueue()
         self._decoding: deque[Batch] = deque()
         self._open: deque[_OpenTask] = deque()
         self._first_batch_at = 0.0
@@ -211,7 +216,7 @@ class Worker:
         self._settled = 0
 
     def run(self) -> None:
-        """Works until the other end of the connection is closed."""
+        """Works until ``Stop``, or until the other end of the connection is closed."""
         # Messages are taken by a thread of their own: were both ends to send at once and neither to receive, both would
         # wait for ever.
         threading.Thread(target=self._take_messages, name="inbox", daemon=True).start()
@@ -225,10 +230,10 @@ class Worker:
         self._ahead.close()
 
     @contextmanager
-    def _doing(self, stage: str) -> Iterator[None]:
-        """Notes what the main thread does, and for how long."""
+    def _doing(self, stage: str, allowance: float = 0.0) -> Iterator[None]:
+        """Notes what the main thread does, and for how long; ``allowance`` is seconds that it may take anyway."""
         started = time.monotonic()
-        self._stage = (stage, started)
+        self._stage = (stage, started + allowance)
         try:
             yield
         finally:
@@ -244,7 +249,12 @@ class Worker:
         while True:
             time.sleep(PULSE_SECONDS)
             stage, since = self._stage
-            seconds = self._ahead.slowest_read() if stage == "read" else time.monotonic() - since
+            if stage == "read":
+                seconds = self._ahead.slowest_read()
+            elif stage == "decode":
+                seconds = time.monotonic() - max(since, self._decoder.attempted_at)
+            else:
+                seconds = time.monotonic() - since
             try:
                 self._send(Pulse(self._settled, stage, seconds))
             except OSError:  # the supervisor has closed the connection
@@ -255,7 +265,7 @@ class Worker:
             try:
                 self._inbox.put(self._connection.recv())
             except (EOFError, OSError):
-                self._inbox.put(None)
+                self._inbox.put(Stop())
                 return
 
     def _receive(self) -> bool:
@@ -265,7 +275,7 @@ class Worker:
             self._send(Hungry())
         while idle or not self._inbox.empty():
             message = self._inbox.get()
-            if message is None:
+            if isinstance(message, Stop):
                 return False
             if isinstance(message, Flush):
                 self._ahead.flush()
@@ -289,7 +299,7 @@ class Worker:
 
     def _finish_batch(self) -> None:
         batch = self._decoding.popleft()
-        with self._doing("decode"):
+        with self._doing("decode", sum(map(len, batch.files)) / DECODED_BYTES_A_SECOND):
             pixels, kept, rejected = self._decoder.collect()
         self._fail([Failure(batch.views[at], "decode", reason.code, str(reason)) for at, reason in rejected])
         if kept:

@@ -331,7 +331,7 @@ def test_a_resumed_run_takes_up_what_is_there_and_is_unfinished_until_its_end(tm
     note_recipe(tmp_path, {"runtime": "null"})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.json"}
     out = OutputFolder(tmp_path, Existing.RESUME)
-    assert out.recipe == {"runtime": "null"}
+    assert out.recipe == {"runtime": "null"} and (tmp_path / "run.json").exists()
     assert [(rows.start, rows.stop, len(rows.failures)) for rows in out.take_up()] == [(0, 12, 4)]
     out.close()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -550,7 +550,6 @@ def test_failed_views_are_tried_again_when_asked_and_only_they(
 def test_what_would_mix_two_runs_is_refused(copied: Path, bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_null(copied, bundle, out, batch=8)
-    (out / "run.json").unlink()
     for options, told in (
         ({"runtime": "onnxruntime"}, "runtime null, now onnxruntime"),
         ({"batch": 9}, "batch 8, now 9"),
@@ -571,6 +570,12 @@ def test_what_would_mix_two_runs_is_refused(copied: Path, bundle: Bundle, tmp_pa
     next(copied.rglob("*.png")).rename(copied / "moved.png")
     with pytest.raises(UsageError, match="began with listing"):
         resume(copied, bundle, out)
+    assert (out / "run.json").exists()  # a run that was refused leaves the finished one as it is
+    (out / "recipe.json").write_text('{"images": "of a training run"}')
+    with pytest.raises(UsageError, match=r"recipe\.json is not a scoring run's"):
+        resume(copied, bundle, out)
+    (out / "recipe.json").write_text(json.dumps(note))
+    (out / "run.json").unlink()
     with pytest.raises(UsageError, match=r"a run that has not ended; --resume goes on with it"):
         run_null(copied, bundle, out)
 

@@ -36,6 +36,7 @@ class FolderSource:
 
     root: str
     threads: ClassVar[int] = READ_THREADS
+    moved_at: ClassVar[float] = 0.0
 
     def open(self) -> FolderSource:
         """Itself."""

@@ -46,6 +46,10 @@ class Reader(Protocol):
     def threads(self) -> int:
         """How many may read at once; of an archive that can only be read in order, one."""
 
+    @property
+    def moved_at(self) -> float:
+        """When a read last got further, of a reader that may have to pass over much to come to a view; else 0."""
+
     def read(self, reference: Reference) -> bytes:
         """The bytes of one view; raises OSError or Unreadable."""
 

@@ -13,7 +13,7 @@ import lzma
 import os
 import tarfile
 import threading
-import zlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,6 @@ _SUFFIXES = {
 }
 _MAGICS = {b"\x1f\x8b": _GZIP, b"BZh": _BZIP2, b"\xfd7zXZ\0": _XZ, b"\x28\xb5\x2f\xfd": _ZSTD}
 _SKIP = 1 << 20  # bytes that are skipped at once
-# What unpackers and tarfile raise on bytes that are not what they should be.
-_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
 
 
 def is_tar(path: Path) -> bool:
@@ -82,6 +80,7 @@ class TarReader:
     """Reads members of plain tar files by their place, from several threads at once."""
 
     threads = READ_THREADS
+    moved_at = 0.0
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._paths = paths
@@ -109,6 +108,11 @@ class StreamReader:
         self._number = -1
         self._stream: _Forward
 
+    @property
+    def moved_at(self) -> float:
+        """When the stream last gave bytes: seconds of the monotonic clock."""
+        return self._stream.moved_at if self._number >= 0 else 0.0
+
     def read(self, reference: Reference) -> bytes:
         """The bytes of one member; raises OSError or Unreadable."""
         assert isinstance(reference, tuple)
@@ -120,7 +124,7 @@ class StreamReader:
         try:
             self._stream.seek(offset)
             data = self._stream.read(size)
-        except _DAMAGE as error:
+        except Exception as error:  # whatever an unpacker meets in broken bytes
             self._close()
             raise Unreadable("CORRUPT", f"the archive does not unpack up to the member ({error})") from error
         if len(data) < size:
@@ -138,6 +142,7 @@ class _Forward(io.RawIOBase):
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self._at = raw, 0
+        self.moved_at = time.monotonic()
 
     def readable(self) -> bool:
         return True
@@ -163,6 +168,7 @@ class _Forward(io.RawIOBase):
     def _take(self, size: int) -> bytes:
         data = self._raw.read(size)
         self._at += len(data)
+        self.moved_at = time.monotonic()
         return data
 
     def close(self) -> None:
@@ -236,8 +242,8 @@ def list_tars(archive: Path, paths: list[Path], study_depth: int | None) -> List
         try:
             kinds.add(_kind(str(path)) != _PLAIN)
             entries.extend(_members(str(path), number, names))
-        except _DAMAGE as error:
-            unreadable.append((path.name, getattr(error, "strerror", None) or str(error)))
+        except Exception as error:  # whatever tarfile and unpackers meet in broken bytes
+            unreadable.append((path.name, getattr(error, "strerror", None) or str(error) or type(error).__name__))
     if len(kinds) > 1:
         raise UsageError(f"{archive}: some of the files are compressed and some are not; score them apart")
     source = TarSource(tuple(str(path.resolve()) for path in paths), kinds == {True})
@@ -249,7 +255,7 @@ def list_tars(archive: Path, paths: list[Path], study_depth: int | None) -> List
 
 
 def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
-    """The views of a tar file; raises one of _DAMAGE behind the last that can be listed where more should follow."""
+    """The views of a tar file; raises behind the last that can be listed where more should follow."""
     compressed = _kind(path) != _PLAIN
     raw = _unpacked(path)
     with (
