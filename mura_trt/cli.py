@@ -167,10 +167,11 @@ def _forecast(found: dict[str, Any]) -> str:
 
     formats = ", ".join(f"{count} {suffix}" for suffix, count in found["formats"].items())
     others = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in found["ignored_files"].items())
+    predicted = "no telling" if found["predicted_s"] is None else clock(found["predicted_s"])
     return (
         f"{found['studies']} studies, {found['listed']} views ({formats}); other files: {others or 'none'}\n"
-        f"{found['views_per_s']} views/s with {found['runtime']} on a sample of {found['sampled']} views, of which"
-        f" {found['sample_failed']} failed: {clock(found['predicted_s'])} for all; nothing was written"
+        f"{found['views_per_s']:.2f} views/s with {found['runtime']} on a sample of {found['sampled']} views, of which"
+        f" {found['sample_failed']} failed: {predicted} for all; nothing was written"
     )
 
 
@@ -178,7 +179,7 @@ def _summary(run: dict[str, Any]) -> str:
     failed = f", {run['failed']} failed (see {run['out']}/failures)" if run["failed"] else ""
     return (
         f"{run['studies']} studies, {run['listed']} views: {run['scored']} scored{failed}\n"
-        f"{run['views_per_s']} views/s with {run['runtime']}, {run['wall_s']} s in all;"
+        f"{run['views_per_s']:.2f} views/s with {run['runtime']}, {run['wall_s']} s in all;"
         f" engine {run['bundle']['name']}; results in {run['out']}"
     )
 

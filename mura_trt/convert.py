@@ -12,6 +12,7 @@ from mura_trt.screen import Rejected, Screened
 
 # Bits that detectors give, of which a 16-bit file often holds fewer: 10 to 14 in computed radiography.
 USUAL_BITS = (8, 10, 12, 14, 16)
+_INFLATED_AT_ONCE = 1 << 20
 
 
 def plain_gray(data: bytes, screened: Screened) -> bytes:
@@ -63,9 +64,13 @@ def _check_stream(data: bytes, screened: Screened) -> None:
     if screened.interlaced:  # whose length is another; Pillow's word has to do
         return
     inflate = zlib.decompressobj()
-    expected = screened.height * (1 + 2 * screened.width)
+    found, expected = 0, screened.height * (1 + 2 * screened.width)
     try:
-        found = sum(len(inflate.decompress(part)) for part in _idat(data))
+        for part in _idat(data):
+            packed: bytes | memoryview = part
+            while packed and found < expected:  # a little at a time, and no more than the header speaks of
+                found += len(inflate.decompress(packed, _INFLATED_AT_ONCE))
+                packed = inflate.unconsumed_tail
     except zlib.error as error:
         raise Rejected("UNDECODABLE", f"its pixels do not unpack: {error}") from error
     if found < expected:

@@ -15,6 +15,7 @@ from mura_trt.convert import plain_gray
 from mura_trt.ledger import Failure
 from mura_trt.screen import Rejected, screen
 
+MAX_HELD = 1 << 30  # bytes that are read ahead, beyond what is being read
 MAX_CHUNK = 16  # views read by one call in a thread: enough that handing it over costs little per view
 
 
@@ -49,10 +50,14 @@ class ReadAhead:
         self._depth = reader.threads + 2 * batch // self._chunk
         self._threads = ThreadPoolExecutor(reader.threads, thread_name_prefix="read")
         self._unread: deque[Chunk] = deque()
-        self._reading: deque[tuple[int, Future[list[bytes | Failure]]]] = deque()
+        self._reading: deque[tuple[Chunk, Future[list[bytes | Failure]]]] = deque()
         self._ready = Batch([], [])
         self._flush = False
         self._read_began: dict[int, float] = {}  # by thread
+        self._held = 0  # bytes read and not given yet
+        self._room = threading.Condition()
+        self._awaited: Chunk | None = None
+        self._closed = False
 
     @property
     def reading(self) -> bool:
@@ -84,9 +89,12 @@ class ReadAhead:
         """The next batch, or None where more views must be added first; and the views that failed on the way."""
         failures: list[Failure] = []
         while len(self._ready.views) < self._batch and self._reading:
-            start, outcomes = self._reading.popleft()
+            chunk, outcomes = self._reading.popleft()
             self._top_up()
-            for view, outcome in enumerate(outcomes.result(), start):
+            with self._room:
+                self._awaited = chunk
+                self._room.notify_all()
+            for view, outcome in enumerate(outcomes.result(), chunk.start):
                 if isinstance(outcome, Failure):
                     failures.append(outcome)
                 else:
@@ -96,24 +104,42 @@ class ReadAhead:
         if len(views) < self._batch and not (views and self._flush):
             return None, failures
         self._ready = Batch(views[self._batch :], files[self._batch :])
-        return Batch(views[: self._batch], files[: self._batch]), failures
+        given = Batch(views[: self._batch], files[: self._batch])
+        self._hold(-sum(map(len, given.files)))
+        return given, failures
 
     def close(self) -> None:
         """Ends the threads."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
         self._threads.shutdown(cancel_futures=True)
 
     def _top_up(self) -> None:
         while self._unread and len(self._reading) < self._depth:
             chunk = self._unread.popleft()
-            self._reading.append((chunk.start, self._threads.submit(self._read, chunk)))
+            self._reading.append((chunk, self._threads.submit(self._read, chunk)))
 
     def _read(self, chunk: Chunk) -> list[bytes | Failure]:
         thread, outcomes = threading.get_ident(), []
         for view, reference in enumerate(chunk.references, chunk.start):
+            # Where files are large, it is bytes that there must not be too many of. What is waited for is read anyway;
+            # it is the oldest chunk, so a thread has it.
+            with self._room:
+                self._room.wait_for(lambda: self._held < MAX_HELD or chunk is self._awaited or self._closed)
             self._read_began[thread] = time.monotonic()
-            outcomes.append(_read_one(self._reader, view, reference))
-        del self._read_began[thread]
+            outcome = _read_one(self._reader, view, reference)
+            del self._read_began[thread]
+            outcomes.append(outcome)
+            if isinstance(outcome, bytes):
+                self._hold(len(outcome))
         return outcomes
+
+    def _hold(self, more: int) -> None:
+        with self._room:
+            self._held += more
+            if more < 0:
+                self._room.notify_all()
 
 
 def _read_one(reader: Reader, view: int, reference: Reference) -> bytes | Failure:

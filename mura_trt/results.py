@@ -175,9 +175,10 @@ class OutputFolder:
     def take_up(self) -> Iterator[Rows]:
         """Goes on with a run: its committed shards in order; what is damaged is told and removed.
 
-        The mark of a finished run goes first: until it is there again, tables and shards may differ.
+        The mark of a finished run and its tables, in whatever format, go first: the shards they tell of may change.
         """
-        (self.path / RUN_FILE).unlink(missing_ok=True)
+        for name in _RESULTS:
+            (self.path / name).unlink(missing_ok=True)
         sync_folder(self.path)
         for path in self._shard_files():
             try:

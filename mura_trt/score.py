@@ -131,7 +131,7 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
     dict
         ``listed`` views, ``studies``, ``formats`` (views by suffix), ``ignored_files``, ``unlisted`` parts of the
         archive; of the sample ``sampled`` views, ``sample_failed``, ``runtime``, ``views_per_s``; and ``predicted_s``,
-        seconds from the first batch in to the last commit.
+        seconds from the first batch in to the last commit, or None where no worker lived through the sample.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             sample = replace(options, out=Path(folder) / "out", resume=False, retry_failed=False, overwrite=False)
             run = _score(sample, bundle, listing.sample(count), time.monotonic(), lambda _: None)
-        seconds = count / run["views_per_s"]
+        seconds = count / run["views_per_s"] if run["views_per_s"] else ENOUGH_SECONDS
     suffixes = Counter(os.path.splitext(key)[1].lower() for key in listing.keys(0, len(listing)))  # noqa: PTH122  bytes
     return {
         "listed": len(listing),
@@ -157,7 +157,7 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
         "sample_failed": run["failed"],
         "runtime": run["runtime"],
         "views_per_s": run["views_per_s"],
-        "predicted_s": round(len(listing) / run["views_per_s"], 1),
+        "predicted_s": round(len(listing) / run["views_per_s"], 1) if run["views_per_s"] else None,
     }
 
 
@@ -232,7 +232,7 @@ def _score(
             "duplicate_entries": listing.duplicates,
             "resumed_views": progress.before,
             "workers_lost": supervisor.losses,
-            "views_per_s": round(supervisor.views / supervisor.seconds, 2) if supervisor.views else 0.0,
+            "views_per_s": round(supervisor.views / supervisor.seconds, 4) if supervisor.views else 0.0,
             "wall_s": round(ended - started, 2),
             "stage_s": {
                 "list": round(listed - started, 2),
@@ -256,6 +256,7 @@ def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
     """What decides the rows, whatever the user says."""
     return {
         "bundle": bundle.sha256,
+        "archive": listing.source.root,
         "listing": listing.fingerprint(),
         "mura_trt": mura_trt.__version__,
         **_versions(("nvidia-dali-cuda130", runtime)),

@@ -147,6 +147,11 @@ def _send_output_to(path: Path) -> None:
     os.close(descriptor)
 
 
+def _allowance(batch: Batch) -> float:
+    """Seconds that decoding a batch may take, however slow the machine."""
+    return sum(map(len, batch.files)) / DECODED_BYTES_A_SECOND
+
+
 def decoding_threads(cores: int, engine_on_cpu: bool) -> int:
     """Threads for decoding, of a worker that may use ``cores``.
 
@@ -293,13 +298,14 @@ class Worker:
         if batch is None:
             return False
         self._first_batch_at = self._first_batch_at or time.monotonic()
-        self._decoder.submit(batch.files)
+        with self._doing("decode", _allowance(batch)):
+            self._decoder.submit(batch.files)
         self._decoding.append(batch)
         return True
 
     def _finish_batch(self) -> None:
         batch = self._decoding.popleft()
-        with self._doing("decode", sum(map(len, batch.files)) / DECODED_BYTES_A_SECOND):
+        with self._doing("decode", _allowance(batch)):
             pixels, kept, rejected = self._decoder.collect()
         self._fail([Failure(batch.views[at], "decode", reason.code, str(reason)) for at, reason in rejected])
         if kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -100,6 +101,14 @@ def test_pixels_that_are_not_all_there_are_refused(stream: bytes | None) -> None
     with pytest.raises(Rejected, match="pixels") as caught:
         plain_gray(data, screen(data))
     assert caught.value.code == "UNDECODABLE"
+
+
+def test_a_bomb_unpacks_no_further_than_its_header_speaks_of() -> None:
+    data = png16(np.zeros((1, 1), np.uint16), stream=zlib.compress(bytes(200_000_000)))
+    tracemalloc.start()
+    plain_gray(data, screen(data))
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 def test_an_interlaced_file_is_pillows_affair() -> None:

@@ -209,6 +209,28 @@ def test_the_slowest_read_is_known_while_it_lasts() -> None:
     ahead.close()
 
 
+def test_bytes_bound_what_is_read_ahead_and_all_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mura_trt.readahead.MAX_HELD", 20 * len(good(0)))
+    taken: list[Reference] = []
+
+    class Noted(Gate):
+        def read(self, reference: Reference) -> bytes:
+            taken.append(reference)
+            return good(0)
+
+    ahead = ReadAhead(160, Noted())
+    ahead.add(0, [(number,) for number in range(800)])
+    ahead.flush()
+    time.sleep(0.3)
+    assert 20 <= len(taken) <= 20 + Noted.threads
+    batches, failures = drain(ahead)  # whose batches are larger than what may be held
+    assert [view for batch in batches for view in batch.views] == list(range(800)) and failures == []
+    assert ahead._held == 0
+    ahead.add(0, [(number,) for number in range(800)])
+    time.sleep(0.1)
+    ahead.close()
+
+
 def test_an_archive_that_is_read_in_order_is_read_by_one_thread_in_order() -> None:
     class InOrder(Gate):
         threads = 1

@@ -558,6 +558,9 @@ def test_what_would_mix_two_runs_is_refused(copied: Path, bundle: Bundle, tmp_pa
         chosen = {"runtime": "auto", **options, "resume": True}
         with pytest.raises(UsageError, match=rf"the run began with {told}: give that again, or --overwrite"):
             score(ScoreOptions(copied, bundle.folder, out, **chosen))  # type: ignore[arg-type]
+    moved = shutil.copytree(copied, tmp_path / "moved")
+    with pytest.raises(UsageError, match=r"began with archive .*, now .*moved"):
+        resume(moved, bundle, out)
     other = shutil.copytree(bundle.folder, tmp_path / "other")
     (other / "bundle.json").write_bytes(dataclasses.replace(bundle.manifest, name="other").to_json())
     with pytest.raises(UsageError, match="began with bundle"):
@@ -648,6 +651,18 @@ def test_a_dry_run_of_a_slow_engine_scores_a_few_views_of_all_the_archive(
     keys = list_archive(archive).keys(0, 10**6)
     assert found["sampled"] == len(sampled) == 5 and (sampled[0], sampled[-1]) == (keys[0], keys[-1])
     assert found["predicted_s"] == pytest.approx(len(keys), rel=0.4)
+
+
+def test_a_dry_run_of_what_kills_every_worker_says_that_there_is_no_telling(
+    archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copyfile(next(archive.rglob("*.png")), tmp_path / "one" / "x.png")
+    listing = list_archive(tmp_path / "one")
+    source = DeadlySource(listing.source.root, frozenset({b"x.png"}))
+    monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
+    found = dry_run(ScoreOptions(tmp_path / "one", bundle.folder, tmp_path / "out", runtime="null"))
+    assert (found["sample_failed"], found["views_per_s"], found["predicted_s"]) == (1, 0.0, None)
 
 
 # --- what hangs ---

@@ -78,7 +78,7 @@ def list_folder(archive: Path, study_depth: int | None) -> Listing:
     """
     ignored: Counter[str] = Counter()
     unreadable: list[tuple[str, str]] = []
-    keys = (key for key in _walk(os.fsencode(archive), b"", (), unreadable) if is_view(key, ignored))
+    keys = (key for key in _walk(os.fsencode(archive), unreadable) if is_view(key, ignored))
     listing = gather(FolderSource(str(archive.resolve())), map(Entry, keys), study_depth)
     if len(listing) == 0:
         seen = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in ignored.most_common(5))
@@ -94,27 +94,29 @@ def list_folder(archive: Path, study_depth: int | None) -> Listing:
     return listing
 
 
-def _walk(
-    folder: bytes, prefix: bytes, ancestors: tuple[tuple[int, int], ...], unreadable: list[tuple[str, str]]
-) -> Iterator[bytes]:
-    """Paths of the files below ``folder``: a folder's own files first, then its folders, each in order of bytes."""
-    try:
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in ancestors:  # a symlink to a folder above
-            return
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        # What is no folder counts as a file, be it a link that leads nowhere: it fails when read, with its reason.
-        folders = [entry.name for entry in found if _is_folder(entry)]
-        files = [entry.name for entry in found if not _is_folder(entry)]
-    except OSError as error:
-        unreadable.append((display(prefix) or ".", error.strerror or str(error)))
-        return
-    yield from (prefix + name for name in files)
-    for name in folders:
-        if not name.startswith(b".") and name != b"__MACOSX":
-            yield from _walk(os.path.join(folder, name), prefix + name + b"/", (*ancestors, identity), unreadable)
+def _walk(root: bytes, unreadable: list[tuple[str, str]]) -> Iterator[bytes]:
+    """Paths of the files below ``root``: a folder's own files first, then its folders, each in order of bytes."""
+    # With each folder, the folders above it by device and inode. Not recursive, for folders lie as deep as they like.
+    waiting: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
+    while waiting:
+        prefix, above = waiting.pop()
+        try:
+            folder = os.path.join(root, prefix)
+            status = os.stat(folder)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:  # a symlink to a folder above
+                continue
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            # What is no folder counts as a file, be it a link that leads nowhere: it fails when read, with its reason.
+            folders = [entry.name for entry in found if _is_folder(entry)]
+            files = [entry.name for entry in found if not _is_folder(entry)]
+        except OSError as error:
+            unreadable.append((display(prefix) or ".", error.strerror or str(error)))
+            continue
+        yield from (prefix + name for name in files)
+        below = [name for name in folders if not name.startswith(b".") and name != b"__MACOSX"]
+        waiting.extend((prefix + name + b"/", above | {identity}) for name in reversed(below))
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -50,7 +50,13 @@ _SUFFIXES = {
     ".tar.zst": _ZSTD,
     ".tzst": _ZSTD,
 }
-_MAGICS = {b"\x1f\x8b": _GZIP, b"BZh": _BZIP2, b"\xfd7zXZ\0": _XZ, b"\x28\xb5\x2f\xfd": _ZSTD}
+# Long enough that no member's name, with which a plain tar begins, is taken for one.
+_MAGICS = {
+    b"\x1f\x8b\x08": _GZIP,
+    **{b"BZh%d1AY&SY" % level: _BZIP2 for level in range(1, 10)},
+    b"\xfd7zXZ\0": _XZ,
+    b"\x28\xb5\x2f\xfd": _ZSTD,
+}
 _SKIP = 1 << 20  # bytes that are skipped at once
 
 
@@ -201,7 +207,7 @@ class _Header(tarfile.TarInfo):
 def _kind(path: str) -> str:
     """How a file is packed, by its first bytes."""
     with open(path, "rb") as file:
-        first = file.read(8)
+        first = file.read(16)
     return next((kind for magic, kind in _MAGICS.items() if first.startswith(magic)), _PLAIN)
 
 

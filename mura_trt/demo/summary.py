@@ -62,7 +62,7 @@ def summarise(archive: Path, out: Path) -> str:
     lines = [
         "Demo model on synthetic images: it says nothing about patients.",
         f"{run['studies']} studies, {run['listed']} views, {run['failed']} failed;"
-        f" {run['views_per_s']} views/s with {run['runtime']}",
+        f" {run['views_per_s']:.2f} views/s with {run['runtime']}",
         f"{'lesion':<12}{'studies':>8}{'abnormal':>10}   AUROC (95 % interval)",
         *table,
         f"Cohen's kappa at the threshold {run['threshold']}: {cohen_kappa(studies['label'], studies['abnormal'])}",

@@ -200,7 +200,9 @@ class Run:
         )
         at.epochs.append(asdict(row))
         at.probabilities[row.epoch] = probability.tolist()
-        at.probabilities = {epoch: at.probabilities[epoch] for epoch in at.best(self.options.keep)}
+        # Only among epochs that are still there: --keep may have been smaller before the run was stopped.
+        kept = [epoch for epoch in at.best(at.epoch) if epoch in at.probabilities][: self.options.keep]
+        at.probabilities = {epoch: at.probabilities[epoch] for epoch in kept}
         if row.epoch in at.probabilities:
             save_checkpoint(self.model, self.folder.weights(row.epoch))
         self.plateau.step(loss)

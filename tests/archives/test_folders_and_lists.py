@@ -163,6 +163,20 @@ def test_link_to_itself_costs_its_neighbours_nothing(tmp_path: Path) -> None:
         listing.source.open().read(b"s/me.png")
 
 
+def test_folders_lie_as_deep_as_a_path_can_be_long(tmp_path: Path) -> None:
+    touch(tmp_path, "b/y.png", "z.png")
+    deep = tmp_path
+    for _ in range(1100):
+        deep = deep / "a"
+        deep.mkdir()
+    touch(deep, "x.png")
+    try:
+        assert list_archive(tmp_path).keys(0, 9) == [b"z.png", b"a/" * 1100 + b"x.png", b"b/y.png"]
+    finally:  # what clears up behind tests would be too deep in it
+        (deep / "x.png").unlink()
+        os.removedirs(deep)
+
+
 def test_unreadable_folder_is_named_with_the_reason(tmp_path: Path) -> None:
     touch(tmp_path, "ok/1.png", "closed/2.png")
     (tmp_path / "closed").chmod(0)

@@ -141,6 +141,13 @@ def test_study_depth_and_leading_dots(tmp_path: Path) -> None:
     assert listing.keys(0, 1) == [b"a/b/0/image.png"]
 
 
+def test_a_name_that_looks_like_bzip2_is_none(tmp_path: Path) -> None:
+    listing = list_archive(tarred(tmp_path / "a.tar", {"BZh9/s1/b.png": b"1"}))
+    path = tmp_path / "b.tar"
+    path.write_bytes(raw_tar((member_of("BZhang.png"), b"2")))
+    assert contents(listing) == {"BZh9/s1/b.png": b"1"} and contents(list_archive(path)) == {"BZhang.png": b"2"}
+
+
 # Rows of tar files
 
 

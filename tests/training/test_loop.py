@@ -382,6 +382,15 @@ def test_the_weights_count_in_both_losses(tmp_path: Path) -> None:
     assert run.at.loss / 8 == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_run_goes_on_with_more_to_keep_than_it_began_with(small: Path, tmp_path: Path) -> None:
+    options = tiny(small, tmp_path / "model.safetensors", epochs=4, batch=12, keep=1)
+    with pytest.raises(Stopped):
+        train(options, stopped_at("epoch 4 of 4"))
+    train(replace(options, keep=3, resume=True), silent)
+    kept = list(options.folder.glob("epoch-*.safetensors"))
+    assert 1 <= len(kept) <= 2 and len(read_log(options)) == 4
+
+
 # --- where it starts ---
 
 
