@@ -18,9 +18,10 @@ _INFLATED_AT_ONCE = 1 << 20
 def plain_gray(data: bytes, screened: Screened) -> bytes:
     """The file itself, or for a gray PNG of 16 bits a binary PGM of 8 bits.
 
-    Black is 0 and white is full scale, 2^bits - 1, for as many bits as the file's ``sBIT`` chunk says are significant
-    (PNG, third edition, 11.3.2.7) or, without one, the fewest of 8, 10, 12, 14 and 16 that hold its largest value; so a
-    12-bit image in a 16-bit file is not nearly black.
+    Black is 0 and white is full scale, 2^bits - 1, for the fewest of 8, 10, 12, 14 and 16 bits that hold the largest
+    value; so a 12-bit image in a 16-bit file is not nearly black. A file whose ``sBIT`` chunk says how many bits are
+    significant (PNG, third edition, 11.3.2.7) has that many, or, where its values are larger, was scaled to all 16 as
+    the specification wants it.
 
     Parameters
     ----------
@@ -37,15 +38,16 @@ def plain_gray(data: bytes, screened: Screened) -> bytes:
     if not screened.gray or screened.depth <= 8:
         return data
     _check_stream(data, screened)
-    values = _values(data)
+    values = _values(data, screened)
     top = int(values.max())
-    bits = screened.significant or next(bits for bits in USUAL_BITS if top < 1 << bits)
-    white = max((1 << bits) - 1, top)  # a file that has more bits than it says keeps what it has
-    gray = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    told = (screened.significant, 16) if screened.significant else USUAL_BITS
+    white = (1 << next(bits for bits in told if top < 1 << bits)) - 1
+    # A table, for the file may be large and arithmetic takes several times its memory.
+    gray = ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)[values]
     return b"P5\n%d %d\n255\n" % (gray.shape[1], gray.shape[0]) + gray.tobytes()
 
 
-def _values(data: bytes) -> NDArray[np.uint16]:
+def _values(data: bytes, screened: Screened) -> NDArray[np.uint16]:
     """uint16 (H, W): the gray samples of a 16-bit PNG."""
     from PIL import Image
 
@@ -56,7 +58,9 @@ def _values(data: bytes) -> NDArray[np.uint16]:
         raise Rejected("UNDECODABLE", f"its pixels cannot be decoded: {error}") from error
     if values.ndim != 2:  # gray with alpha, which Pillow reduces to 8 bits
         raise Rejected("UNSUPPORTED_DEPTH", "16 bits with an alpha channel; save the image as gray without it")
-    return values.astype(np.uint16)
+    if values.shape != (screened.height, screened.width):
+        raise Rejected("CORRUPT", f"its pixels are {values.shape[1]} x {values.shape[0]}, and not what its header says")
+    return values
 
 
 def _check_stream(data: bytes, screened: Screened) -> None:

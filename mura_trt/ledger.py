@@ -98,6 +98,11 @@ class Ledger:
         Views that are kept with the worker, so that it never runs dry; a hungry worker gets more.
     kept
         Rows of an earlier run, each of one shard or part of one: their views are not handed out.
+
+    Attributes
+    ----------
+    culprits
+        How many views were named that a worker was lost on.
     """
 
     def __init__(self, views: int, shard_views: int, ahead: int, kept: Iterable[Rows] = ()) -> None:
@@ -106,6 +111,7 @@ class Ledger:
         self._alone = False  # the task at work is a suspect
         self._at_work: deque[Task] = deque()
         self._partial: dict[int, list[Rows]] = {}
+        self.culprits = 0
         self._complete = np.zeros(-(-views // shard_views), bool)
         for rows in kept:
             self._complete[rows.start // shard_views] = self._gather(rows) is not None
@@ -156,6 +162,7 @@ class Ledger:
             again = [Task(view, view + 1) for view in range(task.start, task.stop)]
         elif len(lost) == 1 and self._alone:
             (task,) = lost
+            self.culprits += 1
             return self._gather(Rows.of_one_failure(Failure(task.start, "worker", code, message)))
         else:
             again = [Task(task.start, task.stop) for task in lost]

@@ -16,6 +16,7 @@ from mura_trt.ledger import Failure
 from mura_trt.screen import Rejected, screen
 
 MAX_HELD = 1 << 30  # bytes that are read ahead, beyond what is being read
+MAX_BATCH_BYTES = 1 << 28  # at which a batch is full, whatever the number of its files
 MAX_CHUNK = 16  # views read by one call in a thread: enough that handing it over costs little per view
 
 
@@ -52,6 +53,7 @@ class ReadAhead:
         self._unread: deque[Chunk] = deque()
         self._reading: deque[tuple[Chunk, Future[list[bytes | Failure]]]] = deque()
         self._ready = Batch([], [])
+        self._ready_bytes = 0
         self._flush = False
         self._read_began: dict[int, float] = {}  # by thread
         self._held = 0  # bytes read and not given yet
@@ -88,7 +90,7 @@ class ReadAhead:
     def next_batch(self) -> tuple[Batch | None, list[Failure]]:
         """The next batch, or None where more views must be added first; and the views that failed on the way."""
         failures: list[Failure] = []
-        while len(self._ready.views) < self._batch and self._reading:
+        while len(self._ready.views) < self._batch and self._ready_bytes < MAX_BATCH_BYTES and self._reading:
             chunk, outcomes = self._reading.popleft()
             self._top_up()
             with self._room:
@@ -100,12 +102,16 @@ class ReadAhead:
                 else:
                     self._ready.views.append(view)
                     self._ready.files.append(outcome)
+                    self._ready_bytes += len(outcome)
         views, files = self._ready
-        if len(views) < self._batch and not (views and self._flush):
+        full = len(views) >= self._batch or self._ready_bytes >= MAX_BATCH_BYTES
+        if not full and not (views and self._flush):
             return None, failures
         self._ready = Batch(views[self._batch :], files[self._batch :])
         given = Batch(views[: self._batch], files[: self._batch])
-        self._hold(-sum(map(len, given.files)))
+        size = sum(map(len, given.files))
+        self._ready_bytes -= size
+        self._hold(-size)
         return given, failures
 
     def close(self) -> None:

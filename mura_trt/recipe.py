@@ -29,8 +29,8 @@ def noted_recipe(folder: Path) -> dict[str, Any]:
     path = folder / RECIPE
     try:
         noted = json.loads(path.read_bytes())
-        if not isinstance(noted, dict):
-            raise ValueError("no JSON object")
+        if not isinstance(noted, dict) or not noted:
+            raise ValueError("no JSON object, or an empty one")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ import mura_trt
 from mura_trt import worker
 from mura_trt.archives import list_archive
 from mura_trt.archives.folder import UNREAD_SUFFIXES
-from mura_trt.archives.listing import Listing
+from mura_trt.archives.listing import Listing, display
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.ledger import Ledger, Rows
@@ -150,7 +150,7 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
     return {
         "listed": len(listing),
         "studies": len(listing.studies),
-        "formats": {suffix.decode(): number for suffix, number in suffixes.most_common()},
+        "formats": {display(suffix): number for suffix, number in suffixes.most_common()},
         "ignored_files": dict(listing.ignored),
         "unlisted": len(listing.unreadable),
         "sampled": count,

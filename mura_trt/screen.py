@@ -119,6 +119,8 @@ def _screen_png(data: bytes) -> Screened:
             width, height, depth, color, interlace = struct.unpack_from(">IIBBxxB", data, at + 8)
             _check_size(width, height)
             _check_depth(depth, 16 if color == _GRAY else 8)
+        elif kind == b"IHDR":
+            raise Rejected("CORRUPT", f"a second header at byte {at}")
         elif kind == b"sBIT" and length == 1 and 0 < view[at + 8] <= depth:
             significant = view[at + 8]
         at = body + 4

@@ -23,9 +23,11 @@ from mura_trt.results import OutputFolder
 
 logger = logging.getLogger(__name__)
 
-# A worker that is lost this often without giving a single row in between would be lost on anything: of some twenty
-# views in a row that kill it, each costs one loss.
+# A worker that is lost this often, with not a row given and no culprit named in between, would be lost on anything; so
+# would one that is said to have died of that many views and gave no row in between. A hang names nobody here, for what
+# hangs is mostly the disk, and costs 45 s.
 MAX_LOSSES_IN_A_ROW = 20
+MAX_CULPRITS_IN_A_ROW = 200
 # Seconds after which a worker is taken to hang, by what it is at. A read or a batch's decoding takes a second where
 # disk and machine are slow; a batch on a slow engine may take minutes.
 PATIENCE = {"read": 45.0, "decode": 45.0, "engine": 600.0}
@@ -138,6 +140,11 @@ class WorkerProcess:
         threading.Thread(target=_take, args=(ours, self._inbox), name="from worker", daemon=True).start()
         threading.Thread(target=_give, args=(ours, self._outbox), name="to worker", daemon=True).start()
         ready = self.receive(START_SECONDS)
+        if isinstance(ready, Lost) and ready.hangs:
+            raise EnvironmentProblem(
+                f"the worker process did not get ready within {START_SECONDS:.0f} s; see {self._config.log}, look at"
+                " the GPU and the disk, then run again with --resume"
+            )
         if isinstance(ready, Lost):
             return None
         assert isinstance(ready, worker.Ready)
@@ -253,7 +260,7 @@ class Supervisor:
         self._progress, self._report = progress, report
         self.losses = 0
         self.views = 0
-        self._losses_in_a_row = 0
+        self._losses_in_a_row = self._culprits_in_a_row = 0
         self.stage_seconds: dict[str, float] = {}
         self._first_batch_at: float | None = None
         self._last_commit_at = 0.0
@@ -293,7 +300,7 @@ class Supervisor:
         return worker.Assignment(task, self._listing.references(task.start, task.stop))
 
     def _take(self, done: worker.Done) -> None:
-        self._losses_in_a_row = 0
+        self._losses_in_a_row = self._culprits_in_a_row = 0
         self.stage_seconds = done.stage_seconds
         self.views += done.rows.stop - done.rows.start
         if self._first_batch_at is None and done.first_batch_at:
@@ -320,15 +327,20 @@ class Supervisor:
                 self._process.stop(graceful=False)
             else:
                 words = f"died ({self._process.last_words()})"
-            if self._losses_in_a_row > MAX_LOSSES_IN_A_ROW:
+            if self._losses_in_a_row > MAX_LOSSES_IN_A_ROW or self._culprits_in_a_row > MAX_CULPRITS_IN_A_ROW:
                 raise EnvironmentProblem(
-                    f"the worker process {words}, and was lost {self._losses_in_a_row} times with no view scored in"
-                    " between; look at the disk, at memory and at the log, then run again with --resume"
+                    f"the worker process {words}, and was lost {self._losses_in_a_row + self._culprits_in_a_row} times"
+                    " with no view scored in between; look at the disk, at memory and at the log, then run again with"
+                    " --resume"
                 )
             logger.warning("the worker process %s; starting another, its views are tried again", words)
             self._process.stop(graceful=False)
             self._progress.under_way = 0
+            named = self._ledger.culprits
             self._commit(self._ledger.worker_lost(*lost.blame))
+            if self._ledger.culprits > named and not lost.hangs:
+                self._losses_in_a_row = 0
+                self._culprits_in_a_row += 1
             if self._ledger.done or self._process.try_to_start() is not None:
                 return
             lost = Lost()

@@ -57,8 +57,14 @@ def test_twelve_bits_that_do_not_reach_white_are_told_by_the_chunk_or_by_the_lar
     values = np.full((ROWS, COLUMNS), 600, np.uint16)
     assert set(gray_of(png16(values)).ravel()) == {150}  # 10 bits hold it
     assert set(gray_of(png16(values, 12)).ravel()) == {37}
-    assert set(gray_of(png16(values, 9)).ravel()) == {255}  # more than it says that it has
+    assert set(gray_of(png16(values, 9)).ravel()) == {2}  # scaled to 16 bits, as the specification wants it
     assert not gray_of(png16(np.zeros((3, 4), np.uint16))).any()
+
+
+def test_values_scaled_to_sixteen_bits_keep_their_scale_whatever_the_largest() -> None:
+    for top in (20_000, 40_000, 65_535):
+        values = np.round(RAMP * top).astype(np.uint16)
+        assert np.abs(gray_of(png16(values, 12)) - values / 257).max() <= 0.5 + 1e-6
 
 
 def test_the_decoder_gives_what_pillow_gives_of_the_8_bit_image() -> None:

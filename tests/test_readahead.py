@@ -231,6 +231,19 @@ def test_bytes_bound_what_is_read_ahead_and_all_comes_through(monkeypatch: pytes
     ahead.close()
 
 
+def test_bytes_fill_a_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mura_trt.readahead.MAX_BATCH_BYTES", 5 * len(good(0)))
+    gate = Gate()
+    gate.opened.set()
+    ahead = ReadAhead(64, gate)
+    ahead.add(0, [(number,) for number in range(2, 102)])
+    ahead.flush()
+    batches, _ = drain(ahead)
+    assert [view for batch in batches for view in batch.views] == list(range(100))
+    assert max(len(batch.views) for batch in batches) <= MAX_CHUNK and ahead._ready_bytes == ahead._held == 0
+    ahead.close()
+
+
 def test_an_archive_that_is_read_in_order_is_read_by_one_thread_in_order() -> None:
     class InOrder(Gate):
         threads = 1

@@ -18,6 +18,12 @@ def test_what_is_noted_comes_back(tmp_path: Path) -> None:
     check_recipe(tmp_path, {"batch": 64})
 
 
+def test_an_empty_note_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(UsageError, match="does not tell how the run began"):
+        noted_recipe(tmp_path)
+
+
 def test_each_difference_is_told(tmp_path: Path) -> None:
     note_recipe(tmp_path, {"runtime": "null", "batch": 64, "bundle": "ab"})
     with pytest.raises(UsageError) as caught:

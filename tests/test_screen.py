@@ -105,6 +105,7 @@ SMALL = Image.new("L", (9, 7), 3)
         (b"\0" * 128 + b"DICM\2\0\0\0", "UNSUPPORTED_FORMAT", "DICOM"),
         (b"II*\0".ljust(128, b"\0") + b"DICM\2\0\0\0", "UNSUPPORTED_FORMAT", "DICOM"),
         (b"PK\x03\x04\x14\0", "UNSUPPORTED_FORMAT", "zip"),
+        (png(9, 7)[:33] + png(9000, 9000)[8:], "CORRUPT", "second header"),
         (png(9, 7, depth=16, color=4), "UNSUPPORTED_DEPTH", "16 bits"),
         (png(9, 7, depth=16, color=2), "UNSUPPORTED_DEPTH", "8 bits"),
         (jpeg(9, 7, depth=12, frame=0xC1), "UNSUPPORTED_DEPTH", "12 bits"),

@@ -58,6 +58,9 @@ _MAGICS = {
     b"\x28\xb5\x2f\xfd": _ZSTD,
 }
 _SKIP = 1 << 20  # bytes that are skipped at once
+_MAX_HEADER = 1 << 20  # bytes of a header, which is mostly a long name
+_MAX_NAME = 4096  # bytes, as of Linux's paths
+_MAX_PADDING = 1 << 20  # zero bytes at an archive's end; packers fill up to 10,240 bytes, or what they are told
 
 
 def is_tar(path: Path) -> bool:
@@ -126,7 +129,7 @@ class StreamReader:
         number, offset, size, _ = reference
         if number != self._number or offset < self._stream.tell():
             self._close()
-            self._stream, self._number = _Forward(_unpacked(self._paths[number])), number
+            self._stream, self._number = _Forward(_unpacked(self._paths[number]), MAX_FILE_BYTES), number
         try:
             self._stream.seek(offset)
             data = self._stream.read(size)
@@ -146,8 +149,8 @@ class StreamReader:
 class _Forward(io.RawIOBase):
     """A stream as tarfile wants it, which never goes back: a header that sends it back would have it go in circles."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self._at = raw, 0
+    def __init__(self, raw: IO[bytes], most: int) -> None:
+        self._raw, self._most, self._at = raw, most, 0
         self.moved_at = time.monotonic()
 
     def readable(self) -> bool:
@@ -164,7 +167,7 @@ class _Forward(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_FILE_BYTES:
+        if not 0 <= size <= self._most:
             raise OSError(f"{size} bytes are to be read at once")
         parts = [self._take(size)]
         while parts[-1] and (missing := size - sum(map(len, parts))):
@@ -265,13 +268,15 @@ def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
     compressed = _kind(path) != _PLAIN
     raw = _unpacked(path)
     with (
-        (_Forward if compressed else _PlainForward)(raw) as stream,
+        (_Forward if compressed else _PlainForward)(raw, _MAX_HEADER) as stream,
         tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:", tarinfo=_Header, errorlevel=0) as opened,
     ):
         while (member := opened.next()) is not None:
             vars(opened)["members"].clear()  # or it would keep them all
             if member.size < 0:
                 raise tarfile.ReadError(f"the member at byte {member.offset} says that it has {member.size} bytes")
+            if len(member.name) > _MAX_NAME:
+                raise tarfile.ReadError(f"the name of the member at byte {member.offset} has {len(member.name)} bytes")
             key = None if member.isdir() else names.key(os.fsencode(member.name))
             if key is not None:
                 how = names.refusal(key) or _refusal(member)
@@ -279,6 +284,20 @@ def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
         ended_by = vars(opened).get("ended_by")
         if not isinstance(ended_by, vars(tarfile)["EOFHeaderError"]):
             raise tarfile.ReadError(f"no member and no end mark at byte {opened.offset} ({ended_by}): cut or damaged")
+        _check_end(stream)
+
+
+def _check_end(stream: _Forward) -> None:
+    """Raises ReadError where something lies behind the first block of an end mark; unpacks a stream to its checksum.
+
+    A header that was lost to zeros looks like the end; so does what a download that stopped has not filled yet.
+    """
+    end = stream.tell()
+    while block := stream.read(_SKIP):
+        if block.count(0) < len(block):
+            raise tarfile.ReadError(f"more follows behind the end mark at byte {end}: joined with another, or damaged")
+    if stream.tell() - end > _MAX_PADDING:
+        raise tarfile.ReadError(f"{stream.tell() - end} zero bytes follow the end mark at byte {end}: cut or damaged?")
 
 
 def _refusal(member: tarfile.TarInfo) -> int:

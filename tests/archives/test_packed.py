@@ -402,6 +402,42 @@ def test_of_a_damaged_tar_what_comes_before_is_scored_and_the_damage_is_told(
     assert set(found.values()) <= {bytes([n]) * 700 for n in range(3)} | {"TRUNCATED", "TOO_LARGE", "CORRUPT"}
 
 
+ONE = raw_tar((member_of("more.png"), b"more"))
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".gz"])
+@pytest.mark.parametrize(
+    ("data", "left"),
+    [
+        (THREE[:SECOND] + bytes(512) + THREE[SECOND + 512 :], 1),
+        (THREE + ONE, 3),
+        (THREE + bytes(5_000_000), 3),
+    ],
+    ids=["zeroed header", "joined", "not filled"],
+)
+def test_what_lies_behind_an_end_mark_is_told(tmp_path: Path, suffix: str, data: bytes, left: int) -> None:
+    path = tmp_path / f"a.tar{suffix.removeprefix('.tar')}"
+    path.write_bytes(compressed(suffix, data))
+    listing = list_archive(path)
+    assert len(listing) == left and "the end mark at byte" in listing.unreadable[0][1]
+
+
+def test_a_compressed_tar_with_a_wrong_checksum_is_told(tmp_path: Path) -> None:
+    data = bytearray(compressed(".gz", THREE))
+    data[-5] ^= 1
+    (tmp_path / "a.tar.gz").write_bytes(data)
+    listing = list_archive(tmp_path / "a.tar.gz")
+    assert len(listing) == 3 and "CRC" in listing.unreadable[0][1]
+
+
+def test_giant_names_are_not_kept(tmp_path: Path) -> None:
+    for length, reason in ((5000, "5004 bytes"), (3_000_000, "to be read at once")):
+        data = raw_tar((member_of("a.png"), b"1"), (member_of("n" * length + ".png"), b"2"))
+        (tmp_path / "a.tar").write_bytes(data)
+        listing = list_archive(tmp_path / "a.tar")
+        assert len(listing) == 1 and reason in listing.unreadable[0][1]
+
+
 def test_a_compressed_tar_that_is_cut_loses_only_what_lies_behind(tmp_path: Path) -> None:
     files = {f"{number}.png": RNG.bytes(50_000) for number in range(6)}
     for suffix in (".gz", ".bz2", ".xz"):
