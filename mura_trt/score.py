@@ -151,7 +151,7 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
         "listed": len(listing),
         "studies": len(listing.studies),
         "formats": {display(suffix): number for suffix, number in suffixes.most_common()},
-        "ignored_files": dict(listing.ignored),
+        "ignored_files": dict(listing.ignored.most_common()),
         "unlisted": len(listing.unreadable),
         "sampled": count,
         "sample_failed": run["failed"],
