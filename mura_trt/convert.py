@@ -44,6 +44,11 @@ def plain_gray(data: bytes, screened: Screened) -> bytes:
     white = (1 << next(bits for bits in told if top < 1 << bits)) - 1
     # A table, for the file may be large and arithmetic takes several times its memory.
     gray = ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)[values]
+    return binary_pgm(gray)
+
+
+def binary_pgm(gray: NDArray[np.uint8]) -> bytes:
+    """Pixels, uint8 (H, W), as a file that the decoder takes as they are."""
     return b"P5\n%d %d\n255\n" % (gray.shape[1], gray.shape[0]) + gray.tobytes()
 
 

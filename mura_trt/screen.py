@@ -82,7 +82,8 @@ def _wrong_format(data: bytes) -> Rejected:
     return Rejected("NOT_AN_IMAGE", f"the file begins with {data[:8].hex(' ')}, which is neither PNG nor JPEG")
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Refuses an image without pixels, or of too many; raises Rejected."""
     if width == 0 or height == 0:
         raise Rejected("CORRUPT", f"the header says {width} x {height} pixels")
     if width * height > MAX_PIXELS:
@@ -117,7 +118,7 @@ def _screen_png(data: bytes) -> Screened:
             if kind != b"IHDR" or length != 13:
                 raise Rejected("CORRUPT", "the file does not begin with a PNG header")
             width, height, depth, color, interlace = struct.unpack_from(">IIBBxxB", data, at + 8)
-            _check_size(width, height)
+            check_size(width, height)
             _check_depth(depth, 16 if color == _GRAY else 8)
         elif kind == b"IHDR":
             raise Rejected("CORRUPT", f"a second header at byte {at}")
@@ -145,7 +146,7 @@ def _screen_jpeg(data: bytes) -> Screened:
             if at + 9 > len(data):
                 raise Rejected("TRUNCATED", f"the file ends at byte {len(data)}, inside the JPEG's header")
             depth, height, width = struct.unpack_from(">BHH", data, at + 4)
-            _check_size(width, height)
+            check_size(width, height)
             _check_depth(depth)
             found = Screened(width, height)
         if marker == 0xDA:  # start of scan
