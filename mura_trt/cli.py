@@ -118,6 +118,13 @@ def score(
     batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
     shard_views: Annotated[int | None, typer.Option(help="Views in a commit [256 on a CPU, 2048 on a GPU].")] = None,
     table_format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
+    keep_paths: Annotated[
+        bool, typer.Option("--keep-paths", help="Of DICOM files: paths in tables, not hashes.")
+    ] = False,
+    keep_uids: Annotated[bool, typer.Option("--keep-uids", help="Likewise UIDs.")] = False,
+    uid_salt_file: Annotated[
+        Path | None, typer.Option(help="Keys the hashes; made where it is not [~/.config/mura-trt/uid-salt].")
+    ] = None,
     null_ms: Annotated[float, typer.Option(help="Milliseconds a batch takes the null runtime.")] = 0.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; else begin.")] = False,
     retry_failed: Annotated[
@@ -147,6 +154,9 @@ def score(
             study_depth=study_depth,
             root=root,
             table_format=table_format,
+            keep_paths=keep_paths,
+            keep_uids=keep_uids,
+            uid_salt_file=uid_salt_file,
             overwrite=overwrite,
             resume=resume,
             retry_failed=retry_failed,

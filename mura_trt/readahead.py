@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mura_trt.archives.listing import Reader, Reference, Unreadable
 from mura_trt.convert import plain_gray
+from mura_trt.dicom import is_dicom, plain_dicom
 from mura_trt.ledger import Failure
 from mura_trt.screen import Rejected, screen
 
@@ -151,7 +152,7 @@ class ReadAhead:
 def _read_one(reader: Reader, view: int, reference: Reference) -> bytes | Failure:
     try:
         data = reader.read(reference)
-        data = plain_gray(data, screen(data))
+        data = plain_dicom(data) if is_dicom(data) else plain_gray(data, screen(data))
     except OSError as error:
         code = errno.errorcode.get(error.errno, "UNREADABLE") if error.errno else "UNREADABLE"
         return Failure(view, "read", code, error.strerror or str(error))

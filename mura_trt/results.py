@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import Listing, display
+from mura_trt.archives.listing import Listing
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
 from mura_trt.ledger import Failure, Rows
@@ -320,7 +320,7 @@ def _view_tables(listing: Listing, outcome: Outcome) -> Iterator[pd.DataFrame]:
         stop = min(start + ROWS_AT_ONCE, len(listing))
         table = pd.DataFrame(
             {
-                "view": [display(key) for key in listing.keys(start, stop)],
+                "view": listing.view_names(listing.keys(start, stop)),
                 "study": listing.study_names(listing.study_of[start:stop]),
                 "logit": outcome.logit[start:stop],
                 "probability": outcome.probability[start:stop],
@@ -336,7 +336,7 @@ def failure_table(listing: Listing, failures: list[Failure]) -> pd.DataFrame:
     numbers = np.array([failure.view for failure in failures], np.int64)
     return pd.DataFrame(
         {
-            "view": [display(key) for key in listing.views.take(numbers).to_pylist()],
+            "view": listing.view_names(listing.views.take(numbers).to_pylist()),
             "study": listing.study_names(listing.study_of[numbers]),
             "stage": [failure.stage for failure in failures],
             "code": [failure.code for failure in failures],

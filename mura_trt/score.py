@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import platform
 import shlex
 import sys
@@ -20,8 +19,9 @@ from typing import Any
 import mura_trt
 from mura_trt import worker
 from mura_trt.archives import list_archive
+from mura_trt.archives.disclosure import Disclosure, default_salt_file
 from mura_trt.archives.folder import UNREAD_SUFFIXES
-from mura_trt.archives.listing import Listing, display
+from mura_trt.archives.listing import Listing, suffix_of
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.ledger import Ledger, Rows
@@ -41,6 +41,7 @@ SHARDS_AHEAD, BATCHES_AHEAD = 3, 8
 CHOSEN = ("runtime", "device", "batch", "shard_views")
 # A dry run scores so many views, and so many times more until that takes long enough to tell the speed.
 SAMPLE_VIEWS, SAMPLE_GROWTH, ENOUGH_SECONDS = 64, 16, 4.0
+DICOM_LIBRARIES = ("pydicom", "python-gdcm", "pyjpegls", "pylibjpeg-openjpeg")
 LIBRARIES = ("nvidia-dali-cuda130", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas")
 
 
@@ -69,6 +70,12 @@ class ScoreOptions:
     """Go on with the run in ``out``, where there is one."""
     retry_failed: bool = False
     """Likewise, and try the views again that have failed."""
+    keep_paths: bool = False
+    """Where the archive holds DICOM files: tables carry paths as they are, and not as hashes."""
+    keep_uids: bool = False
+    """Likewise of StudyInstanceUIDs."""
+    uid_salt_file: Path | None = None
+    """What hashes are keyed with; None takes the user's own. Made where it is not there."""
     null_ms: float = 0.0
     """The ``null`` runtime's time for a batch, in milliseconds."""
 
@@ -87,6 +94,15 @@ class ScoreOptions:
             raise UsageError("--overwrite and --resume or --retry-failed: choose one")
         if self.null_ms and self.runtime != "null":
             raise UsageError("--null-ms needs --runtime null")
+        if self.disclosure.salt_file.resolve().is_relative_to(self.out.resolve()):
+            raise UsageError(
+                f"--uid-salt-file {self.disclosure.salt_file}: not inside the output folder, which may be passed on"
+            )
+
+    @property
+    def disclosure(self) -> Disclosure:
+        """How DICOM files' paths and UIDs are shown."""
+        return Disclosure(self.uid_salt_file or default_salt_file(), self.keep_paths, self.keep_uids)
 
     @property
     def existing(self) -> Existing:
@@ -146,12 +162,12 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
             sample = replace(options, out=Path(folder) / "out", resume=False, retry_failed=False, overwrite=False)
             run = _score(sample, bundle, listing.sample(count), time.monotonic(), lambda _: None)
         seconds = count / run["views_per_s"] if run["views_per_s"] else ENOUGH_SECONDS
-    suffixes = Counter(os.path.splitext(key)[1].lower() for key in listing.keys(0, len(listing)))  # noqa: PTH122  bytes
+    suffixes = Counter(listing.told_suffix(suffix_of(key)) for key in listing.keys(0, len(listing)))
     return {
         "listed": len(listing),
         "studies": len(listing.studies),
-        "formats": {display(suffix): number for suffix, number in suffixes.most_common()},
-        "ignored_files": dict(listing.ignored.most_common()),
+        "formats": dict(suffixes.most_common()),
+        "ignored_files": listing.told_ignored(),
         "unlisted": len(listing.unreadable),
         "sampled": count,
         "sample_failed": run["failed"],
@@ -163,9 +179,11 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
 
 def _opened(options: ScoreOptions) -> tuple[Bundle, Listing]:
     bundle = Bundle.open(options.engine)
-    listing = list_archive(options.archive, study_depth=options.study_depth, root=options.root)
+    listing = list_archive(
+        options.archive, study_depth=options.study_depth, root=options.root, disclosure=options.disclosure
+    )
     for name, reason in listing.unreadable:
-        logger.warning("%s could not be listed to its end: %s", name, reason)
+        logger.warning("%s could not be listed to its end: %s", listing.part_name(name), reason)
     unread = [f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()) if suffix in UNREAD_SUFFIXES]
     if unread:
         logger.warning("files of formats that are not read yet, and are not scored: %s", ", ".join(unread))
@@ -228,7 +246,7 @@ def _score(
             "failed": failed,
             "studies": studies,
             "unlisted": len(listing.unreadable),
-            "ignored_files": dict(listing.ignored),
+            "ignored_files": listing.told_ignored(),
             "duplicate_entries": listing.duplicates,
             "resumed_views": progress.before,
             "workers_lost": supervisor.losses,
@@ -258,8 +276,9 @@ def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
         "bundle": bundle.sha256,
         "archive": listing.source.root,
         "listing": listing.fingerprint(),
+        "uids": listing.disclosure.tag if listing.disclosure else None,
         "mura_trt": mura_trt.__version__,
-        **_versions(("nvidia-dali-cuda130", runtime)),
+        **_versions(("nvidia-dali-cuda130", runtime, *(DICOM_LIBRARIES if listing.disclosure else ()))),
     }
 
 

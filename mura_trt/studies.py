@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import Listing, body_part, display
+from mura_trt.archives.listing import Listing, display
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,13 +57,13 @@ def study_tables(
     # A comparison with NaN is False; such a study has no decision instead.
     abnormal = pd.array((mean > threshold).astype(np.int8), dtype="Int8")
     abnormal[np.isnan(mean)] = pd.NA
-    first_views = listing.first_views()
+    body_parts = listing.body_parts_of_studies()
     for start in range(0, count, rows_at_once):
         part = slice(start, min(start + rows_at_once, count))
         yield pd.DataFrame(
             {
                 "study": [display(key) for key in listing.studies.slice(start, rows_at_once).to_pylist()],
-                "body_part": [body_part(key) for key in first_views[part]],
+                "body_part": body_parts[part],
                 "views": views[part],
                 "scored": scored[part],
                 "failed": (views - scored)[part],

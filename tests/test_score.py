@@ -240,9 +240,9 @@ def test_results_are_not_replaced_unasked(copied: Path, bundle: Bundle, tmp_path
 def test_files_of_an_unread_format_beside_views_are_told(
     copied: Path, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (copied / "scan.DCM").touch()
+    (copied / "scan.TIF").touch()
     run_null(copied, bundle, tmp_path / "out")
-    assert "not scored: 1 .dcm" in caplog.text
+    assert "not scored: 1 .tif" in caplog.text
 
 
 def test_second_run_into_a_folder_in_use_is_refused(archive: Path, bundle: Bundle, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from mura_trt.archives.folder import list_folder
-from mura_trt.archives.listing import Listing
+from mura_trt.archives.dicoms import sorted_by_headers
+from mura_trt.archives.disclosure import Disclosure
+from mura_trt.archives.folder import UNREAD_SUFFIXES, list_folder
+from mura_trt.archives.listing import IMAGE_SUFFIXES, Listing
 from mura_trt.archives.lists import LIST_SUFFIXES, list_file
 from mura_trt.archives.tars import is_tar, list_tars
 from mura_trt.archives.zips import list_zip
@@ -17,7 +19,13 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in shards-{00000..00099}.tar
 MAX_TARS = 100_000
 
 
-def list_archive(archive: Path, *, study_depth: int | None = None, root: Path | None = None) -> Listing:
+def list_archive(
+    archive: Path,
+    *,
+    study_depth: int | None = None,
+    root: Path | None = None,
+    disclosure: Disclosure | None = None,
+) -> Listing:
     """Lists an archive: a folder tree, a zip, a tar or a numbered row of them, or a file that lists images.
 
     Parameters
@@ -30,12 +38,23 @@ def list_archive(archive: Path, *, study_depth: int | None = None, root: Path | 
         For a list: the folder its relative paths start from. Without it, the first of the list's own folder, that
         folder's parent (MURA's lists lie inside the folder that their paths begin with) and the working directory in
         which one of the first 100 paths exists.
+    disclosure
+        How DICOM files' paths and UIDs are shown; None leaves these files out.
 
     Raises
     ------
     UsageError
         Nothing there, nothing readable there, or no view in it.
+    EnvironmentProblem
+        There are DICOM files and pydicom is not installed.
     """
+    named = archive.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(archive)
+    listing = sorted_by_headers(_list(archive, study_depth, root), disclosure, named)
+    _check_not_empty(listing, archive)
+    return listing
+
+
+def _list(archive: Path, study_depth: int | None, root: Path | None) -> Listing:
     if study_depth is not None and study_depth < 1:
         raise UsageError(f"--study-depth {study_depth}: a study is at least the first part of a path; give 1 or more")
     is_list = archive.suffix.lower() in LIST_SUFFIXES
@@ -66,3 +85,18 @@ def _numbered(pattern: Path, numbers: re.Match[str]) -> list[Path]:
         raise UsageError(f"{pattern}: {numbers[0]} stands for {count} files; give 1 to {MAX_TARS}")
     before, after = str(pattern)[: numbers.start()], str(pattern)[numbers.end() :]
     return [Path(f"{before}{number:0{len(first)}d}{after}") for number in range(int(first), int(last) + 1)]
+
+
+def _check_not_empty(listing: Listing, archive: Path) -> None:
+    if len(listing):
+        return
+    seen = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in listing.ignored.most_common(5))
+    unread = sorted(set(listing.ignored) & UNREAD_SUFFIXES)
+    hint = f"; this version does not read {', '.join(unread)}" if unread else ""
+    denied = (
+        f"; could not be opened: {listing.unreadable[0][0]} ({listing.unreadable[0][1]})" if listing.unreadable else ""
+    )
+    raise UsageError(
+        f"{archive}: no view found; a view is a {', '.join(sorted(IMAGE_SUFFIXES))} or DICOM file that is not hidden"
+        f" (others seen: {seen or 'none'}){hint}{denied}"
+    )

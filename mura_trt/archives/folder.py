@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from mura_trt.archives.listing import (
-    IMAGE_SUFFIXES,
     MAX_FILE_BYTES,
     READ_THREADS,
     Entry,
@@ -21,13 +20,10 @@ from mura_trt.archives.listing import (
     gather,
     is_view,
 )
-from mura_trt.errors import UsageError
 
 # Image formats that people keep X-rays in and this version does not read: named, so that nobody takes a folder of
 # them for an empty one.
-UNREAD_SUFFIXES = frozenset(
-    {".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".zip", ".tar"}
-)
+UNREAD_SUFFIXES = frozenset({".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".zip", ".tar"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,10 @@ class FolderSource:
         OSError
             The file is gone, unreadable, no regular file, or larger than ``MAX_FILE_BYTES``.
         """
+        return self.head(reference, -1)
+
+    def head(self, reference: Reference, count: int) -> bytes:
+        """The first ``count`` bytes of one view, or all of it; raises as ``read``."""
         assert isinstance(reference, bytes)
         path = os.path.join(os.fsencode(self.root), reference)
         if b"\0" in path:
@@ -63,32 +63,17 @@ class FolderSource:
             if status.st_size > MAX_FILE_BYTES:
                 raise OSError(f"{status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
             with open(descriptor, "rb", buffering=0, closefd=False) as file:
-                return file.read()
+                return file.read(count)
         finally:
             os.close(descriptor)
 
 
 def list_folder(archive: Path, study_depth: int | None) -> Listing:
-    """Lists a folder tree.
-
-    Raises
-    ------
-    UsageError
-        No view in it.
-    """
+    """Lists a folder tree."""
     ignored: Counter[str] = Counter()
     unreadable: list[tuple[str, str]] = []
     keys = (key for key in _walk(os.fsencode(archive), unreadable) if is_view(key, ignored))
     listing = gather(FolderSource(str(archive.resolve())), map(Entry, keys), study_depth)
-    if len(listing) == 0:
-        seen = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in ignored.most_common(5))
-        unread = sorted(set(ignored) & UNREAD_SUFFIXES)
-        hint = f"; this version does not read {', '.join(unread)}" if unread else ""
-        denied = f"; could not be opened: {unreadable[0][0]} ({unreadable[0][1]})" if unreadable else ""
-        raise UsageError(
-            f"{archive}: no view found; a view is a {', '.join(sorted(IMAGE_SUFFIXES))} file that is not hidden"
-            f" (other files seen: {seen or 'none'}){hint}{denied}"
-        )
     listing.ignored.update(ignored)
     listing.unreadable.extend(unreadable)
     return listing

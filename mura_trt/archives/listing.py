@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from mura_trt.archives.disclosure import Disclosure
+
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+NO_IMAGE = "DICOM without an image"  # among suffixes, for reports and the like
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+# Of other files beside images, what is told of by name where names may be patients'.
+KNOWN_SUFFIXES = frozenset({"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip", ".tar", ".tif", ".tiff", NO_IMAGE})
 # A file larger than this is no X-ray: the largest plain radiographs are around 50 MB uncompressed.
 MAX_FILE_BYTES = 1 << 28
 READ_THREADS = 4  # more than cores, for they mostly wait for the disk
@@ -54,6 +60,13 @@ class Reader(Protocol):
         """The bytes of one view; raises OSError or Unreadable."""
 
 
+class HeaderReader(Reader, Protocol):
+    """One that can give the beginnings of views, too."""
+
+    def head(self, reference: Reference, count: int) -> bytes:
+        """Its first ``count`` bytes, or all where there are fewer; raises OSError or Unreadable."""
+
+
 class Source(Protocol):
     """Where views' bytes come from; it travels to the worker process, so it pickles and holds nothing open."""
 
@@ -61,7 +74,7 @@ class Source(Protocol):
     def root(self) -> str:
         """The folder or file."""
 
-    def open(self) -> Reader:
+    def open(self) -> HeaderReader:
         """Whatever it takes to read; raises OSError."""
 
 
@@ -96,6 +109,10 @@ class Listing:
         Parts of the archive that could not be listed, with the reason.
     duplicates
         How many entries of a list named a view that was there already.
+    body_parts
+        By study number, where DICOM headers say it.
+    disclosure
+        How paths are shown, where the archive holds DICOM files; None shows them. Studies' keys are as they are shown.
     """
 
     source: Source
@@ -106,6 +123,8 @@ class Listing:
     ignored: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: int = 0
+    body_parts: dict[int, str] = field(default_factory=dict)
+    disclosure: Disclosure | None = None
 
     def __len__(self) -> int:
         return len(self.study_of)
@@ -134,19 +153,47 @@ class Listing:
             places=None if self.places is None else self.places[rows],
         )
 
+    def view_names(self, keys: list[bytes]) -> list[str]:
+        """Views' keys as tables have them."""
+        if self.disclosure is None or self.disclosure.keep_paths:
+            return [display(key) for key in keys]
+        return [self.disclosure.digest(key) for key in keys]
+
+    def told_suffix(self, suffix: str) -> str:
+        """A suffix for whoever is told of counts: where names may be patients', one that is well known or none."""
+        known = IMAGE_SUFFIXES | DICOM_SUFFIXES | KNOWN_SUFFIXES
+        return suffix if self.disclosure is None or suffix in known else "other"
+
+    def told_ignored(self) -> dict[str, int]:
+        """How many files were passed over, by suffix."""
+        told: Counter[str] = Counter()
+        for suffix, count in self.ignored.most_common():
+            told[self.told_suffix(suffix)] += count
+        return dict(told)
+
+    def part_name(self, name: str) -> str:
+        """The name of a part of the archive as logs have it."""
+        return name if self.disclosure is None else self.disclosure.digest(name.encode())
+
     def study_names(self, numbers: NDArray[np.int32]) -> list[str]:
         """Study keys as text, by number."""
         return [display(key) for key in self.studies.take(numbers).to_pylist()]
 
     def fingerprint(self) -> str:
         """64 hexadecimal digits that change with the views, their places and studies, and with their order."""
-        digest = hashlib.sha256(self.study_of.tobytes())
+        # Salted, for whoever knows the names of a few files could try them.
+        digest = hashlib.sha256(b"" if self.disclosure is None else self.disclosure.salt)
+        digest.update(self.study_of.tobytes())
         if self.places is not None:
             digest.update(self.places.tobytes())
         for column in (self.views, self.studies):
             for buffer in column.buffers()[1:]:  # where each key ends, and the keys' bytes
                 digest.update(buffer)
         return digest.hexdigest()
+
+    def body_parts_of_studies(self) -> list[str]:
+        """By study number: what DICOM headers say, or the path of the study's first view; empty where neither does."""
+        return [self.body_parts.get(study) or body_part(path) for study, path in enumerate(self.first_views())]
 
     def first_views(self) -> list[bytes]:
         """The key of each study's first view, by study number."""
@@ -198,15 +245,24 @@ def study_key(key: bytes, study_depth: int | None) -> bytes:
 
 
 def is_view(key: bytes, ignored: Counter[str]) -> bool:
-    """Whether a path's name is a view's; counts what is passed over by its suffix, but for what is hidden."""
-    name = os.path.basename(key)
-    if name.startswith(b"."):  # hidden, AppleDouble (._image1.png) among them
+    """Whether a path's name may be a view's; counts what is passed over by its suffix, but for what is hidden."""
+    if os.path.basename(key).startswith(b"."):  # hidden, AppleDouble (._image1.png) among them
         return False
-    suffix = os.path.splitext(os.fsdecode(name))[1].lower()
-    if suffix in IMAGE_SUFFIXES:
+    suffix = suffix_of(key)
+    if suffix in IMAGE_SUFFIXES or may_be_dicom(suffix):
         return True
     ignored[suffix] += 1
     return False
+
+
+def suffix_of(key: bytes) -> str:
+    """``.png`` of ``a/b.PNG``."""
+    return os.path.splitext(display(os.path.basename(key)))[1].lower()
+
+
+def may_be_dicom(suffix: str) -> bool:
+    """Whether files of that suffix are looked into: exports have none, or names that are UIDs and end in a number."""
+    return suffix in DICOM_SUFFIXES or not suffix or suffix[1:].isdigit()
 
 
 def plain(path: bytes) -> bytes:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
 
-from mura_trt.archives.listing import MAX_FILE_BYTES, Listing, Place, Unreadable, is_view, plain
-from mura_trt.errors import UsageError
+from mura_trt.archives.listing import MAX_FILE_BYTES, Place, Unreadable, is_view, plain
 
 # A refused member is listed and fails when it is read, so that it is named among the failures. The numbers are kept in
 # listings; the way out is the same for all: repack the archive.
@@ -56,14 +54,6 @@ class Names:
             return DUPLICATE_NAME
         self._seen.add(key)
         return 0
-
-
-def check_not_empty(listing: Listing, archive: Path) -> None:
-    """Raises UsageError where there is no view."""
-    if len(listing) == 0:
-        seen = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in listing.ignored.most_common(5))
-        damage = f"; {listing.unreadable[0][0]}: {listing.unreadable[0][1]}" if listing.unreadable else ""
-        raise UsageError(f"{archive}: no view found in it (other members seen: {seen or 'none'}){damage}")
 
 
 class OpenFile:

@@ -25,13 +25,13 @@ from mura_trt.archives.listing import (
     MAX_FILE_BYTES,
     READ_THREADS,
     Entry,
+    HeaderReader,
     Listing,
-    Reader,
     Reference,
     Unreadable,
     gather,
 )
-from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, OpenFile, check_not_empty, refuse
+from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, OpenFile, refuse
 from mura_trt.errors import UsageError
 
 # Of a member: the number of its tar file, where its bytes begin in that (unpacked), how many there are, and 0 or a
@@ -80,7 +80,7 @@ class TarSource:
         """The first of them."""
         return self.paths[0]
 
-    def open(self) -> Reader:
+    def open(self) -> HeaderReader:
         """A reader that opens each file when it comes to it."""
         return StreamReader(self.paths) if self.compressed else TarReader(self.paths)
 
@@ -105,6 +105,10 @@ class TarReader:
             self._open.number = number
         data: bytes = self._open.file.read(size, offset)
         return data
+
+    def head(self, reference: Reference, count: int) -> bytes:
+        """The first bytes of one member; raises as ``read``."""
+        return self.read(_cut(reference, count))
 
 
 class StreamReader:
@@ -140,10 +144,21 @@ class StreamReader:
             raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {self._stream.tell()}")
         return data
 
+    def head(self, reference: Reference, count: int) -> bytes:
+        """The first bytes of one member; raises as ``read``."""
+        return self.read(_cut(reference, count))
+
     def _close(self) -> None:
         if self._number >= 0:
             self._number = -1
             self._stream.close()
+
+
+def _cut(reference: Reference, count: int) -> Reference:
+    """Of a member, its first bytes."""
+    assert isinstance(reference, tuple)
+    number, offset, size, how = reference
+    return number, offset, min(size, count), how
 
 
 class _Forward(io.RawIOBase):
@@ -241,7 +256,7 @@ def list_tars(archive: Path, paths: list[Path], study_depth: int | None) -> List
     Raises
     ------
     UsageError
-        No view in any of them, or some are compressed and some are not.
+        Some of them are compressed and some are not.
     """
     names = Names()
     unreadable: list[tuple[str, str]] = []
@@ -259,7 +274,6 @@ def list_tars(archive: Path, paths: list[Path], study_depth: int | None) -> List
     listing = gather(source, entries, study_depth, PLACE)
     listing.ignored.update(names.ignored)
     listing.unreadable.extend(unreadable)
-    check_not_empty(listing, archive)
     return listing
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import MAX_FILE_BYTES, READ_THREADS, Entry, Listing, Reference, Unreadable, gather
+from mura_trt.archives.listing import MAX_FILE_BYTES, READ_THREADS, Entry, Listing, Place, Reference, Unreadable, gather
 from mura_trt.archives.packed import (
     ENCRYPTED,
     LINK,
@@ -23,7 +23,6 @@ from mura_trt.archives.packed import (
     UNSUPPORTED_COMPRESSION,
     Names,
     OpenFile,
-    check_not_empty,
     refuse,
 )
 from mura_trt.errors import UsageError
@@ -66,20 +65,32 @@ class ZipReader:
             The disk's.
         """
         assert isinstance(reference, tuple)
-        refuse(reference)
-        header, packed, size, crc, how = reference
+        size, crc = reference[2:4]
+        # One byte more than there should be, so that a lie about the size shows and costs nothing.
+        data = self._unpacked(reference, reference[1], size + 1)
+        if len(data) != size or zlib.crc32(data) != crc:
+            raise Unreadable("CORRUPT", f"the member is not the {size} bytes of the directory's CRC-32")
+        return data
+
+    def head(self, reference: Reference, count: int) -> bytes:
+        """The first bytes of one member, unpacked and not checked; raises as ``read``."""
+        assert isinstance(reference, tuple)
+        # A few packed bytes more than the unpacked ones are enough, for deflate stores what does not shrink.
+        return self._unpacked(reference, min(reference[1], count + count // 8 + 64), count)[:count]
+
+    def _unpacked(self, place: Place, packed: int, most: int) -> bytes:
+        refuse(place)
+        header, how = place[0], place[4]
         signature, name, extra = _HEADER.unpack(self._file.read(_HEADER.size, header))
         if signature != b"PK\3\4":
             raise Unreadable("CORRUPT", f"no member begins at byte {header}, where the directory has one")
         data = self._file.read(packed, header + _HEADER.size + name + extra)
-        if how == DEFLATED:
-            try:  # one byte more than there should be, so that a lie about the size shows and costs nothing
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
-            except zlib.error as error:
-                raise Unreadable("CORRUPT", f"the member does not unpack ({error})") from error
-        if len(data) != size or zlib.crc32(data) != crc:
-            raise Unreadable("CORRUPT", f"the member is not the {size} bytes of the directory's CRC-32")
-        return data
+        if how != DEFLATED:
+            return data
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, most)
+        except zlib.error as error:
+            raise Unreadable("CORRUPT", f"the member does not unpack ({error})") from error
 
 
 def list_zip(archive: Path, study_depth: int | None) -> Listing:
@@ -88,7 +99,7 @@ def list_zip(archive: Path, study_depth: int | None) -> Listing:
     Raises
     ------
     UsageError
-        It cannot be read, or has no view.
+        It cannot be read.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -102,7 +113,6 @@ def list_zip(archive: Path, study_depth: int | None) -> Listing:
     entries = list(_entries(members, names))
     listing = gather(ZipSource(str(archive.resolve())), entries, study_depth, PLACE)
     listing.ignored.update(names.ignored)
-    check_not_empty(listing, archive)
     assert listing.places is not None
     _refuse_overlaps(listing.places, members)
     return listing

@@ -77,7 +77,7 @@ def test_same_patient_and_study_number_under_two_body_parts_stay_two_studies(tmp
     )
     listing = list_archive(tmp_path)
     assert len(listing) == 4 and len(listing.studies) == 2
-    assert [body_part(key) for key in listing.first_views()] == ["HAND", "WRIST"]
+    assert listing.body_parts_of_studies() == ["HAND", "WRIST"]
 
 
 def test_hidden_test_set_without_suffix_is_listed_without_label(tmp_path: Path) -> None:
@@ -341,8 +341,8 @@ def test_the_root_search_names_where_it_looked(tmp_path: Path, monkeypatch: pyte
         ("gone", ["no such folder or file", "check the path"]),
         ("x" * 300, ["check the path"]),
         ("scan.png", ["neither a folder nor an archive or list file", ".zip, .tar, .tar.gz, .tar.zst, .csv, .txt"]),
-        ("bare", ["no view found", "other files seen: none", ".jpeg, .jpg, .png"]),
-        ("dicom", ["no view found", "2 .dcm, 1 .tif, 1 without a suffix", "does not read .dcm, .tif"]),
+        ("bare", ["no view found", "others seen: none", ".jpeg, .jpg, .png"]),
+        ("dicom", ["no view found", "2 .dcm, 1 .tif, 1 without a suffix", "does not read .tif"]),
         ("texts", ["no view found", "1 .doc"]),
     ],
     ids=["missing", "name too long", "one image", "empty", "unread formats", "other files"],

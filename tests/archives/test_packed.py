@@ -174,7 +174,7 @@ def test_rows_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     for numbers in ("{3..1}", "{0..9999999}"):
         with pytest.raises(UsageError, match="files; give 1 to"):
             list_archive(tmp_path / f"p{numbers}.tar")
-    with pytest.raises(UsageError, match=r"no view found.*p1\.tar: No such file"):
+    with pytest.raises(UsageError, match=r"no view found.*p1\.tar \(No such file"):
         list_archive(tmp_path / "p{1..2}.tar")
     tarred(tmp_path / "m1.tar"), (tmp_path / "m2.tar").write_bytes(tarred(tmp_path / "m.tar.gz").read_bytes())
     with pytest.raises(UsageError, match="some of the files are compressed"):
@@ -494,7 +494,7 @@ def test_archives_that_hold_no_view_are_refused_with_what_they_hold(tmp_path: Pa
                 archive.writestr("x.dcm", b"")
         else:
             tarred(path, {"x.dcm": b""})
-        with pytest.raises(UsageError, match=r"no view found in it \(other members seen: 1 \.dcm\)"):
+        with pytest.raises(UsageError, match=r"no view found.*\(others seen: 1 \.dcm\)"):
             list_archive(path)
     os.truncate(tmp_path / "a.tar", 0)
     with pytest.raises(UsageError, match=r"a\.tar: (file|empty|no)"):
