@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pydicom
 import pytest
+from pydicom.uid import UID
 
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
@@ -50,8 +51,8 @@ def view(study: int, instance: int, **values: object) -> bytes:
     with pydicom.config.disable_value_validation():
         for tag, value in {**IDENTIFYING, **values}.items():
             setattr(dataset, tag, value)
-    dataset.StudyInstanceUID = UIDS[study]
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{UIDS[study]}.{instance}"
+    dataset.StudyInstanceUID = UID(UIDS[study])
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"{UIDS[study]}.{instance}")
     out = io.BytesIO()
     with pydicom.config.disable_value_validation():
         dataset.save_as(out)
