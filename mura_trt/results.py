@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Listing
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "parquet")
 RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
+HEADERS_FILE = "headers.parquet"
 _SHARDS = "shards"
 _LOCK = ".lock"
 _WAY_OUT = "run again with --resume, which scores anew what is missing"
@@ -130,7 +132,7 @@ class OutputFolder:
 
     def _clear(self) -> None:
         # The mark of a finished run goes first, so that what a crash leaves here never looks finished.
-        for name in (*_RESULTS, RECIPE, WORKER_LOG):
+        for name in (*_RESULTS, RECIPE, HEADERS_FILE, WORKER_LOG):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / _SHARDS)
         (self.path / _SHARDS).mkdir()
@@ -223,6 +225,11 @@ class OutputFolder:
         with self._told_what_to_do():
             rows = {name: self._write(name, parts, table_format) for name, parts in tables.items()}
         return rows["studies"]
+
+    def write_headers(self, index: HeaderIndex) -> None:
+        """Keeps what DICOM headers say for a run that goes on."""
+        with self._told_what_to_do():
+            index.write(self.path / HEADERS_FILE)
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Writes ``run.json``, whose presence says that the run came to its end."""

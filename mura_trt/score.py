@@ -19,6 +19,7 @@ from typing import Any
 import mura_trt
 from mura_trt import worker
 from mura_trt.archives import list_archive
+from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.disclosure import Disclosure, default_salt_file
 from mura_trt.archives.folder import UNREAD_SUFFIXES
 from mura_trt.archives.listing import Listing, suffix_of
@@ -26,7 +27,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.ledger import Ledger, Rows
 from mura_trt.recipe import RECIPE, check_recipe, note_recipe
-from mura_trt.results import FORMATS, WORKER_LOG, Existing, OutputFolder
+from mura_trt.results import FORMATS, HEADERS_FILE, WORKER_LOG, Existing, OutputFolder
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.supervisor import Progress, Supervisor, WorkerProcess
@@ -130,8 +131,11 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
         The engine cannot be used, or the worker cannot work.
     """
     started = time.monotonic()
-    bundle, listing = _opened(options)
-    return _score(options, bundle, listing, started, report)
+    # The folder is opened later; whose ever its headers are, they are known by hashes of what they are of.
+    resumed = options.existing is Existing.RESUME
+    index = HeaderIndex.read(options.out / HEADERS_FILE) if resumed else HeaderIndex()
+    bundle, listing = _opened(options, index)
+    return _score(options, bundle, listing, index, started, report)
 
 
 def dry_run(options: ScoreOptions) -> dict[str, Any]:
@@ -154,13 +158,14 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
     UsageError, BundleError, EnvironmentProblem
         As ``score``.
     """
-    bundle, listing = _opened(options)
+    index = HeaderIndex()
+    bundle, listing = _opened(options, index)
     count, seconds = 0, 0.0
     while count < len(listing) and seconds < ENOUGH_SECONDS:  # a fast device is asked again for more
         count = min(max(SAMPLE_VIEWS, SAMPLE_GROWTH * count), len(listing))
         with tempfile.TemporaryDirectory() as folder:
             sample = replace(options, out=Path(folder) / "out", resume=False, retry_failed=False, overwrite=False)
-            run = _score(sample, bundle, listing.sample(count), time.monotonic(), lambda _: None)
+            run = _score(sample, bundle, listing.sample(count), index, time.monotonic(), lambda _: None)
         seconds = count / run["views_per_s"] if run["views_per_s"] else ENOUGH_SECONDS
     suffixes = Counter(listing.told_suffix(suffix_of(key)) for key in listing.keys(0, len(listing)))
     return {
@@ -177,10 +182,14 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
     }
 
 
-def _opened(options: ScoreOptions) -> tuple[Bundle, Listing]:
+def _opened(options: ScoreOptions, index: HeaderIndex) -> tuple[Bundle, Listing]:
     bundle = Bundle.open(options.engine)
     listing = list_archive(
-        options.archive, study_depth=options.study_depth, root=options.root, disclosure=options.disclosure
+        options.archive,
+        study_depth=options.study_depth,
+        root=options.root,
+        disclosure=options.disclosure,
+        index=index,
     )
     for name, reason in listing.unreadable:
         logger.warning("%s could not be listed to its end: %s", listing.part_name(name), reason)
@@ -192,7 +201,12 @@ def _opened(options: ScoreOptions) -> tuple[Bundle, Listing]:
 
 
 def _score(
-    options: ScoreOptions, bundle: Bundle, listing: Listing, started: float, report: Callable[[Progress], None]
+    options: ScoreOptions,
+    bundle: Bundle,
+    listing: Listing,
+    index: HeaderIndex,
+    started: float,
+    report: Callable[[Progress], None],
 ) -> dict[str, Any]:
     if options.archive.parent.resolve() == options.out.resolve() and options.archive.is_file():
         raise UsageError(f"{options.archive} lies in the output folder, whose files a run replaces; choose another")
@@ -204,6 +218,7 @@ def _score(
             if not recipe.keys() >= set(CHOSEN):
                 raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
             check_recipe(options.out, _asked(options, bundle, listing, recipe["runtime"]))
+        out.write_headers(index)
         config = worker.WorkerConfig(
             bundle,
             listing.source,

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from mura_trt.archives.dicoms import sorted_by_headers
+from mura_trt.archives.dicoms import HeaderIndex, sorted_by_headers
 from mura_trt.archives.disclosure import Disclosure
 from mura_trt.archives.folder import UNREAD_SUFFIXES, list_folder
 from mura_trt.archives.listing import IMAGE_SUFFIXES, Listing
@@ -25,6 +25,7 @@ def list_archive(
     study_depth: int | None = None,
     root: Path | None = None,
     disclosure: Disclosure | None = None,
+    index: HeaderIndex | None = None,
 ) -> Listing:
     """Lists an archive: a folder tree, a zip, a tar or a numbered row of them, or a file that lists images.
 
@@ -40,6 +41,8 @@ def list_archive(
         which one of the first 100 paths exists.
     disclosure
         How DICOM files' paths and UIDs are shown; None leaves these files out.
+    index
+        DICOM headers that were read before; holds those of this archive afterwards.
 
     Raises
     ------
@@ -49,7 +52,9 @@ def list_archive(
         There are DICOM files and pydicom is not installed.
     """
     named = archive.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(archive)
-    listing = sorted_by_headers(_list(archive, study_depth, root), disclosure, named)
+    listing = sorted_by_headers(
+        _list(archive, study_depth, root), disclosure, HeaderIndex() if index is None else index, named
+    )
     _check_not_empty(listing, archive)
     return listing
 

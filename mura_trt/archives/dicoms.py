@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -23,18 +24,27 @@ from mura_trt.archives.listing import (
     suffix_of,
 )
 from mura_trt.dicom import Header, is_dicom, read_header
+from mura_trt.files import write_atomically
 from mura_trt.screen import Rejected
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ["file", "image", "study", "body_part"]
+_UNREADABLE = Header(False, "", "cannot be read")
 
 # Of a header, bytes that are read at first, and where it goes on behind them.
 _HEAD, _LONG_HEAD = 1 << 14, 1 << 28
 _AT_ONCE = 1024  # files whose heads are in memory
+_KEYS_AT_ONCE = 100_000
 
 
-def sorted_by_headers(listing: Listing, disclosure: Disclosure | None, named: bool = False) -> Listing:
+def sorted_by_headers(
+    listing: Listing, disclosure: Disclosure | None, index: HeaderIndex, named: bool = False
+) -> Listing:
     """The listing without files that are no images, and with studies by their UIDs.
 
     A DICOM file without a UID, or one whose header cannot be read, is a study of its own: nothing says that it belongs
-    to its neighbours.
+    to its neighbours. Where a list says which study a view is of, that holds.
 
     Parameters
     ----------
@@ -42,6 +52,8 @@ def sorted_by_headers(listing: Listing, disclosure: Disclosure | None, named: bo
         With all files that may be DICOM among its views.
     disclosure
         How UIDs are shown; None leaves all DICOM files out.
+    index
+        Headers that were read before; holds those of this listing afterwards.
     named
         Whether the user has named each view, so that none is left out.
 
@@ -50,106 +62,192 @@ def sorted_by_headers(listing: Listing, disclosure: Disclosure | None, named: bo
     EnvironmentProblem
         There are DICOM files and pydicom is not installed.
     """
-    rows = [row for row, key in enumerate(listing.views.to_pylist()) if _is_candidate(key, named)]
+    rows = list(_candidates(listing, named))
     if not rows:
         return listing
-    ignored, left_out = listing.ignored.copy(), np.zeros(len(listing), bool)
-    studies = {key: number for number, key in enumerate(listing.studies.to_pylist())}
-    study_of = listing.study_of.copy()
-    body_parts: dict[int, str] = {}
-    found = 0
-    for row, header in _headers(listing, rows, disclosure is not None):
-        suffix = suffix_of(listing.views[row].as_py())
-        if header is None and not named and (disclosure is None or suffix not in DICOM_SUFFIXES):
-            left_out[row] = True
-            ignored[suffix] += 1
-        elif isinstance(header, Header) and not header.image and not named:
-            left_out[row] = True
-            ignored[NO_IMAGE] += 1
-        elif header is not None:
-            assert disclosure is not None
-            found += 1
-            uid = header.study if isinstance(header, Header) else ""
-            # What has no UID goes by its path, which is hashed with all the others.
-            name = b"\0uid " + disclosure.uid(uid).encode() if uid else b"\0file " + listing.views[row].as_py()
-            study_of[row] = studies.setdefault(name, len(studies))
-            if isinstance(header, Header) and header.body_part:
-                body_parts.setdefault(int(study_of[row]), header.body_part)
+    sorting = _Sorting(listing, disclosure)
+    unknown: list[int] = []
+    for row, header in _headers(listing, rows, disclosure, index):
+        suffix = suffix_of(listing.keys(row, row + 1)[0])
+        if header is _UNREADABLE and disclosure and suffix not in DICOM_SUFFIXES and not named:
+            unknown.append(row)
+        elif header in (None, _UNREADABLE) and (named or (disclosure and suffix in DICOM_SUFFIXES)):
+            sorting.keep(row, Header(True, "", "") if suffix in DICOM_SUFFIXES else None)
+        elif header in (None, _UNREADABLE):
+            sorting.leave_out(row, suffix)
+        elif header.image or named:
+            sorting.keep(row, header)
         else:
-            found += suffix in DICOM_SUFFIXES
-    return _with_studies(
-        listing, ~left_out, study_of, list(studies), body_parts, ignored, disclosure if found else None
-    )
+            sorting.leave_out(row, NO_IMAGE)
+    for row in unknown:  # as DICOM files have no suffix here, so may these be some: they fail with their reason
+        if sorting.found:
+            sorting.keep(row, Header(True, "", ""))
+        else:
+            sorting.leave_out(row, suffix_of(listing.keys(row, row + 1)[0]))
+    return sorting.listing()
 
 
-def _with_studies(
-    listing: Listing,
-    kept: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    study_of: np.ndarray[tuple[int], np.dtype[np.int32]],
-    studies: list[bytes],
-    body_parts: dict[int, str],
-    ignored: Counter[str],
-    disclosure: Disclosure | None,
-) -> Listing:
-    import pyarrow as pa
+class HeaderIndex:
+    """What DICOM headers say, by a hash of the file's path, size and time, so that nobody reads them twice.
 
-    # Numbers in order of first appearance among the views that stay.
-    numbers, first, at = np.unique(study_of[kept], return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    place = np.empty(len(order), np.int32)
-    place[order] = np.arange(len(order), dtype=np.int32)
-    numbers = numbers[order]
-    names = [_shown(studies[number], disclosure) for number in numbers.tolist()]
-    return replace(
-        listing,
-        views=listing.views.filter(pa.array(kept)),
-        places=None if listing.places is None else listing.places[kept],
-        study_of=place[at],
-        studies=pa.array(names, pa.large_binary()),
-        body_parts={at: body_parts[number] for at, number in enumerate(numbers.tolist()) if number in body_parts},
-        ignored=ignored,
-        disclosure=disclosure,
-    )
+    Parameters
+    ----------
+    known
+        By hash: a header with the study as tables show it.
+    """
+
+    def __init__(self, known: dict[str, Header] | None = None) -> None:
+        self._known = known or {}
+        self._used: dict[str, Header] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> HeaderIndex:
+        """The index that a run has left; an empty one where there is none, or none that can be read."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            columns = [column.to_pylist() for column in pq.read_table(path).select(_COLUMNS).columns]
+        except FileNotFoundError:
+            return cls()
+        except (OSError, KeyError, pa.ArrowException) as error:
+            logger.warning("%s cannot be read (%s): headers are read anew", path, type(error).__name__)
+            return cls()
+        return cls({file: Header(*header) for file, *header in zip(*columns, strict=True)})
+
+    def write(self, path: Path) -> None:
+        """Leaves the headers of the last listing; nothing where there are none. Raises OSError."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self._used:
+            return
+        columns = [list(self._used), *map(list, zip(*self._used.values(), strict=True))]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(dict(zip(_COLUMNS, columns, strict=True))), sink)
+        write_atomically(path, sink.getvalue().to_pybytes())
+
+    def get(self, file: str) -> Header | None:
+        """A header by its file's hash."""
+        header = self._known.get(file)
+        if header is not None:
+            self._used[file] = header
+        return header
+
+    def add(self, file: str, header: Header) -> None:
+        """Takes a header that was read."""
+        self._used[file] = header
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+
+class _Sorting:
+    """A listing's views as their headers come in."""
+
+    def __init__(self, listing: Listing, disclosure: Disclosure | None) -> None:
+        self._listing, self._disclosure = listing, disclosure
+        self._kept = np.ones(len(listing), bool)
+        self._study_of = listing.study_of.copy()
+        # Paths and UIDs in one row of numbers, told apart by the first letter.
+        self._studies = {b"p" + key: number for number, key in enumerate(listing.studies.to_pylist())}
+        self._body_parts: dict[int, str] = {}
+        self._ignored = listing.ignored.copy()
+        self.found = 0
+
+    def leave_out(self, row: int, suffix: str) -> None:
+        self._kept[row] = False
+        self._ignored[suffix] += 1
+
+    def keep(self, row: int, header: Header | None) -> None:
+        """Keeps a view: of a DICOM file, with its header, or of a list that names what else there is, without."""
+        if header is None:
+            return
+        self.found += 1
+        if not self._listing.studies_named:
+            name = b"u" + header.study.encode() if header.study else b"p" + self._listing.keys(row, row + 1)[0]
+            self._study_of[row] = self._studies.setdefault(name, len(self._studies))
+        if header.body_part:
+            self._body_parts.setdefault(int(self._study_of[row]), header.body_part)
+
+    def listing(self) -> Listing:
+        """What is kept, with studies numbered in order of first appearance."""
+        import pyarrow as pa
+
+        disclosure = self._disclosure if self.found else None
+        numbers, first, at = np.unique(self._study_of[self._kept], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        place = np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        names, wanted = list(self._studies), numbers[order].tolist()
+        return replace(
+            self._listing,
+            views=self._listing.views.filter(pa.array(self._kept)),
+            places=None if self._listing.places is None else self._listing.places[self._kept],
+            study_of=place[at],
+            studies=pa.array([_shown(names[number], disclosure) for number in wanted], pa.large_binary()),
+            body_parts={at: self._body_parts[n] for at, n in enumerate(wanted) if n in self._body_parts},
+            ignored=self._ignored,
+            disclosure=disclosure,
+        )
 
 
 def _shown(study: bytes, disclosure: Disclosure | None) -> bytes:
-    """A study's key as tables have it."""
-    if study.startswith(b"\0uid "):
-        return study.removeprefix(b"\0uid ")
-    path = study.removeprefix(b"\0file ")
-    return path if disclosure is None or disclosure.keep_paths else disclosure.digest(path).encode()
+    """A study's key as tables have it: a UID is that already."""
+    key = study[1:]
+    if study.startswith(b"u") or disclosure is None or disclosure.keep_paths:
+        return key
+    return disclosure.digest(key).encode()
 
 
-def _is_candidate(key: bytes, named: bool) -> bool:
-    suffix = suffix_of(key)
-    return suffix not in IMAGE_SUFFIXES and (may_be_dicom(suffix) or named)
+def _candidates(listing: Listing, named: bool) -> Iterator[int]:
+    for start in range(0, len(listing), _KEYS_AT_ONCE):
+        for row, key in enumerate(listing.keys(start, min(start + _KEYS_AT_ONCE, len(listing))), start):
+            suffix = suffix_of(key)
+            if suffix not in IMAGE_SUFFIXES and (named or may_be_dicom(suffix)):
+                yield row
 
 
-def _headers(listing: Listing, rows: list[int], wanted: bool) -> Iterator[tuple[int, Header | Rejected | None]]:
-    """Of each row its header, why it cannot be read, or None where the file is no DICOM or cannot be had."""
+def _headers(
+    listing: Listing, rows: list[int], disclosure: Disclosure | None, index: HeaderIndex
+) -> Iterator[tuple[int, Header | None]]:
+    """Of each row its header, with the study as it is shown; None where the file is no DICOM.
+
+    ``_UNREADABLE`` where its bytes cannot be had.
+    """
+    if disclosure is None:
+        yield from ((row, None) for row in rows)
+        return
     reader = listing.source.open()
     waiting = iter(rows)
+
+    def header_of(row: int) -> Header | None:
+        key, reference = listing.keys(row, row + 1)[0], listing.references(row, row + 1)[0]
+        try:
+            file = disclosure.digest(b"\0".join((key, reader.stamp(reference), disclosure.tag.encode())))
+            return index.get(file) or _read(reader, reference, file, disclosure, index)
+        except (OSError, Unreadable):  # which is told when the view is read
+            return _UNREADABLE
+
     with ThreadPoolExecutor(reader.threads, thread_name_prefix="header") as threads:
         while some := list(islice(waiting, _AT_ONCE)):
-            references = [listing.references(row, row + 1)[0] for row in some]
-            heads = threads.map(lambda reference: _head(reader, reference), references)
-            for row, reference, head in zip(some, references, heads, strict=True):
-                yield row, _header(reader, reference, head) if wanted and head and is_dicom(head) else None
+            yield from zip(some, threads.map(header_of, some), strict=True)
 
 
-def _head(reader: HeaderReader, reference: Reference, count: int = _HEAD) -> bytes:
-    try:
-        return reader.head(reference, count)
-    except (OSError, Unreadable):  # which is told when the view is read
-        return b""
-
-
-def _header(reader: HeaderReader, reference: Reference, head: bytes) -> Header | Rejected:
+def _read(
+    reader: HeaderReader, reference: Reference, file: str, disclosure: Disclosure, index: HeaderIndex
+) -> Header | None:
+    head = reader.head(reference, _HEAD)
+    if not is_dicom(head):
+        return None
     try:
         header = read_header(head, whole=len(head) < _HEAD)
         if header is None:
-            header = read_header(_head(reader, reference, _LONG_HEAD), whole=True)
-    except Rejected as reason:
-        return reason
-    assert header is not None
+            header = read_header(reader.head(reference, _LONG_HEAD), whole=True)
+        assert header is not None
+    except Rejected:  # which is told when the view is read
+        header = Header(True, "", "")
+    if header.study:
+        header = header._replace(study=disclosure.uid(header.study))
+    index.add(file, header)
     return header

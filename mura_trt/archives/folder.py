@@ -19,6 +19,7 @@ from mura_trt.archives.listing import (
     display,
     gather,
     is_view,
+    stamp_of,
 )
 
 # Image formats that people keep X-rays in and this version does not read: named, so that nobody takes a folder of
@@ -47,6 +48,11 @@ class FolderSource:
             The file is gone, unreadable, no regular file, or larger than ``MAX_FILE_BYTES``.
         """
         return self.head(reference, -1)
+
+    def stamp(self, reference: Reference) -> bytes:
+        """Size and time of one view."""
+        assert isinstance(reference, bytes)
+        return stamp_of(os.stat(os.path.join(os.fsencode(self.root), reference)))
 
     def head(self, reference: Reference, count: int) -> bytes:
         """The first ``count`` bytes of one view, or all of it; raises as ``read``."""

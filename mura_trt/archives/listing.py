@@ -66,6 +66,9 @@ class HeaderReader(Reader, Protocol):
     def head(self, reference: Reference, count: int) -> bytes:
         """Its first ``count`` bytes, or all where there are fewer; raises OSError or Unreadable."""
 
+    def stamp(self, reference: Reference) -> bytes:
+        """What changes when the view does, as far as that shows without reading it; raises OSError."""
+
 
 class Source(Protocol):
     """Where views' bytes come from; it travels to the worker process, so it pickles and holds nothing open."""
@@ -109,6 +112,8 @@ class Listing:
         Parts of the archive that could not be listed, with the reason.
     duplicates
         How many entries of a list named a view that was there already.
+    studies_named
+        Whether a list says which study each view is of.
     body_parts
         By study number, where DICOM headers say it.
     disclosure
@@ -123,6 +128,7 @@ class Listing:
     ignored: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: int = 0
+    studies_named: bool = False
     body_parts: dict[int, str] = field(default_factory=dict)
     disclosure: Disclosure | None = None
 
@@ -150,6 +156,7 @@ class Listing:
             views=self.views.take(rows),
             study_of=study_of.astype(np.int32),
             studies=self.studies.take(studies),
+            body_parts={},
             places=None if self.places is None else self.places[rows],
         )
 
@@ -263,6 +270,11 @@ def suffix_of(key: bytes) -> str:
 def may_be_dicom(suffix: str) -> bool:
     """Whether files of that suffix are looked into: exports have none, or names that are UIDs and end in a number."""
     return suffix in DICOM_SUFFIXES or not suffix or suffix[1:].isdigit()
+
+
+def stamp_of(status: os.stat_result) -> bytes:
+    """A file's size and the time of its last change, in nanoseconds."""
+    return b"%d %d" % (status.st_size, status.st_mtime_ns)
 
 
 def plain(path: bytes) -> bytes:

@@ -32,7 +32,8 @@ def list_file(archive: Path, study_depth: int | None, root: Path | None) -> List
         if studies.setdefault(key, study) != study:
             raise UsageError(f"{archive}: {display(key)} is listed under two studies; keep one")
     listing = gather(FolderSource(str(base)), map(Entry, studies.keys(), studies.values()), study_depth)
-    return replace(listing, duplicates=len(entries) - len(studies))
+    named = any(study is not None for study in studies.values())
+    return replace(listing, duplicates=len(entries) - len(studies), studies_named=named)
 
 
 def _read_list(archive: Path) -> list[Entry]:

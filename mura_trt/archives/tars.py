@@ -30,6 +30,7 @@ from mura_trt.archives.listing import (
     Reference,
     Unreadable,
     gather,
+    stamp_of,
 )
 from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, OpenFile, refuse
 from mura_trt.errors import UsageError
@@ -106,6 +107,11 @@ class TarReader:
         data: bytes = self._open.file.read(size, offset)
         return data
 
+    def stamp(self, reference: Reference) -> bytes:
+        """Its place, and its file's size and time."""
+        assert isinstance(reference, tuple)
+        return b"%r %b" % (reference, stamp_of(os.stat(self._paths[reference[0]])))
+
     def head(self, reference: Reference, count: int) -> bytes:
         """The first bytes of one member; raises as ``read``."""
         return self.read(_cut(reference, count))
@@ -143,6 +149,11 @@ class StreamReader:
         if len(data) < size:
             raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {self._stream.tell()}")
         return data
+
+    def stamp(self, reference: Reference) -> bytes:
+        """Its place, and its file's size and time."""
+        assert isinstance(reference, tuple)
+        return b"%r %b" % (reference, stamp_of(os.stat(self._paths[reference[0]])))
 
     def head(self, reference: Reference, count: int) -> bytes:
         """The first bytes of one member; raises as ``read``."""

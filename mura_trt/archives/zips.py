@@ -72,6 +72,10 @@ class ZipReader:
             raise Unreadable("CORRUPT", f"the member is not the {size} bytes of the directory's CRC-32")
         return data
 
+    def stamp(self, reference: Reference) -> bytes:
+        """Its place, which has its CRC-32."""
+        return repr(reference).encode()
+
     def head(self, reference: Reference, count: int) -> bytes:
         """The first bytes of one member, unpacked and not checked; raises as ``read``."""
         assert isinstance(reference, tuple)
