@@ -13,7 +13,7 @@ help:
 	@echo "make demo       environment, demo archive, engine bundle, scores, a summary"
 	@echo "make test       environment with the test tools, lint, types, all tests with coverage"
 	@echo "make test-slow  make demo, and what must hold of speed and memory"
-	@echo "make soak       an hour of kills at random moments; goes on where it was stopped"
+	@echo "make soak       an hour of kills, bad files and disks; goes on where it was stopped"
 	@echo "make clean      removes the demo, the soak and the environments"
 
 # --- environments; a stamp file says what is installed ---
@@ -67,7 +67,7 @@ test-slow: .venv/testing demo
 	$(BIN)/pytest -m slow
 
 soak: .venv/testing demo
-	$(BIN)/python -m benchmarks.soak kills soak --engine demo/engine
+	$(BIN)/python -m benchmarks.soak soak --engine demo/engine
 
 clean:
 	rm -rf demo soak .venv .venv-bare

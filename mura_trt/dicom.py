@@ -29,7 +29,7 @@ _DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1"
 _MAX_INFLATED = 1 << 28  # bytes of a deflated data set
 
 # Tags, in the order in which they lie in a file.
-_BODY_PART, _STUDY, _FRAMES, _ROWS, _COLUMNS = 0x00180015, 0x0020000D, 0x00280008, 0x00280010, 0x00280011
+_CLASS, _BODY_PART, _STUDY, _ROWS, _COLUMNS = 0x00080016, 0x00180015, 0x0020000D, 0x00280010, 0x00280011
 _CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")  # PS3.5, table 6.2-1: CS
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -44,7 +44,7 @@ class Header(NamedTuple):
     """What a file's header says."""
 
     image: bool
-    """Whether there are rows and columns: a report, a plan or a directory has none."""
+    """Whether there are rows and columns, or should be: a report, a plan or a directory has none."""
     study: str
     """StudyInstanceUID; empty where there is none."""
     body_part: str
@@ -86,12 +86,15 @@ def read_header(data: bytes, whole: bool) -> Header | None:
             io.BytesIO(_inflated(data)),
             stop_when=behind,
             force=True,
-            specific_tags=[_BODY_PART, _STUDY, _ROWS, _COLUMNS],
+            specific_tags=[_CLASS, _BODY_PART, _STUDY, _ROWS, _COLUMNS],
         )
         if not reached and not whole:
             return None
         study, part = (str(dataset.get(tag).value if tag in dataset else "").strip() for tag in (_STUDY, _BODY_PART))
-        image = _ROWS in dataset and _COLUMNS in dataset
+        kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
+        # Of a class that is none of images, or not known: what a header has lost does not make an image a report.
+        report = kind in pydicom.uid.UID_dictionary and "Image" not in pydicom.uid.UID(kind).name
+        image = (_ROWS in dataset and _COLUMNS in dataset) or not report
     except Exception as error:  # whatever pydicom meets in broken bytes
         if not whole:
             return None
@@ -144,6 +147,7 @@ def _pydicom() -> Any:
         import pydicom
         import pydicom.filereader
         import pydicom.pixels
+        import pydicom.uid
     except ImportError as error:
         raise EnvironmentProblem(
             f"DICOM files need the extra `dicom` ({error}): pip install 'mura-trt[dicom]'"

@@ -28,6 +28,8 @@ MAX_PIXELS = 1 << 26
 _GRAY = 0  # color type of a PNG
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers (ITU-T T.81, table B.1)
+# Markers that cannot stand before the first scan: none at all, restarts, begin and end of an image.
+_NOT_IN_HEADERS = frozenset({0x00, *range(0xD0, 0xDA)})
 
 
 class Rejected(Exception):
@@ -71,15 +73,13 @@ def screen(data: bytes) -> Screened:
 
 
 def _wrong_format(data: bytes) -> Rejected:
-    if data[128:132] == b"DICM":
-        name: str | None = "DICOM"
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        name = "WebP"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        name: str | None = "WebP"
     else:
         name = next((name for magic, name in OTHER_MAGICS.items() if data.startswith(magic)), None)
     if name:
-        return Rejected("UNSUPPORTED_FORMAT", f"the file is {name}; PNG and JPEG are read: convert it")
-    return Rejected("NOT_AN_IMAGE", f"the file begins with {data[:8].hex(' ')}, which is neither PNG nor JPEG")
+        return Rejected("UNSUPPORTED_FORMAT", f"the file is {name}; PNG, JPEG and DICOM are read: convert it")
+    return Rejected("NOT_AN_IMAGE", f"the file begins with {data[:8].hex(' ')}, which is neither PNG, JPEG nor DICOM")
 
 
 def check_size(width: int, height: int) -> None:
@@ -133,12 +133,14 @@ def _screen_jpeg(data: bytes) -> Screened:
     at = 2
     found: Screened | None = None
     while True:
-        at = data.find(b"\xff", at)
-        while at >= 0 and data[at : at + 2] == b"\xff\xff":  # fill bytes
+        while data[at : at + 2] == b"\xff\xff":  # fill bytes
             at += 1
-        if at < 0 or at + 4 > len(data):
+        if at + 4 > len(data):
             raise Rejected("TRUNCATED", f"the file ends at byte {len(data)}, inside the JPEG's header")
         marker = data[at + 1]
+        # DALI's parser does not search for the next marker; what it does not take can bring the process down later.
+        if data[at] != 0xFF or marker in _NOT_IN_HEADERS:
+            raise Rejected("CORRUPT", f"no segment of the JPEG's header begins at byte {at}, where one should")
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if length < 2:
             raise Rejected("CORRUPT", f"a JPEG segment at byte {at} gives its length as {length}")

@@ -149,6 +149,13 @@ def test_headers_tell_images_studies_and_body_parts() -> None:
     assert read_header(radiograph[:400], whole=False) is None
     report = read_header(real("reportsi.dcm"), whole=True)
     assert report is not None and not report.image
+    for name in ("rtplan.dcm", "waveform_ecg.dcm", "dicomdirtests/DICOMDIR"):
+        header = read_header(real(name), whole=True)
+        assert header is not None and not header.image
+
+
+def test_an_image_whose_header_is_cut_is_an_image_all_the_same() -> None:
+    assert read_header(real("RG3_J2KR.dcm")[:600], whole=True) == Header(True, "", "")
 
 
 def test_a_deflated_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

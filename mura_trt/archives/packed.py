@@ -13,7 +13,10 @@ UNSAFE_NAME, LINK, NOT_A_FILE, DUPLICATE_NAME, TOO_LARGE, ENCRYPTED, UNSUPPORTED
     range(-1, -10, -1)
 )
 REFUSALS = {
-    UNSAFE_NAME: ("UNSAFE_NAME", "the member's name is absolute, leads out of the archive or holds a NUL byte"),
+    UNSAFE_NAME: (
+        "UNSAFE_NAME",
+        "the member's name is absolute, leads out of the archive, holds a NUL byte or is too long",
+    ),
     LINK: ("LINK", "the member is a link, and links inside archives are not followed: pack the file itself"),
     NOT_A_FILE: ("NOT_A_FILE", "the member is a device, a pipe or the like"),
     DUPLICATE_NAME: ("DUPLICATE_NAME", "the archive has a member of that name already; the first one is scored"),
@@ -23,6 +26,7 @@ REFUSALS = {
     OVERLAPPING: ("OVERLAPPING", "the member's bytes are another member's, too"),
     SPARSE: ("SPARSE", "the member is stored with holes, which are not read"),
 }
+_MAX_NAME = 4096  # bytes, as of Linux's paths
 _FARTHEST = 1 << 62  # byte of a file; beyond it, the kernel's own numbers end
 
 
@@ -48,12 +52,17 @@ class Names:
 
     def refusal(self, key: bytes) -> int:
         """Why a view of that key is refused; 0 where nothing speaks against it."""
-        if key.startswith(b"/") or b"\0" in key or b".." in key.split(b"/"):
+        if len(key) > _MAX_NAME or key.startswith(b"/") or b"\0" in key or b".." in key.split(b"/"):
             return UNSAFE_NAME
         if key in self._seen:
             return DUPLICATE_NAME
         self._seen.add(key)
         return 0
+
+
+def bounded(key: bytes) -> bytes:
+    """A key, or the beginning of one that is refused for its length: listings hold a great many."""
+    return key if len(key) <= _MAX_NAME else key[:200] + b"..."
 
 
 class OpenFile:

@@ -32,7 +32,7 @@ from mura_trt.archives.listing import (
     gather,
     stamp_of,
 )
-from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, OpenFile, refuse
+from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, OpenFile, bounded, refuse
 from mura_trt.errors import UsageError
 
 # Of a member: the number of its tar file, where its bytes begin in that (unpacked), how many there are, and 0 or a
@@ -60,7 +60,6 @@ _MAGICS = {
 }
 _SKIP = 1 << 20  # bytes that are skipped at once
 _MAX_HEADER = 1 << 20  # bytes of a header, which is mostly a long name
-_MAX_NAME = 4096  # bytes, as of Linux's paths
 _MAX_PADDING = 1 << 20  # zero bytes at an archive's end; packers fill up to 10,240 bytes, or what they are told
 
 
@@ -300,12 +299,10 @@ def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
             vars(opened)["members"].clear()  # or it would keep them all
             if member.size < 0:
                 raise tarfile.ReadError(f"the member at byte {member.offset} says that it has {member.size} bytes")
-            if len(member.name) > _MAX_NAME:
-                raise tarfile.ReadError(f"the name of the member at byte {member.offset} has {len(member.name)} bytes")
             key = None if member.isdir() else names.key(os.fsencode(member.name))
             if key is not None:
                 how = names.refusal(key) or _refusal(member)
-                yield Entry(key, place=(number, member.offset_data, min(member.size, 2**32 - 1), how))
+                yield Entry(bounded(key), place=(number, member.offset_data, min(member.size, 2**32 - 1), how))
         ended_by = vars(opened).get("ended_by")
         if not isinstance(ended_by, vars(tarfile)["EOFHeaderError"]):
             raise tarfile.ReadError(f"no member and no end mark at byte {opened.offset} ({ended_by}): cut or damaged")

@@ -23,6 +23,7 @@ from mura_trt.archives.packed import (
     UNSUPPORTED_COMPRESSION,
     Names,
     OpenFile,
+    bounded,
     refuse,
 )
 from mura_trt.errors import UsageError
@@ -114,25 +115,23 @@ def list_zip(archive: Path, study_depth: int | None) -> Listing:
         ) from error
     members.sort(key=lambda member: member.header_offset)
     names = Names()
-    entries = list(_entries(members, names))
+    entries = list(_entries(members, _overlapping(archive, members), names))
     listing = gather(ZipSource(str(archive.resolve())), entries, study_depth, PLACE)
     listing.ignored.update(names.ignored)
-    assert listing.places is not None
-    _refuse_overlaps(listing.places, members)
     return listing
 
 
-def _entries(members: list[zipfile.ZipInfo], names: Names) -> Iterator[Entry]:
-    for member in members:
+def _entries(members: list[zipfile.ZipInfo], overlapping: NDArray[np.bool_], names: Names) -> Iterator[Entry]:
+    for member, overlaps in zip(members, overlapping, strict=True):
         # Not the name that zipfile makes of it, which ends at a NUL.
         name = member.orig_filename.encode("utf-8", "surrogateescape")
         if member.create_system == _DOS:
             name = name.replace(b"\\", b"/")
         key = None if name.endswith(b"/") else names.key(name)
         if key is not None:
-            how = names.refusal(key) or _refusal(member) or member.compress_type
+            how = names.refusal(key) or (OVERLAPPING if overlaps else _refusal(member)) or member.compress_type
             packed, size = (min(count, 2**32 - 1) for count in (member.compress_size, member.file_size))
-            yield Entry(key, place=(min(member.header_offset, 2**63 - 1), packed, size, member.CRC, how))
+            yield Entry(bounded(key), place=(min(member.header_offset, 2**63 - 1), packed, size, member.CRC, how))
 
 
 def _refusal(member: zipfile.ZipInfo) -> int:
@@ -148,10 +147,35 @@ def _refusal(member: zipfile.ZipInfo) -> int:
     return TOO_LARGE if max(member.file_size, member.compress_size) > MAX_FILE_BYTES else 0
 
 
-def _refuse_overlaps(places: NDArray[np.void], members: list[zipfile.ZipInfo]) -> None:
-    """Marks views whose bytes run into the next member of any kind, as a bomb's do."""
-    starts = np.array([min(member.header_offset, 2**63 - 1) for member in members], np.int64)
-    following = np.append(starts, np.iinfo(np.int64).max)[np.searchsorted(starts, places["header"], "right")]
-    shared = np.isin(places["header"], starts[1:][np.diff(starts) == 0])
-    end = places["header"] + _HEADER.size + places["packed"]
-    places["how"][(places["how"] >= 0) & (shared | (end > following))] = OVERLAPPING
+def _overlapping(archive: Path, members: list[zipfile.ZipInfo]) -> NDArray[np.bool_]:
+    """Which members have bytes that are another's, as a bomb's do; of several that claim the same, who has the header.
+
+    Parameters
+    ----------
+    archive
+        The file.
+    members
+        All of them, of whatever kind, in order of their offsets.
+    """
+    starts = np.array([min(member.header_offset, 2**62) for member in members], np.int64)
+    packed = np.array([min(member.compress_size, 2**62 - 1) for member in members], np.int64)
+    ends = starts + _HEADER.size + packed
+    refused = np.zeros(len(members), bool)
+    inside = np.flatnonzero(starts[1:] < np.maximum.accumulate(ends)[:-1]) + 1
+    if not len(inside):
+        return refused
+    file = OpenFile(str(archive))
+    # One that claims to begin inside another and has no header there lies; where it has one, the other's size is a lie.
+    refused[inside] = [not _has_header(file, members[at]) for at in inside]
+    honest = np.flatnonzero(~refused)
+    refused[honest[:-1][ends[honest[:-1]] > starts[honest[1:]]]] = True
+    return refused
+
+
+def _has_header(file: OpenFile, member: zipfile.ZipInfo) -> bool:
+    name = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437", "replace")
+    try:
+        header = file.read(_HEADER.size + len(name), member.header_offset)
+    except (OSError, Unreadable):
+        return False
+    return header.startswith(b"PK\3\4") and header[_HEADER.size :] == name

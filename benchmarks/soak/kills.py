@@ -1,11 +1,4 @@
-"""What a scorer must survive, for as long as one likes: kills at random moments, each time to the same bytes.
-
-    python -m benchmarks.soak kills WORK --engine BUNDLE [--kills 1000] [--views 20000] [--json FILE]
-
-Scores small random images with the null runtime in shards of 32 views, again and again with ``--resume``; kills the
-supervisor or the worker with SIGKILL at random moments, and compares the tables of every run that comes to its end with
-those of a clean run. It counts in ``WORK/kills.json`` and goes on from there when it is stopped itself.
-"""
+"""Kills of supervisor or worker at random moments; every run must end in the bytes of one that nobody killed."""
 
 from __future__ import annotations
 
@@ -16,25 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import psutil
-import typer
-
-from benchmarks.pipeline import finish
 
 SHARD_VIEWS = 32
 VIEWS_A_STUDY = 4
 WORKER_SHARE = 0.5  # of the kills; the rest meet the supervisor, which takes its worker along
+MEAN_PAUSE = 2.0  # seconds
 BAD_SHARE = 0.01  # of the files, so that failures are resumed, too
-
-app = typer.Typer(add_completion=False, help=__doc__)
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps the command's name although there is one only."""
 
 
 def draw(archive: Path, views: int) -> None:
@@ -55,10 +39,10 @@ def draw(archive: Path, views: int) -> None:
     part.rename(archive)
 
 
-def start(archive: Path, engine: Path, out: Path) -> psutil.Popen:
+def start(archive: Path, engine: Path, runtime: str, out: Path) -> psutil.Popen:
     """A run that goes on with what is there; what it says lies beside its folder."""
     command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(engine), "-o", str(out)]
-    options = ["--runtime", "null", "--shard-views", str(SHARD_VIEWS), "--resume"]
+    options = ["--runtime", runtime, "--shard-views", str(SHARD_VIEWS), "--resume"]
     with out.with_suffix(".log").open("a") as log:
         return psutil.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=log)
 
@@ -77,23 +61,52 @@ def tables(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.glob("*.csv"))}
 
 
-def kill_at_random(work: Path, engine: Path, kills: int) -> dict[str, Any]:
-    """Runs until so many kills are done and the last run has come to its end."""
+def kill_at_random(
+    work: Path, engine: Path, kills: int, views: int, runtime: str = "null", mean_pause: float = MEAN_PAUSE
+) -> dict[str, Any]:
+    """Runs until so many kills are done and the last run has come to its end.
+
+    Parameters
+    ----------
+    work
+        Folder for images, runs and counts; where it was stopped, it goes on.
+    engine
+        Engine bundle.
+    kills
+        How many.
+    views
+        Images of an archive that is drawn once.
+    runtime
+        What scores.
+    mean_pause
+        Seconds between two kills, on average, or fewer where the whole run takes less.
+
+    Raises
+    ------
+    AssertionError
+        A run that ended has other tables than one that nobody killed.
+    RuntimeError
+        A run ended in another way than it should.
+    """
+    work.mkdir(parents=True, exist_ok=True)
     archive, clean, out, counts = work / "archive", work / "clean", work / "out", work / "kills.json"
+    if not archive.exists():
+        draw(archive, views)
     started = time.monotonic()
-    if start(archive, engine, clean).wait() != 3:  # some files are broken
+    shutil.rmtree(clean, ignore_errors=True)
+    if start(archive, engine, runtime, clean).wait() != 3:  # some files are broken
         raise RuntimeError(f"the clean run into {clean} did not end as it should")
     seconds = time.monotonic() - started
     expected = tables(clean)
-    done: dict[str, Any] = {"supervisor": 0, "worker": 0, "runs_ended": 0, "differences": 0}
+    done: dict[str, Any] = {"supervisor": 0, "worker": 0, "runs_ended": 0}
     if counts.exists():
         done = json.loads(counts.read_text())
     rng = random.Random(sum(done.values()))
     while True:
-        process = start(archive, engine, out)
+        process = start(archive, engine, runtime, out)
         while done["supervisor"] + done["worker"] < kills:
             try:
-                process.wait(timeout=rng.uniform(0, 1.5 * seconds))
+                process.wait(timeout=rng.uniform(0, 2 * min(mean_pause, seconds)))
                 break
             except psutil.TimeoutExpired:
                 pass
@@ -109,31 +122,9 @@ def kill_at_random(work: Path, engine: Path, kills: int) -> dict[str, Any]:
         if code != 3:
             raise RuntimeError(f"a run ended with exit code {code}; see {out.with_suffix('.log')}")
         done["runs_ended"] += 1
-        done["differences"] += tables(out) != expected
+        assert tables(out) == expected, f"{out} has other tables than {clean}"
         counts.write_text(json.dumps(done))
         print(json.dumps(done), file=sys.stderr)
         if done["supervisor"] + done["worker"] >= kills:
-            return {"views": len(list(archive.rglob("*.png"))), "shard_views": SHARD_VIEWS, **done}
+            return {"runtime": runtime, "views": views, "shard_views": SHARD_VIEWS, **done}
         shutil.rmtree(out)
-
-
-@app.command()
-def kills(
-    work: Annotated[Path, typer.Argument(help="Folder for images, runs and counts.")],
-    engine: Annotated[Path, typer.Option(help="Engine bundle; its contract alone is used.")],
-    kills: Annotated[int, typer.Option(help="How many.")] = 1000,
-    views: Annotated[int, typer.Option(help="Images, drawn once.")] = 20_000,
-    json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
-) -> None:
-    """Kills supervisors and workers, and compares every run that ends with a clean one."""
-    work.mkdir(parents=True, exist_ok=True)
-    if not (work / "archive").exists():
-        draw(work / "archive", views)
-    result = kill_at_random(work, engine, kills)
-    finish({"kills": result}, json_file)
-    if result["differences"]:
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()

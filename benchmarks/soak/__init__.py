@@ -1,0 +1,1 @@
+"""What a scorer must survive, for an hour."""

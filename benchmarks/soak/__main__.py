@@ -1,0 +1,66 @@
+"""What a scorer must survive, for an hour on two cores; it goes on where it was stopped.
+
+    python -m benchmarks.soak WORK --engine BUNDLE [--only PART] [--kills 1000] [--json FILE]
+
+Each part raises where something is lost, doubled or damaged; its result is kept in ``WORK`` and not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.pipeline import finish
+from benchmarks.soak import disk, files, hostile, kills
+
+REAL_KILLS, REAL_VIEWS, REAL_PAUSE = 20, 480, 12.0  # with the engine, at some 10 views/s
+
+
+def main(
+    work: Annotated[Path, typer.Argument(help="Folder for images, runs and results.")],
+    engine: Annotated[Path, typer.Option(help="Engine bundle.")],
+    only: Annotated[list[str] | None, typer.Option(help="Parts to do [all].")] = None,
+    killed: Annotated[int, typer.Option("--kills", help="How many kills with the null runtime.")] = 1000,
+    views: Annotated[int, typer.Option(help="Images of the runs that are killed.")] = 20_000,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
+) -> None:
+    """Does what was not done yet."""
+    logging.disable(logging.CRITICAL)  # what the runs in this process say of each refused operation
+    parts: dict[str, Callable[[Path], Any]] = {
+        "disk_refuses": lambda folder: disk.refuse_each(folder, engine),
+        "power_cuts": lambda folder: disk.cut_power(folder, engine, 500),
+        "bad_files_at_every_position": lambda folder: files.positions(folder, engine),
+        "mutated_files": lambda folder: files.mutations(folder, engine, good=40_000, bad=10_000),
+        "hostile_archives": lambda folder: hostile.archives(folder, engine, 50),
+        "kills": lambda folder: kills.kill_at_random(folder, engine, killed, views),
+        "kills_with_the_engine": lambda folder: kills.kill_at_random(
+            folder, engine, REAL_KILLS, REAL_VIEWS, "onnxruntime", REAL_PAUSE
+        ),
+    }
+    unknown = set(only or ()) - set(parts)
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(parts)}")
+    results = {}
+    for name, part in parts.items():
+        if only and name not in only:
+            continue
+        folder, kept = work / name, work / f"{name}.json"
+        if not kept.exists():
+            print(f"{name} ...", file=sys.stderr)
+            folder.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            result = part(folder)
+            kept.write_text(json.dumps({**result, "wall_s": round(time.monotonic() - started, 1)}))
+        results[name] = json.loads(kept.read_text())
+    finish(results, json_file)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,399 @@
+"""What a disk may do to a run: refuse any operation, or forget at a power cut what was not synced.
+
+Both let a run's supervisor, ledger and output folder do their work on real files, with every operation on these seen on
+its way: files opened, written, synced, renamed and removed, folders made and synced. The worker alone is played, for it
+writes no file and would take seconds to start; its scores follow from the views' numbers.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+import mura_trt.score
+from mura_trt import results, worker
+from mura_trt.archives import list_archive
+from mura_trt.archives.dicoms import HeaderIndex
+from mura_trt.bundle import Bundle
+from mura_trt.errors import MuraTrtError
+from mura_trt.ledger import Failure, Rows, Task
+from mura_trt.supervisor import Message, Progress
+
+VIEWS, SHARD_VIEWS = 60, 8
+TABLES = ("studies.csv", "views.csv", "failures.csv")
+
+Operation = tuple[Any, ...]
+
+
+class PlayedWorker:
+    """In place of a worker process: gives rows at once, some views failed."""
+
+    running = False
+
+    def __init__(self, config: worker.WorkerConfig, device: str | None = None) -> None:  # noqa: ARG002
+        self._done: deque[worker.Done] = deque()
+
+    def __enter__(self) -> PlayedWorker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def start(self) -> worker.Ready:
+        """As the real one."""
+        self.running = True
+        return worker.Ready("null", "cpu", 4, [])
+
+    def send(self, message: worker.Assignment | worker.Flush) -> None:
+        """As the real one."""
+        if isinstance(message, worker.Assignment):
+            self._done.append(worker.Done(_rows(message.task), 1.0, {}))
+
+    def receive(self) -> Message:
+        """As the real one."""
+        return self._done.popleft()
+
+
+def _rows(task: Task) -> Rows:
+    views = np.array([view for view in range(task.start, task.stop) if view % 7 != 3], np.int64)
+    lost = [Failure(view, "read", "EIO", "gone") for view in range(task.start, task.stop) if view % 7 == 3]
+    logit = np.sin(views).astype(np.float32)
+    return Rows(task.start, task.stop, views, logit, (1 / (1 + np.exp(-logit))).astype(np.float32), lost)
+
+
+class Runs:
+    """Runs over one small archive.
+
+    Parameters
+    ----------
+    work
+        Folder for the archive and all that runs leave.
+    engine
+        Engine bundle; it is opened and not used.
+    """
+
+    def __init__(self, work: Path, engine: Path) -> None:
+        archive = work / "archive"
+        shutil.rmtree(work, ignore_errors=True)
+        for view in range(VIEWS):
+            path = archive / f"study{view // 3}" / f"image{view % 3}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        self._archive, self._bundle = archive, Bundle.open(engine)
+        self._listing = list_archive(archive)
+        self.run(work / "clean", lambda _: None)
+        self.expected = tables(work / "clean")
+
+    def run(self, out: Path, report: Callable[[Progress], None]) -> None:
+        """Begins a run or goes on with it, to its end."""
+        options = mura_trt.score.ScoreOptions(
+            self._archive, self._bundle.folder, out, runtime="null", shard_views=SHARD_VIEWS, resume=True
+        )
+        with mock.patch.object(mura_trt.score, "WorkerProcess", PlayedWorker):
+            mura_trt.score._score(options, self._bundle, self._listing, HeaderIndex(), time.monotonic(), report)
+
+
+def tables(out: Path) -> dict[str, bytes]:
+    """The tables that are there."""
+    return {name: (out / name).read_bytes() for name in TABLES if (out / name).exists()}
+
+
+class _Written:
+    """A file that is open for writing, whose writes and closing are seen."""
+
+    def __init__(self, file: Any, path: str, see: Callable[..., None]) -> None:
+        self._file, self._path, self._see = file, path, see
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def write(self, data: Any) -> Any:
+        try:
+            self._see("write", self._path)
+        except OSError:
+            self._file.write(data[: len(data) // 2])
+            raise
+        return self._file.write(data)
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.close()
+            if os.path.exists(self._path):
+                self._see("content", self._path, Path(self._path).read_bytes())
+
+
+@contextmanager
+def watched(folder: Path, see: Callable[..., None]) -> Iterator[None]:
+    """Has ``see`` told of each operation on ``folder`` and below, before it is done; it may raise OSError.
+
+    Of ``content``, which is what a file has when it is closed or synced, it is told afterwards.
+    """
+    root = str(folder)
+    real_open, real_sync, real_mkdir = io.open, os.fsync, os.mkdir
+    real_replace, real_unlink = os.replace, os.unlink
+
+    def inside(path: Any) -> bool:
+        return isinstance(path, str | os.PathLike) and (os.fspath(path) + "/").startswith(root + "/")
+
+    def seen_open(path: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        writes = inside(path) and set(mode) & set("wax+")
+        if writes and "w" in mode:
+            see("create", os.fspath(path))
+        file = real_open(path, mode, *arguments, **named)
+        return _Written(file, os.fspath(path), see) if writes else file
+
+    def seen_sync(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if inside(path) or path == str(folder.parent):
+            if os.path.isdir(path):
+                see("sync folder", path)
+            else:
+                see("content", path, Path(path).read_bytes())
+                see("sync", path)
+        real_sync(descriptor)
+
+    def seen_replace(old: Any, new: Any) -> None:
+        see("rename", os.fspath(old), os.fspath(new))
+        real_replace(old, new)
+
+    def seen_unlink(path: Any, **named: Any) -> None:
+        if inside(path) and os.path.lexists(path):
+            see("remove", os.fspath(path))
+        real_unlink(path, **named)
+
+    def seen_mkdir(path: Any, *arguments: Any, **named: Any) -> None:
+        if inside(path) and not os.path.lexists(path) and os.path.isdir(os.path.dirname(path)):
+            see("make folder", os.fspath(path))
+        real_mkdir(path, *arguments, **named)
+
+    with (
+        mock.patch("io.open", seen_open),
+        mock.patch("os.fsync", seen_sync),
+        mock.patch("os.replace", seen_replace),
+        mock.patch("os.unlink", seen_unlink),
+        mock.patch("os.mkdir", seen_mkdir),
+    ):
+        yield
+
+
+def refuse_each(work: Path, engine: Path) -> dict[str, int]:
+    """ENOSPC and EIO at every operation, one a run; each run is gone on with and must end in the same bytes.
+
+    Raises
+    ------
+    AssertionError
+        Something was lost, doubled or half written, or a run ended as if nothing had happened.
+    """
+    runs = Runs(work, engine)
+    counts = {"refusals": 0, "operations": 0}
+    for code in (errno.ENOSPC, errno.EIO):
+        for number in range(10_000):
+            out, seen = work / f"out-{code}-{number}", 0
+            last: str | None = None
+
+            def see(kind: str, path: str, *_: object, code: int = code, number: int = number) -> None:
+                nonlocal seen, last
+                if kind == "content":
+                    return
+                seen += 1
+                if seen == number + 1:
+                    last = f"{kind} {Path(path).name}"
+                    raise OSError(code, os.strerror(code))
+
+            with watched(out, see):
+                try:
+                    runs.run(out, lambda _: None)
+                except (MuraTrtError, OSError):
+                    assert last, "a run failed with no operation refused"
+                else:
+                    assert not last or last.startswith("remove"), f"nobody noticed that {last} was refused"
+            assert all(content == runs.expected[name] for name, content in tables(out).items()), f"{last}: half a table"
+            if (out / "run.json").exists():
+                assert tables(out) == runs.expected, f"{last}: the run looks whole"
+            runs.run(out, lambda _: None)
+            assert tables(out) == runs.expected, f"{last}: other tables when gone on with"
+            shutil.rmtree(out)
+            if not last:
+                counts["operations"] = number
+                break
+            counts["refusals"] += 1
+    return counts
+
+
+@dataclass
+class _File:
+    """A file's bytes as they are, and as they are on the disk for certain."""
+
+    latest: bytes = b""
+    synced: bytes = b""
+
+
+@dataclass
+class _Folder:
+    """A folder's entries as they are on the disk for certain, and what was done to them since, in order."""
+
+    synced: dict[str, _File | None] = field(default_factory=dict)
+    pending: list[Callable[[dict[str, _File | None]], None]] = field(default_factory=list)
+    latest: dict[str, _File | None] = field(default_factory=dict)
+
+    def do(self, change: Callable[[dict[str, _File | None]], None]) -> None:
+        change(self.latest)
+        self.pending.append(change)
+
+    def sync(self) -> None:
+        self.synced, self.pending = dict(self.latest), []
+
+
+class Disk:
+    """What of a folder is on the disk after a power cut: what was synced, and by chance some of the rest.
+
+    Changes of a folder's entries come to the disk in their order, as journals of file systems keep them; of bytes that
+    were not synced any beginning, or zeros in their place.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self._folders: dict[str, _Folder] = {}
+        self._take(parent)
+
+    def _take(self, folder: Path) -> None:
+        """Takes what is there for synced."""
+        entries: dict[str, _File | None] = {}
+        for path in folder.iterdir():
+            if path.is_dir():
+                entries[path.name] = None
+                self._take(path)
+            else:
+                data = path.read_bytes()
+                entries[path.name] = _File(data, data)
+        self._folders[str(folder)] = _Folder(entries, [], dict(entries))
+
+    def do(self, kind: str, path: str, *more: Any) -> None:
+        """Follows an operation."""
+        above, name = os.path.split(path)
+        if kind == "sync folder":
+            self._folders[path].sync()
+            return
+        folder = self._folders[above]
+        if kind == "make folder":
+            self._folders[path] = _Folder()
+            folder.do(lambda entries: entries.update({name: None}))
+        elif kind == "create":
+            if name in folder.latest:
+                self._file(path).latest = b""
+            else:
+                file = _File()
+                folder.do(lambda entries: entries.update({name: file}))
+        elif kind == "content":
+            self._file(path).latest = more[0]
+        elif kind == "sync":
+            self._file(path).synced = self._file(path).latest
+        elif kind == "remove":
+
+            def remove(entries: dict[str, _File | None]) -> None:
+                entries.pop(name, None)
+
+            folder.do(remove)
+        elif kind == "rename":
+            moved, new = self._file(path), os.path.basename(more[0])
+
+            def rename(entries: dict[str, _File | None]) -> None:
+                entries.pop(name, None)
+                entries[new] = moved
+
+            folder.do(rename)
+        else:
+            assert kind == "write", kind
+
+    def _file(self, path: str) -> _File:
+        above, name = os.path.split(path)
+        file = self._folders[above].latest[name]
+        assert file is not None
+        return file
+
+    def after_cut(self, parent: Path, target: Path, rng: random.Random) -> None:
+        """Writes to ``target`` what a cut leaves of ``parent``."""
+        target.mkdir()
+        folder = self._folders[str(parent)]
+        entries = dict(folder.synced)
+        for change in folder.pending[: rng.randint(0, len(folder.pending))]:
+            change(entries)
+        for name, file in entries.items():
+            if file is None:
+                self.after_cut(parent / name, target / name, rng)
+            else:
+                (target / name).write_bytes(_left(file, rng))
+
+
+def _left(file: _File, rng: random.Random) -> bytes:
+    if file.latest == file.synced:
+        return file.synced
+    return rng.choice(
+        [file.synced, file.latest, file.latest[: rng.randint(0, len(file.latest))], bytes(len(file.latest))]
+    )
+
+
+def cut_power(work: Path, engine: Path, cuts: int, seed: int = 0) -> dict[str, int]:
+    """Cuts the power at random moments of runs and of runs that go on; each must end in the same bytes.
+
+    Raises
+    ------
+    AssertionError
+        What was committed is gone or damaged, or tables differ.
+    """
+    runs, rng = Runs(work, engine), random.Random(seed)
+    counts = {"cuts": 0, "committed_views_found_again": 0}
+    before = work / "disk"
+    while counts["cuts"] < cuts:
+        shutil.rmtree(before, ignore_errors=True)
+        before.mkdir()
+        for _ in range(rng.randint(1, 4)):  # in a row
+            log: list[Operation] = []
+            disk = Disk(before)
+
+            def see(*operation: Any, log: list[Operation] = log) -> None:
+                log.append(operation)
+
+            def report(progress: Progress, log: list[Operation] = log) -> None:
+                log.append(("committed", progress.scored + progress.failed))
+
+            with watched(before / "out", see):
+                runs.run(before / "out", report)
+            committed = 0
+            for operation in log[: rng.randint(0, len(log))]:
+                if operation[0] == "committed":
+                    committed = operation[1]
+                else:
+                    disk.do(*operation)
+            after = work / "after"
+            disk.after_cut(before, after, rng)
+            shutil.rmtree(before)
+            after.rename(before)
+            counts["cuts"] += 1
+            counts["committed_views_found_again"] += committed
+            shards = [results._read_shard(path) for path in (before / "out/shards").glob("*.json")]
+            found = sum(rows.stop - rows.start for rows in shards)
+            assert found >= committed, f"{committed} views were committed, and {found} are there after the cut"
+            if (before / "out/run.json").exists():
+                assert tables(before / "out") == runs.expected, "a run looks whole and is not"
+        runs.run(before / "out", lambda _: None)
+        assert tables(before / "out") == runs.expected, "other tables after a cut"
+    return counts
