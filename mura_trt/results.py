@@ -97,10 +97,8 @@ class OutputFolder:
         try:
             (path / _SHARDS).mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / _LOCK).open("w")
-            sync_folder(path)
-            sync_folder(path.absolute().parent)
         except OSError as error:
-            raise UsageError(f"{path}: cannot be an output folder: {error.strerror}") from error
+            raise _no_folder(path, error) from error
         try:
             self._take_over(existing)
             self.recipe = noted_recipe(path)
@@ -110,6 +108,11 @@ class OutputFolder:
 
     def _take_over(self, existing: Existing) -> None:
         path = self.path
+        try:
+            sync_folder(path)
+            sync_folder(path.absolute().parent)
+        except OSError as error:
+            raise _no_folder(path, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -266,6 +269,10 @@ class OutputFolder:
             raise
         sync_folder(self.path)
         return rows
+
+
+def _no_folder(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path}: cannot be an output folder: {error.strerror}")
 
 
 def _shard_name(rows: Rows) -> str:

@@ -1,0 +1,57 @@
+"""A minute of the soak: each part with fewer of everything. ``make soak`` is the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from benchmarks.soak import disk, files, hostile, kills
+from mura_trt.bundle import Bundle
+from mura_trt.files import sync_folder, write_atomically
+
+
+def test_any_refused_operation_is_told_and_gone_on_from(bundle: Bundle, tmp_path: Path) -> None:
+    found = disk.refuse_each(tmp_path / "work", bundle.folder)
+    assert found["operations"] > 100 and found["refusals"] == 2 * found["operations"]
+
+
+def test_what_was_committed_survives_power_cuts(bundle: Bundle, tmp_path: Path) -> None:
+    assert disk.cut_power(tmp_path / "work", bundle.folder, 40)["committed_views_found_again"] > 0
+
+
+def without_sync(path: Path, data: bytes) -> None:
+    path.with_name("x").write_bytes(data)
+    path.with_name("x").replace(path)
+    sync_folder(path.parent)
+
+
+def without_folder_sync(path: Path, data: bytes) -> None:
+    with mock.patch("mura_trt.files.sync_folder"):
+        write_atomically(path, data)
+
+
+@pytest.mark.parametrize("write", [without_sync, without_folder_sync])
+def test_power_cuts_find_a_sync_that_is_missing(bundle: Bundle, tmp_path: Path, write: Any) -> None:
+    with mock.patch("mura_trt.results.write_atomically", write), pytest.raises((AssertionError, ValueError, OSError)):
+        disk.cut_power(tmp_path / "work", bundle.folder, 200)
+
+
+def test_bad_files_of_every_kind_at_every_place_cost_no_other_anything(bundle: Bundle, tmp_path: Path) -> None:
+    found = files.positions(tmp_path, bundle.folder, (2, 5))
+    assert len(found["kinds"]) > 10
+
+
+def test_mutated_files_cost_no_good_one_anything(bundle: Bundle, tmp_path: Path) -> None:
+    assert files.mutations(tmp_path, bundle.folder, good=400, bad=150)["good_lost"] == 0
+
+
+def test_hostile_archives_do_no_harm(bundle: Bundle, tmp_path: Path) -> None:
+    assert hostile.archives(tmp_path, bundle.folder, 4)["good_views"] > 0
+
+
+def test_kills_at_random_moments_change_no_byte(bundle: Bundle, tmp_path: Path) -> None:
+    found = kills.kill_at_random(tmp_path / "work", bundle.folder, kills=3, views=400)
+    assert found["supervisor"] + found["worker"] == 3 and found["runs_ended"] > 0
