@@ -130,6 +130,9 @@ def score(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="As --resume, and try the views again that have failed.")
     ] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Score what is new, changed or failed since the run in --out; else begin.")
+    ] = False,
     overwrite: Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is, and by a sample how long it would take.")
@@ -160,6 +163,7 @@ def score(
             overwrite=overwrite,
             resume=resume,
             retry_failed=retry_failed,
+            update=update,
             null_ms=null_ms,
         )
         if dry_run:

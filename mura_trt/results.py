@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Listing
+from mura_trt.earlier import Earlier, identities, read_hashes, write_hashes
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
 from mura_trt.ledger import Failure, Rows
-from mura_trt.recipe import RECIPE, noted_recipe
+from mura_trt.recipe import RECIPE, note_recipe, noted_recipe
 from mura_trt.studies import study_tables
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ FORMATS = ("csv", "parquet")
 RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
 HEADERS_FILE = "headers.parquet"
+VIEWS_FILE = "hashes.parquet"  # of a run's views, as a later one knows them again by
+EARLIER_FILE = "earlier.parquet"
+VANISHED_FILE = "vanished.csv"
+UPDATING = "being updated"  # in place of a recipe's listing
 _SHARDS = "shards"
 _LOCK = ".lock"
 _WAY_OUT = "run again with --resume, which scores anew what is missing"
@@ -52,6 +57,8 @@ class Existing(Enum):
     REFUSE = "refuse"
     REPLACE = "replace"
     RESUME = "resume"
+    UPDATE = "update"
+    """Their scores are taken over for views that have not changed."""
 
 
 @dataclass(frozen=True)
@@ -123,23 +130,92 @@ class OutputFolder:
         if foreign:
             raise UsageError(f"{path / _SHARDS} holds {foreign[0]}, which no run wrote; choose another folder")
         finished = (path / RUN_FILE).exists()
-        if existing is Existing.RESUME and (path / RECIPE).exists():
+        if existing in (Existing.RESUME, Existing.UPDATE) and (path / RECIPE).exists():
             return
         if any((path / _SHARDS).iterdir()) or any((path / name).exists() for name in (*_RESULTS, RECIPE)):
-            if existing is Existing.RESUME:
+            if existing in (Existing.RESUME, Existing.UPDATE):
                 raise UsageError(f"{path} holds results and no {RECIPE}, so they cannot be gone on with; --overwrite?")
             if existing is Existing.REFUSE:
                 state = "results" if finished else "a run that has not ended; --resume goes on with it"
                 raise UsageError(f"{path} holds {state}; add --overwrite to replace them, or choose another folder")
+            for name in (RUN_FILE, RECIPE, HEADERS_FILE, EARLIER_FILE, VANISHED_FILE):
+                (self.path / name).unlink(missing_ok=True)
             self._clear()
 
     def _clear(self) -> None:
         # The mark of a finished run goes first, so that what a crash leaves here never looks finished.
-        for name in (*_RESULTS, RECIPE, HEADERS_FILE, WORKER_LOG):
+        for name in (*_RESULTS, VIEWS_FILE, WORKER_LOG):
             (self.path / name).unlink(missing_ok=True)
+        sync_folder(self.path)
         shutil.rmtree(self.path / _SHARDS)
         (self.path / _SHARDS).mkdir()
         sync_folder(self.path)
+
+    def begin_update(self, listing: Listing) -> None:
+        """Puts the scores of the run that is here, ended or not, aside for the next one, and makes room for that.
+
+        What that run had and ``listing`` has not is kept in ``vanished.csv``. A crash at any moment loses nothing: the
+        next update takes what was put aside, and what is still there.
+
+        Raises
+        ------
+        UsageError
+            That run left nothing to know its views by.
+        EnvironmentProblem
+            The disk's errors.
+        """
+        hashes, earlier = self.path / VIEWS_FILE, self.path / EARLIER_FILE
+        with self._told_what_to_do():
+            scores = Earlier.read(earlier)
+            if hashes.exists():
+                self._note_vanished(listing)
+                scores = Earlier.of(read_hashes(hashes)[0], self.take_up()).and_also(scores)
+            elif self.recipe["listing"] != UPDATING:
+                raise UsageError(f"{self.path}: its run left no {VIEWS_FILE} to know its views by; --overwrite?")
+            scores.write(earlier)
+            # From here on only another update can go on, which alone looks at what views are.
+            note_recipe(self.path, {**self.recipe, "listing": UPDATING})
+            self._clear()
+        self.recipe = {}
+
+    def _note_vanished(self, listing: Listing) -> None:
+        """Only where the run has ended; else the note of the last one that had stays."""
+        import pandas as pd
+
+        if not (self.path / RUN_FILE).exists():
+            return
+        there = set(listing.view_names(listing.keys(0, len(listing))))
+        parts = []
+        for name in ("views", "failures"):
+            for suffix, read in (("csv", _read_names), ("parquet", pd.read_parquet)):
+                path = self.path / f"{name}.{suffix}"
+                if path.exists():
+                    parts.append(read(path)[["view", "study"]])
+        known = pd.concat(parts)
+        gone = known[~known["view"].isin(there)].sort_values("view")
+        write_atomically(self.path / VANISHED_FILE, gone.to_csv(index=False, lineterminator="\n").encode())
+
+    def write_hashes(self, listing: Listing) -> None:
+        """Notes what a later run knows the views again by, before any of them is read."""
+        with self._told_what_to_do():
+            write_hashes(self.path / VIEWS_FILE, identities(listing))
+
+    def earlier_rows(self, shard_views: int) -> Iterator[Rows]:
+        """What earlier runs have scored of views that this one has not committed; commits shards that are whole."""
+        earlier = Earlier.read(self.path / EARLIER_FILE)
+        if not len(earlier):
+            return
+        hashes, *_ = read_hashes(self.path / VIEWS_FILE)
+        done = {int(path.stem) for path in self._shard_files()}
+        for rows in earlier.rows(hashes, shard_views, done):
+            if rows.start % shard_views == 0 and rows.stop in (rows.start + shard_views, len(hashes)):
+                self.commit(rows)
+            yield rows
+
+    def vanished(self) -> int:
+        """How many views the last run had that are not there any more."""
+        path = self.path / VANISHED_FILE
+        return len(_read_names(path)) if path.exists() else 0
 
     def commit(self, rows: Rows) -> None:
         """Makes a shard's rows final: they are on the disk, whole, when this returns."""
@@ -238,6 +314,7 @@ class OutputFolder:
         """Writes ``run.json``, whose presence says that the run came to its end."""
         with self._told_what_to_do():
             write_atomically(self.path / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+            (self.path / EARLIER_FILE).unlink(missing_ok=True)  # all that counts of it is in the shards
 
     def close(self) -> None:
         """Lets another run have the folder."""
@@ -301,6 +378,12 @@ def _read_shard(path: Path) -> Rows:
     if (record["scored"], record["failed"]) != (len(rows.views), len(rows.failures)):
         raise ValueError("another number of rows than committed")
     return rows
+
+
+def _read_names(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(path, usecols=["view", "study"], dtype=str, keep_default_na=False)
 
 
 def _write_csv(path: Path, parts: Iterator[pd.DataFrame]) -> int:

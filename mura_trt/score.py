@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import platform
 import shlex
@@ -27,7 +28,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.ledger import Ledger, Rows
 from mura_trt.recipe import RECIPE, check_recipe, note_recipe
-from mura_trt.results import FORMATS, HEADERS_FILE, WORKER_LOG, Existing, OutputFolder
+from mura_trt.results import FORMATS, HEADERS_FILE, UPDATING, WORKER_LOG, Existing, OutputFolder
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.supervisor import Progress, Supervisor, WorkerProcess
@@ -40,6 +41,8 @@ SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
 SHARDS_AHEAD, BATCHES_AHEAD = 3, 8
 # Of a run's recipe, what it has chosen itself or was told.
 CHOSEN = ("runtime", "device", "batch", "shard_views")
+# Of a recipe, what a run that updates another may have of its own.
+FREE_IN_UPDATES = ("listing", "batch", "shard_views")
 # A dry run scores so many views, and so many times more until that takes long enough to tell the speed.
 SAMPLE_VIEWS, SAMPLE_GROWTH, ENOUGH_SECONDS = 64, 16, 4.0
 DICOM_LIBRARIES = ("pydicom", "python-gdcm", "pyjpegls", "pylibjpeg-openjpeg")
@@ -77,6 +80,8 @@ class ScoreOptions:
     """Likewise of StudyInstanceUIDs."""
     uid_salt_file: Path | None = None
     """What hashes are keyed with; None takes the user's own. Made where it is not there."""
+    update: bool = False
+    """Take over from the run in ``out``, where there is one, what it has scored and has not changed since."""
     null_ms: float = 0.0
     """The ``null`` runtime's time for a batch, in milliseconds."""
 
@@ -91,8 +96,8 @@ class ScoreOptions:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: give 1 or more")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"--threshold {self.threshold}: a probability, 0 to 1")
-        if self.overwrite and (self.resume or self.retry_failed):
-            raise UsageError("--overwrite and --resume or --retry-failed: choose one")
+        if sum((self.overwrite, self.resume or self.retry_failed, self.update)) > 1:
+            raise UsageError("--overwrite, --update and --resume or --retry-failed: choose one")
         if self.null_ms and self.runtime != "null":
             raise UsageError("--null-ms needs --runtime null")
         if self.disclosure.salt_file.resolve().is_relative_to(self.out.resolve()):
@@ -110,6 +115,8 @@ class ScoreOptions:
         """What becomes of results that are there already."""
         if self.resume or self.retry_failed:
             return Existing.RESUME
+        if self.update:
+            return Existing.UPDATE
         return Existing.REPLACE if self.overwrite else Existing.REFUSE
 
 
@@ -132,8 +139,8 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
     """
     started = time.monotonic()
     # The folder is opened later; whose ever its headers are, they are known by hashes of what they are of.
-    resumed = options.existing is Existing.RESUME
-    index = HeaderIndex.read(options.out / HEADERS_FILE) if resumed else HeaderIndex()
+    goes_on = options.existing in (Existing.RESUME, Existing.UPDATE)
+    index = HeaderIndex.read(options.out / HEADERS_FILE) if goes_on else HeaderIndex()
     bundle, listing = _opened(options, index)
     return _score(options, bundle, listing, index, started, report)
 
@@ -164,7 +171,9 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
     while count < len(listing) and seconds < ENOUGH_SECONDS:  # a fast device is asked again for more
         count = min(max(SAMPLE_VIEWS, SAMPLE_GROWTH * count), len(listing))
         with tempfile.TemporaryDirectory() as folder:
-            sample = replace(options, out=Path(folder) / "out", resume=False, retry_failed=False, overwrite=False)
+            sample = replace(
+                options, out=Path(folder) / "out", resume=False, retry_failed=False, overwrite=False, update=False
+            )
             run = _score(sample, bundle, listing.sample(count), index, time.monotonic(), lambda _: None)
         seconds = count / run["views_per_s"] if run["views_per_s"] else ENOUGH_SECONDS
     suffixes = Counter(listing.told_suffix(suffix_of(key)) for key in listing.keys(0, len(listing)))
@@ -217,26 +226,35 @@ def _score(
         if recipe:
             if not recipe.keys() >= set(CHOSEN):
                 raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
-            check_recipe(options.out, _asked(options, bundle, listing, recipe["runtime"]))
+            asked = _asked(options, bundle, listing, recipe["runtime"])
+            if options.update:
+                check_recipe(options.out, {name: asked[name] for name in asked if name not in FREE_IN_UPDATES})
+                out.begin_update(listing)
+            else:
+                if recipe["listing"] == UPDATING:
+                    raise UsageError(f"{options.out}: an update was stopped before it began; run it again: --update")
+                check_recipe(options.out, asked)
         out.write_headers(index)
         config = worker.WorkerConfig(
             bundle,
             listing.source,
             recipe.get("runtime", options.runtime),
-            recipe.get("batch", options.batch),
+            options.batch or recipe.get("batch"),
             options.null_ms,
             options.out / WORKER_LOG,
         )
         progress = Progress(len(listing), len(listing.studies))
         with WorkerProcess(config, recipe.get("device")) as process:
             passed_over: list[str] = []
-            if not recipe:
+            if not out.recipe:
                 ready = process.start()
                 passed_over = ready.passed_over
                 recipe = _recipe(options, bundle, listing, ready)
+                out.write_hashes(listing)
                 note_recipe(options.out, recipe)
             ahead = max(SHARDS_AHEAD * recipe["shard_views"], BATCHES_AHEAD * recipe["batch"])
-            ledger = Ledger(len(listing), recipe["shard_views"], ahead, _kept(out, options.retry_failed, progress))
+            kept = _kept(out, recipe["shard_views"], options.retry_failed, progress)
+            ledger = Ledger(len(listing), recipe["shard_views"], ahead, kept)
             supervisor = Supervisor(listing, out, process, ledger, progress, report)
             supervisor.run()
         scored = time.monotonic()
@@ -264,6 +282,7 @@ def _score(
             "ignored_files": listing.told_ignored(),
             "duplicate_entries": listing.duplicates,
             "resumed_views": progress.before,
+            "vanished_views": out.vanished() if options.update else 0,
             "workers_lost": supervisor.losses,
             "views_per_s": round(supervisor.views / supervisor.seconds, 4) if supervisor.views else 0.0,
             "wall_s": round(ended - started, 2),
@@ -319,9 +338,9 @@ def _asked(options: ScoreOptions, bundle: Bundle, listing: Listing, runtime: str
     return {**_decided(bundle, listing, runtime), **given}
 
 
-def _kept(out: OutputFolder, retry_failed: bool, progress: Progress) -> Iterator[Rows]:
-    """What an earlier run has committed and is not to be done again; counts it as progress."""
-    for rows in out.take_up():
+def _kept(out: OutputFolder, shard_views: int, retry_failed: bool, progress: Progress) -> Iterator[Rows]:
+    """What earlier runs have committed and is not to be done again; counts it as progress."""
+    for rows in itertools.chain(out.take_up(), out.earlier_rows(shard_views)):
         if retry_failed and rows.failures:
             yield from rows.scored_runs()
             continue

@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ import mura_trt.score
 from mura_trt import results, worker
 from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
+from mura_trt.archives.listing import Reference
 from mura_trt.bundle import Bundle
 from mura_trt.errors import MuraTrtError
 from mura_trt.ledger import Failure, Rows, Task
@@ -44,6 +46,7 @@ class PlayedWorker:
     running = False
 
     def __init__(self, config: worker.WorkerConfig, device: str | None = None) -> None:  # noqa: ARG002
+        self._reader = config.source.open()
         self._done: deque[worker.Done] = deque()
 
     def __enter__(self) -> PlayedWorker:
@@ -60,18 +63,19 @@ class PlayedWorker:
     def send(self, message: worker.Assignment | worker.Flush) -> None:
         """As the real one."""
         if isinstance(message, worker.Assignment):
-            self._done.append(worker.Done(_rows(message.task), 1.0, {}))
+            self._done.append(worker.Done(self._rows(*message), 1.0, {}))
 
     def receive(self) -> Message:
         """As the real one."""
         return self._done.popleft()
 
-
-def _rows(task: Task) -> Rows:
-    views = np.array([view for view in range(task.start, task.stop) if view % 7 != 3], np.int64)
-    lost = [Failure(view, "read", "EIO", "gone") for view in range(task.start, task.stop) if view % 7 == 3]
-    logit = np.sin(views).astype(np.float32)
-    return Rows(task.start, task.stop, views, logit, (1 / (1 + np.exp(-logit))).astype(np.float32), lost)
+    def _rows(self, task: Task, references: list[Reference]) -> Rows:
+        sums = np.array([zlib.crc32(repr(at).encode() + self._reader.read(at)) for at in references], np.int64)
+        views = np.arange(task.start, task.stop)
+        good = sums % 7 != 3
+        logit = np.sin(sums[good]).astype(np.float32)
+        lost = [Failure(view, "read", "EIO", "gone") for view in views[~good].tolist()]
+        return Rows(task.start, task.stop, views[good], logit, (1 / (1 + np.exp(-logit))).astype(np.float32), lost)
 
 
 class Runs:
@@ -86,24 +90,50 @@ class Runs:
     """
 
     def __init__(self, work: Path, engine: Path) -> None:
-        archive = work / "archive"
+        self._archive, self._bundle = work / "archive", Bundle.open(engine)
         shutil.rmtree(work, ignore_errors=True)
         for view in range(VIEWS):
-            path = archive / f"study{view // 3}" / f"image{view % 3}.png"
+            path = self._archive / f"study{view // 3}" / f"image{view % 3}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        self._archive, self._bundle = archive, Bundle.open(engine)
-        self._listing = list_archive(archive)
-        self.run(work / "clean", lambda _: None)
-        self.expected = tables(work / "clean")
+        self._all_expected = {}
+        for grown in (True, False):
+            self.grow(grown)
+            self.run(work / f"clean-{grown}", lambda _: None)
+            self._all_expected[grown] = tables(work / f"clean-{grown}")
 
-    def run(self, out: Path, report: Callable[[Progress], None]) -> None:
-        """Begins a run or goes on with it, to its end."""
+    @property
+    def expected(self) -> dict[str, bytes]:
+        """Of the archive as it is."""
+        return self._all_expected[self._grown]
+
+    def grow(self, grown: bool) -> None:
+        """Has the archive as it was at first, or with a study more, one less and a file that changed."""
+        self._grown = grown
+        gone, new, changed = (self._archive / name for name in ("study3", "study33", "study5/image0.png"))
+        for folder, there in ((gone, not grown), (new, grown)):
+            shutil.rmtree(folder, ignore_errors=True)
+            if there:
+                folder.mkdir()
+                (folder / "image0.png").write_bytes(folder.name.encode())
+                os.utime(folder / "image0.png", (0, 0))
+        changed.write_bytes(b"another" if grown else b"")
+        os.utime(changed, (1, 1) if grown else (0, 0))
+
+    def run(self, out: Path, report: Callable[[Progress], None], update: bool = False) -> None:
+        """Begins a run, goes on with it or updates it, to its end."""
         options = mura_trt.score.ScoreOptions(
-            self._archive, self._bundle.folder, out, runtime="null", shard_views=SHARD_VIEWS, resume=True
+            self._archive,
+            self._bundle.folder,
+            out,
+            runtime="null",
+            shard_views=SHARD_VIEWS,
+            resume=not update,
+            update=update,
         )
+        listing = list_archive(self._archive)
         with mock.patch.object(mura_trt.score, "WorkerProcess", PlayedWorker):
-            mura_trt.score._score(options, self._bundle, self._listing, HeaderIndex(), time.monotonic(), report)
+            mura_trt.score._score(options, self._bundle, listing, HeaderIndex(), time.monotonic(), report)
 
 
 def tables(out: Path) -> dict[str, bytes]:
@@ -195,8 +225,17 @@ def watched(folder: Path, see: Callable[..., None]) -> Iterator[None]:
         yield
 
 
-def refuse_each(work: Path, engine: Path) -> dict[str, int]:
+def refuse_each(work: Path, engine: Path, step: int = 1) -> dict[str, int]:
     """ENOSPC and EIO at every operation, one a run; each run is gone on with and must end in the same bytes.
+
+    Parameters
+    ----------
+    work
+        Folder for archive and runs.
+    engine
+        Engine bundle.
+    step
+        2 refuses every second one.
 
     Raises
     ------
@@ -204,39 +243,51 @@ def refuse_each(work: Path, engine: Path) -> dict[str, int]:
         Something was lost, doubled or half written, or a run ended as if nothing had happened.
     """
     runs = Runs(work, engine)
-    counts = {"refusals": 0, "operations": 0}
-    for code in (errno.ENOSPC, errno.EIO):
-        for number in range(10_000):
-            out, seen = work / f"out-{code}-{number}", 0
-            last: str | None = None
-
-            def see(kind: str, path: str, *_: object, code: int = code, number: int = number) -> None:
-                nonlocal seen, last
-                if kind == "content":
-                    return
-                seen += 1
-                if seen == number + 1:
-                    last = f"{kind} {Path(path).name}"
-                    raise OSError(code, os.strerror(code))
-
-            with watched(out, see):
-                try:
-                    runs.run(out, lambda _: None)
-                except (MuraTrtError, OSError):
-                    assert last, "a run failed with no operation refused"
-                else:
-                    assert not last or last.startswith("remove"), f"nobody noticed that {last} was refused"
-            assert all(content == runs.expected[name] for name, content in tables(out).items()), f"{last}: half a table"
-            if (out / "run.json").exists():
-                assert tables(out) == runs.expected, f"{last}: the run looks whole"
-            runs.run(out, lambda _: None)
-            assert tables(out) == runs.expected, f"{last}: other tables when gone on with"
-            shutil.rmtree(out)
-            if not last:
-                counts["operations"] = number
-                break
-            counts["refusals"] += 1
+    counts = {"refusals": 0, "operations": 0, "operations_of_an_update": 0}
+    for update in (False, True):
+        for code in (errno.ENOSPC, errno.EIO):
+            number = 0
+            while _refuse_one(runs, work / f"out-{update}-{code}-{number}", update, code, number):
+                number += step
+            counts["operations_of_an_update" if update else "operations"] = number
+            counts["refusals"] += number // step
     return counts
+
+
+def _refuse_one(runs: Runs, out: Path, update: bool, code: int, number: int) -> str:
+    """Refuses the operation of that number, of a run that begins or updates another; says which it was."""
+    runs.grow(False)
+    whole = [runs.expected]
+    if update:
+        runs.run(out, lambda _: None)
+        runs.grow(True)
+        whole.append(runs.expected)
+    seen, refused = 0, ""
+
+    def see(kind: str, path: str, *_: object) -> None:
+        nonlocal seen, refused
+        if kind == "content":
+            return
+        seen += 1
+        if seen == number + 1:
+            refused = f"{kind} {Path(path).name}"
+            raise OSError(code, os.strerror(code))
+
+    with watched(out, see):
+        try:
+            runs.run(out, lambda _: None, update)
+        except (MuraTrtError, OSError):
+            assert refused, "a run failed with no operation refused"
+        else:
+            assert not refused or refused.startswith("remove"), f"nobody noticed that {refused} was refused"
+    for name, content in tables(out).items():
+        assert content in [expected[name] for expected in whole], f"{refused}: half a table"
+    if (out / "run.json").exists():
+        assert tables(out) in whole, f"{refused}: the run looks whole"
+    runs.run(out, lambda _: None, update)
+    assert tables(out) == runs.expected, f"{refused}: other tables when gone on with"
+    shutil.rmtree(out)
+    return refused
 
 
 @dataclass
@@ -354,18 +405,24 @@ def _left(file: _File, rng: random.Random) -> bytes:
 def cut_power(work: Path, engine: Path, cuts: int, seed: int = 0) -> dict[str, int]:
     """Cuts the power at random moments of runs and of runs that go on; each must end in the same bytes.
 
+    Half of them update one another while the archive grows and shrinks.
+
     Raises
     ------
     AssertionError
         What was committed is gone or damaged, or tables differ.
     """
     runs, rng = Runs(work, engine), random.Random(seed)
-    counts = {"cuts": 0, "committed_views_found_again": 0}
+    counts = {"cuts": 0, "committed_views_found_again": 0, "updates": 0}
     before = work / "disk"
     while counts["cuts"] < cuts:
         shutil.rmtree(before, ignore_errors=True)
         before.mkdir()
+        update = rng.random() < 0.5
+        runs.grow(False)
         for _ in range(rng.randint(1, 4)):  # in a row
+            if update:
+                runs.grow(rng.random() < 0.5)
             log: list[Operation] = []
             disk = Disk(before)
 
@@ -376,7 +433,7 @@ def cut_power(work: Path, engine: Path, cuts: int, seed: int = 0) -> dict[str, i
                 log.append(("committed", progress.scored + progress.failed))
 
             with watched(before / "out", see):
-                runs.run(before / "out", report)
+                runs.run(before / "out", report, update)
             committed = 0
             for operation in log[: rng.randint(0, len(log))]:
                 if operation[0] == "committed":
@@ -388,12 +445,15 @@ def cut_power(work: Path, engine: Path, cuts: int, seed: int = 0) -> dict[str, i
             shutil.rmtree(before)
             after.rename(before)
             counts["cuts"] += 1
+            counts["updates"] += update
+            if update:  # which puts aside what is committed
+                continue
             counts["committed_views_found_again"] += committed
             shards = [results._read_shard(path) for path in (before / "out/shards").glob("*.json")]
             found = sum(rows.stop - rows.start for rows in shards)
             assert found >= committed, f"{committed} views were committed, and {found} are there after the cut"
             if (before / "out/run.json").exists():
                 assert tables(before / "out") == runs.expected, "a run looks whole and is not"
-        runs.run(before / "out", lambda _: None)
+        runs.run(before / "out", lambda _: None, update)
         assert tables(before / "out") == runs.expected, "other tables after a cut"
     return counts
