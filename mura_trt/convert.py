@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,14 @@ from mura_trt.screen import Rejected, Screened
 # Bits that detectors give, of which a 16-bit file often holds fewer: 10 to 14 in computed radiography.
 USUAL_BITS = (8, 10, 12, 14, 16)
 _INFLATED_AT_ONCE = 1 << 20
+
+
+class Plain(NamedTuple):
+    """A file that the decoder takes as it is meant."""
+
+    data: bytes
+    color: bool
+    """Whether the file stored color, of which luminance is left."""
 
 
 def plain_gray(data: bytes, screened: Screened) -> bytes:

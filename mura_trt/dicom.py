@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.convert import binary_pgm
+from mura_trt.convert import Plain, binary_pgm
 from mura_trt.errors import EnvironmentProblem
 from mura_trt.screen import JPEG_MAGIC, Rejected, check_size
 
@@ -107,7 +107,7 @@ def read_header(data: bytes, whole: bool) -> Header | None:
     )
 
 
-def plain_dicom(data: bytes) -> bytes:
+def plain_dicom(data: bytes) -> Plain:
     """A DICOM image as a binary PGM of 8 bits, as a viewer shows it at first.
 
     Stored values go through the modality LUT or rescale slope and intercept, then through the first VOI LUT or, without
@@ -135,7 +135,8 @@ def plain_dicom(data: bytes) -> bytes:
         pixels = pydicom.pixels.pixel_array(dataset)
         if pixels.shape[:2] != (dataset.Rows, dataset.Columns):
             raise Rejected("CORRUPT", "its pixels are not the rows and columns that its header says")
-        return binary_pgm(_luminance(dataset, pixels) if _is_color(dataset) else _gray(dataset, pixels))
+        color = _is_color(dataset)
+        return Plain(binary_pgm(_luminance(dataset, pixels) if color else _gray(dataset, pixels)), color)
     except Rejected:
         raise
     except Exception as error:  # whatever pydicom and its decoders meet in broken bytes

@@ -23,6 +23,10 @@ from mura_trt.ledger import Rows
 Identities = NDArray[np.uint64]
 """uint64 (n, 2): a hash of 16 bytes for each view; zeros for one that cannot be told."""
 
+SCORE = np.dtype([("logit", "<f4"), ("probability", "<f4"), ("color", "?")])
+"""Of a view; the last where its file stores color."""
+
+_NAMES = ("logit", "probability", "color")
 _AT_ONCE = 50_000  # views
 
 
@@ -53,15 +57,16 @@ class Earlier:
 
     Parameters
     ----------
-    hashes, logit, probability
-        uint64 (n, 2), float32 (n,), float32 (n,); the first of equal hashes counts.
+    hashes
+        uint64 (n, 2); the first of equal ones counts.
+    scores
+        ``SCORE`` (n,).
     """
 
-    def __init__(self, hashes: Identities, logit: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+    def __init__(self, hashes: Identities, scores: NDArray[np.void]) -> None:
         known = hashes.any(axis=1)
         order = np.argsort(hashes[known, 0], kind="stable")
-        self._hashes = hashes[known][order]
-        self._logit, self._probability = logit[known][order], probability[known][order]
+        self._hashes, self._scores = hashes[known][order], scores[known][order]
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -69,40 +74,38 @@ class Earlier:
     @classmethod
     def none(cls) -> Earlier:
         """No scores."""
-        nothing = np.empty(0, np.float32)
-        return cls(np.empty((0, 2), np.uint64), nothing, nothing)
+        return cls(np.empty((0, 2), np.uint64), np.empty(0, SCORE))
 
     @classmethod
     def of(cls, hashes: Identities, rows: Iterable[Rows]) -> Earlier:
         """The scores of a run whose views have these hashes."""
-        views, logit, probability = [], [], []
+        views, scores = [np.empty(0, np.int64)], [np.empty(0, SCORE)]
         for part in rows:
             views.append(part.views)
-            logit.append(part.logit)
-            probability.append(part.probability)
-        if not views:
-            return cls.none()
-        return cls(hashes[np.concatenate(views)], np.concatenate(logit), np.concatenate(probability))
+            of_part = np.empty(len(part.views), SCORE)
+            of_part["logit"], of_part["probability"] = part.logit, part.probability
+            of_part["color"] = np.isin(part.views, part.colored)
+            scores.append(of_part)
+        return cls(hashes[np.concatenate(views)], np.concatenate(scores))
 
     def and_also(self, other: Earlier) -> Earlier:
         """These, and those of ``other`` that are not among them."""
-        return Earlier(
-            np.concatenate([self._hashes, other._hashes]),
-            np.concatenate([self._logit, other._logit]),
-            np.concatenate([self._probability, other._probability]),
-        )
+        return Earlier(np.concatenate([self._hashes, other._hashes]), np.concatenate([self._scores, other._scores]))
 
     @classmethod
     def read(cls, path: Path) -> Earlier:
         """What was written; no scores where there is no such file. Raises OSError, ValueError where it is damaged."""
         if not path.exists():
             return cls.none()
-        hashes, logit, probability = read_hashes(path)
-        return cls(hashes, logit, probability)
+        hashes, *columns = read_hashes(path)
+        scores = np.empty(len(hashes), SCORE)
+        for name, column in zip(_NAMES, columns, strict=True):
+            scores[name] = column
+        return cls(hashes, scores)
 
     def write(self, path: Path) -> None:
         """Keeps them in a file; raises OSError."""
-        write_hashes(path, self._hashes, logit=self._logit, probability=self._probability)
+        write_hashes(path, self._hashes, {name: self._scores[name] for name in _NAMES})
 
     def rows(self, hashes: Identities, shard_views: int, done: set[int]) -> Iterator[Rows]:
         """Of the views with these hashes the ones that have a score here: runs of neighbours within a shard.
@@ -122,9 +125,11 @@ class Earlier:
             at, found = self._find(hashes[start : start + shard_views])
             edges = np.flatnonzero(np.diff(found.astype(np.int8), prepend=0, append=0))
             for first, stop in edges.reshape(-1, 2).tolist():
-                here = at[first:stop]
+                scores = self._scores[at[first:stop]]
                 views = np.arange(start + first, start + stop)
-                yield Rows(start + first, start + stop, views, self._logit[here], self._probability[here])
+                colored = views[scores["color"]].tolist()
+                values = (scores["logit"], scores["probability"])
+                yield Rows(start + first, start + stop, views, *values, colored=colored)
 
     def _find(self, hashes: Identities) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         at = np.minimum(np.searchsorted(self._hashes[:, 0], hashes[:, 0]), len(self) - 1)
@@ -132,13 +137,13 @@ class Earlier:
         return at, (self._hashes[at] == hashes).all(axis=1) & hashes.any(axis=1)
 
 
-def write_hashes(path: Path, hashes: Identities, **columns: NDArray[np.float32]) -> None:
+def write_hashes(path: Path, hashes: Identities, columns: dict[str, NDArray[Any]] | None = None) -> None:
     """Keeps hashes, with what belongs to each, in a Parquet file; raises OSError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"high": hashes[:, 0], "low": hashes[:, 1], **columns}), sink)
+    pq.write_table(pa.table({"high": hashes[:, 0], "low": hashes[:, 1], **(columns or {})}), sink)
     write_atomically(path, sink.getvalue().to_pybytes())
 
 

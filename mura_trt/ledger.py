@@ -27,7 +27,8 @@ class Failure:
 class Rows:
     """What became of the views ``start`` to ``stop`` (exclusive) of the listing.
 
-    ``views`` int64 (k,), ``logit`` and ``probability`` float32 (k,) are the scored ones in order.
+    ``views`` int64 (k,), ``logit`` and ``probability`` float32 (k,) are the scored ones in order; ``colored``
+    are those of them whose files store color.
     """
 
     start: int
@@ -36,6 +37,7 @@ class Rows:
     logit: NDArray[np.float32]
     probability: NDArray[np.float32]
     failures: list[Failure] = field(default_factory=list)
+    colored: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         named = sorted([*self.views.tolist(), *(failure.view for failure in self.failures)])
@@ -50,7 +52,8 @@ class Rows:
             if after - before > 1:
                 here = slice(*np.searchsorted(self.views, (before + 1, after)))
                 values = self.views[here], self.logit[here], self.probability[here]
-                runs.append(Rows(before + 1, after, *values))
+                colored = [view for view in self.colored if before < view < after]
+                runs.append(Rows(before + 1, after, *values, colored=colored))
         return runs
 
     @classmethod
@@ -70,6 +73,7 @@ class Rows:
             np.concatenate([part.logit for part in parts]),
             np.concatenate([part.probability for part in parts]),
             [failure for part in parts for failure in part.failures],
+            [view for part in parts for view in part.colored],
         )
 
 

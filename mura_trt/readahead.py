@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from mura_trt.archives.listing import Reader, Reference, Unreadable
-from mura_trt.convert import plain_gray
+from mura_trt.convert import Plain, plain_gray
 from mura_trt.dicom import is_dicom, plain_dicom
 from mura_trt.ledger import Failure
 from mura_trt.screen import Rejected, screen
@@ -33,6 +33,8 @@ class Batch(NamedTuple):
 
     views: list[int]
     files: list[bytes]
+    colored: frozenset[int] = frozenset()
+    """The views whose files store color."""
 
 
 class ReadAhead:
@@ -52,8 +54,9 @@ class ReadAhead:
         self._depth = reader.threads + 2 * batch // self._chunk
         self._threads = ThreadPoolExecutor(reader.threads, thread_name_prefix="read")
         self._unread: deque[Chunk] = deque()
-        self._reading: deque[tuple[Chunk, Future[list[bytes | Failure]]]] = deque()
+        self._reading: deque[tuple[Chunk, Future[list[Plain | Failure]]]] = deque()
         self._ready = Batch([], [])
+        self._colored: set[int] = set()
         self._ready_bytes = 0
         self._flush = False
         self._read_began: dict[int, float] = {}  # by thread
@@ -102,14 +105,18 @@ class ReadAhead:
                     failures.append(outcome)
                 else:
                     self._ready.views.append(view)
-                    self._ready.files.append(outcome)
-                    self._ready_bytes += len(outcome)
-        views, files = self._ready
+                    self._ready.files.append(outcome.data)
+                    self._ready_bytes += len(outcome.data)
+                    if outcome.color:
+                        self._colored.add(view)
+        views, files, _ = self._ready
         full = len(views) >= self._batch or self._ready_bytes >= MAX_BATCH_BYTES
         if not full and not (views and self._flush):
             return None, failures
         self._ready = Batch(views[self._batch :], files[self._batch :])
-        given = Batch(views[: self._batch], files[: self._batch])
+        colored = frozenset(self._colored.intersection(views[: self._batch]))
+        self._colored -= colored
+        given = Batch(views[: self._batch], files[: self._batch], colored)
         size = sum(map(len, given.files))
         self._ready_bytes -= size
         self._hold(-size)
@@ -127,7 +134,7 @@ class ReadAhead:
             chunk = self._unread.popleft()
             self._reading.append((chunk, self._threads.submit(self._read, chunk)))
 
-    def _read(self, chunk: Chunk) -> list[bytes | Failure]:
+    def _read(self, chunk: Chunk) -> list[Plain | Failure]:
         thread, outcomes = threading.get_ident(), []
         for view, reference in enumerate(chunk.references, chunk.start):
             # Where files are large, it is bytes that there must not be too many of. What is waited for is read anyway;
@@ -138,8 +145,8 @@ class ReadAhead:
             outcome = _read_one(self._reader, view, reference)
             del self._read_began[thread]
             outcomes.append(outcome)
-            if isinstance(outcome, bytes):
-                self._hold(len(outcome))
+            if isinstance(outcome, Plain):
+                self._hold(len(outcome.data))
         return outcomes
 
     def _hold(self, more: int) -> None:
@@ -149,10 +156,13 @@ class ReadAhead:
                 self._room.notify_all()
 
 
-def _read_one(reader: Reader, view: int, reference: Reference) -> bytes | Failure:
+def _read_one(reader: Reader, view: int, reference: Reference) -> Plain | Failure:
     try:
         data = reader.read(reference)
-        data = plain_dicom(data) if is_dicom(data) else plain_gray(data, screen(data))
+        if is_dicom(data):
+            return plain_dicom(data)
+        screened = screen(data)
+        return Plain(plain_gray(data, screened), screened.color)
     except OSError as error:
         code = errno.errorcode.get(error.errno, "UNREADABLE") if error.errno else "UNREADABLE"
         return Failure(view, "read", code, error.strerror or str(error))
@@ -160,4 +170,3 @@ def _read_one(reader: Reader, view: int, reference: Reference) -> bytes | Failur
         return Failure(view, "read", reason.code, str(reason))
     except Rejected as reason:
         return Failure(view, "screen", reason.code, str(reason))
-    return data

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -65,12 +65,14 @@ class Existing(Enum):
 class Outcome:
     """Every view's result, by its number in the listing.
 
-    ``logit`` and ``probability`` are float32 (n,), NaN for a view that failed; ``failures`` says why, in order.
+    ``logit`` and ``probability`` are float32 (n,), NaN for a view that failed; ``failures`` says why, in order;
+    ``colored`` are the views whose files store color.
     """
 
     logit: NDArray[np.float32]
     probability: NDArray[np.float32]
     failures: list[Failure]
+    colored: list[int] = field(default_factory=list)
 
     @property
     def scored(self) -> int:
@@ -224,6 +226,7 @@ class OutputFolder:
             # A float32 goes through JSON's double and back without loss.
             "logit": rows.logit.tolist(),
             "probability": rows.probability.tolist(),
+            "colored": rows.colored,
             "failures": [[failure.view, failure.stage, failure.code, failure.message] for failure in rows.failures],
         }
         body = json.dumps(content).encode()
@@ -282,14 +285,16 @@ class OutputFolder:
         logit = np.full(views, np.nan, np.float32)
         probability = logit.copy()
         failures: list[Failure] = []
+        colored: list[int] = []
         expected = 0
         for rows in self.committed():
             if rows.start != expected or rows.stop > views:
                 raise EnvironmentProblem(f"{self.path}: the shard of view {expected} is missing; {_WAY_OUT}")
             logit[rows.views], probability[rows.views] = rows.logit, rows.probability
             failures.extend(rows.failures)
+            colored.extend(rows.colored)
             expected = rows.stop
-        outcome = Outcome(logit, probability, failures)
+        outcome = Outcome(logit, probability, failures, colored)
         if expected != views or outcome.scored + len(failures) != views:
             raise EnvironmentProblem(f"{self.path}: {views} views listed, {expected} committed; {_WAY_OUT}")
         return outcome
@@ -370,6 +375,7 @@ def _read_shard(path: Path) -> Rows:
             np.array(content["logit"], np.float32),
             np.array(content["probability"], np.float32),
             [Failure(*failure) for failure in content["failures"]],
+            content["colored"],
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__} {error}") from error
@@ -413,6 +419,8 @@ def _write_parquet(path: Path, parts: Iterator[pd.DataFrame]) -> int:
 def _view_tables(listing: Listing, outcome: Outcome) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
+    color = np.zeros(len(listing), np.int64)
+    color[outcome.colored] = 1
     for start in range(0, len(listing), ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, len(listing))
         table = pd.DataFrame(
@@ -421,6 +429,7 @@ def _view_tables(listing: Listing, outcome: Outcome) -> Iterator[pd.DataFrame]:
                 "study": listing.study_names(listing.study_of[start:stop]),
                 "logit": outcome.logit[start:stop],
                 "probability": outcome.probability[start:stop],
+                "color": color[start:stop],
             }
         )
         yield table[table["probability"].notna()]

@@ -25,7 +25,7 @@ OTHER_MAGICS = {
 # 8,192 x 8,192: above any radiograph (the largest detectors give some 18 million pixels), below what exhausts memory.
 MAX_PIXELS = 1 << 26
 
-_GRAY = 0  # color type of a PNG
+_GRAY, _COLOR = 0, 2  # color types of a PNG; the second is a bit of them
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers (ITU-T T.81, table B.1)
 # Markers that cannot stand before the first scan: none at all, restarts, begin and end of an image.
@@ -52,6 +52,8 @@ class Screened(NamedTuple):
     significant: int = 0
     """Of a gray PNG, how many of the bits its ``sBIT`` chunk says are significant; 0 where it has none."""
     interlaced: bool = False
+    color: bool = False
+    """Whether it stores color, be it that of a gray picture."""
 
 
 def screen(data: bytes) -> Screened:
@@ -125,7 +127,7 @@ def _screen_png(data: bytes) -> Screened:
         elif kind == b"sBIT" and length == 1 and 0 < view[at + 8] <= depth:
             significant = view[at + 8]
         at = body + 4
-    return Screened(width, height, depth, color == _GRAY, significant, bool(interlace))
+    return Screened(width, height, depth, color == _GRAY, significant, bool(interlace), bool(color & _COLOR))
 
 
 def _screen_jpeg(data: bytes) -> Screened:
@@ -150,7 +152,7 @@ def _screen_jpeg(data: bytes) -> Screened:
             depth, height, width = struct.unpack_from(">BHH", data, at + 4)
             check_size(width, height)
             _check_depth(depth)
-            found = Screened(width, height)
+            found = Screened(width, height, color=data[at + 9 : at + 10] > b"\1")  # components
         if marker == 0xDA:  # start of scan
             break
         at += 2 + length

@@ -169,6 +169,7 @@ class _OpenTask:
     logit: NDArray[np.float32]
     probability: NDArray[np.float32]
     failures: list[Failure] = field(default_factory=list)
+    colored: set[int] = field(default_factory=set)
     settled: int = 0
 
     @classmethod
@@ -202,6 +203,7 @@ class _OpenTask:
             self.logit[scored],
             self.probability[scored],
             self.failures,
+            sorted(self.colored.intersection((scored + self.task.start).tolist())),
         )
 
 
@@ -313,14 +315,21 @@ class Worker:
             with self._doing("engine"):
                 scores = self._session.run(pixels)
             views = np.array([batch.views[at] for at in kept])
-            self._settle(views, scores.logit, scores.probability)
+            self._settle(views, scores.logit, scores.probability, batch.colored)
 
-    def _settle(self, views: NDArray[np.int64], logit: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+    def _settle(
+        self,
+        views: NDArray[np.int64],
+        logit: NDArray[np.float32],
+        probability: NDArray[np.float32],
+        colored: frozenset[int],
+    ) -> None:
         finite = np.isfinite(logit) & np.isfinite(probability)
         message = "the network gave no finite number; with FP16, check the checkpoint's range in FP32"
         self._fail([Failure(int(view), "engine", "NOT_FINITE", message) for view in views[~finite]])
         for task in self._open:
             task.score(views[finite], logit[finite], probability[finite])
+            task.colored |= colored
 
     def _fail(self, failures: list[Failure]) -> None:
         for failure in failures:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom import FileDataset
 from pydicom.data import get_testdata_file
 
+from mura_trt.convert import Plain
 from mura_trt.dicom import Header, is_dicom, plain_dicom, read_header
 from mura_trt.screen import Rejected
 
@@ -26,8 +27,8 @@ def real(name: str) -> bytes:
     return found.read_bytes()
 
 
-def pixels(data: bytes) -> NDArray[np.uint8]:
-    magic, size, white, gray = data.split(b"\n", 3)
+def pixels(plain: Plain) -> NDArray[np.uint8]:
+    magic, size, white, gray = plain.data.split(b"\n", 3)
     assert (magic, white) == (b"P5", b"255")
     width, height = map(int, size.split())
     return np.frombuffer(gray, np.uint8).reshape(height, width)
@@ -83,6 +84,14 @@ def test_a_computed_radiograph_is_shown_through_its_window_and_inverted() -> Non
 def test_transfer_syntaxes_give_the_same_picture(compressed: str, plain: str, most: int) -> None:
     difference = np.abs(shown(compressed).astype(int) - shown(plain))
     assert difference.max() <= most
+
+
+def test_files_that_store_color_are_told() -> None:
+    assert [plain_dicom(real(name)).color for name in ("SC_rgb.dcm", "OBXXXX1A.dcm", "RG3_J2KR.dcm")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("name", ["JPEGLSNearLossless_16.dcm", "image_dfl.dcm", "mlut_18.dcm", "vlut_04.dcm"])

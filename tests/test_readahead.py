@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Reference, Unreadable
@@ -95,6 +96,17 @@ def test_batches_are_full_across_runs_and_the_tail_waits_for_the_flush(tmp_path:
     batches, failures = drain(ahead)
     assert batches == [Batch([8, 9, 10], [good(8), good(9), good(10)])] and failures == []
     assert not ahead.reading and ahead.next_batch() == (None, [])
+
+
+def test_files_that_store_color_are_told_with_their_batch(tmp_path: Path, opened: Opened) -> None:
+    ahead = opened(3)
+    keys = make_views(tmp_path, [GOOD] * 8)
+    for view in (1, 3, 5, 7):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{view}.png")
+    ahead.add(10, keys)
+    ahead.flush()
+    batches = [ahead.next_batch()[0] for _ in range(3)]
+    assert [batch and sorted(batch.colored) for batch in batches] == [[11], [13, 15], [17]]
 
 
 def test_a_run_behind_the_flush_makes_its_tail_wait_again(tmp_path: Path, opened: Opened) -> None:

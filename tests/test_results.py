@@ -222,7 +222,7 @@ def test_tables_have_their_columns_rows_and_order(out: OutputFolder) -> None:
     assert {row[-1] for row in rows} == {"0", "1", ""} and rows[-1][-2:] == ["", ""]  # or the data would show little
 
     header, *rows = read_csv(out.path / "views.csv")
-    assert header == ["view", "study", "logit", "probability"]
+    assert header == ["view", "study", "logit", "probability", "color"]
     scored_views = [view for view in range(12) if view not in LOST]
     assert [row[:2] for row in rows] == [[keys[view], of_view[view]] for view in scored_views]
     assert [np.float32(row[2]) for row in rows] == outcome.logit[scored_views].tolist()

@@ -56,7 +56,7 @@ def test_every_view_and_study_comes_out_once(clean: Path, archive: Path) -> None
     expected = sorted(str(path.relative_to(archive)) for path in archive.rglob("*.png"))
     views, studies = pd.read_csv(clean / "views.csv"), pd.read_csv(clean / "studies.csv")
     assert sorted(views["view"]) == expected
-    assert list(views.columns) == ["view", "study", "logit", "probability"]
+    assert list(views.columns) == ["view", "study", "logit", "probability", "color"]
     assert list(studies.columns) == ["study", "body_part", "views", "scored", "failed", "probability", "abnormal"]
     assert studies["views"].sum() == len(expected)
     assert (studies["scored"] == studies["views"]).all()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mura_trt.archives import list_archive
 from mura_trt.bundle import Bundle
-from mura_trt.earlier import Earlier, identities
+from mura_trt.earlier import SCORE, Earlier, identities
 from mura_trt.errors import UsageError
 from mura_trt.recipe import RECIPE
 from mura_trt.results import EARLIER_FILE, UPDATING
@@ -42,6 +42,22 @@ def run(archive: Path, bundle: Bundle, out: Path, **options: object) -> dict[str
 
 def tables(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in ("studies.csv", "views.csv", "failures.csv")}
+
+
+def test_views_that_store_color_are_told_by_every_run(growing: Path, bundle: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, mode in (("study01/image0.png", "RGB"), ("study04/image1.png", "P"), ("study06/image0.png", "RGBA")):
+        depth = len(mode)
+        Image.frombytes(mode, (20, 20), rng.bytes(400 * depth)).save(growing / name)
+    Image.frombytes("RGB", (20, 20), rng.bytes(1200)).save(growing / "study07/image0.jpg")
+    Image.frombytes("LA", (20, 20), rng.bytes(800)).save(growing / "study07/image1.png")
+    out = tmp_path / "out"
+    told = []
+    for options in ({}, {"retry_failed": True}, {"update": True}):
+        run(growing, bundle, out, **options)
+        views = pd.read_csv(out / "views.csv")
+        told.append(views["view"][views["color"] == 1].tolist())
+    assert told == 3 * [["study01/image0.png", "study04/image1.png", "study06/image0.png", "study07/image0.jpg"]]
 
 
 def grow(root: Path) -> None:
@@ -136,20 +152,23 @@ def test_scores_are_found_by_hash_and_never_for_what_cannot_be_told() -> None:
     hashes = rng.integers(1, 1 << 63, (50, 2)).astype(np.uint64)
     hashes[7] = 0
     logit = rng.normal(size=50).astype(np.float32)
-    earlier = Earlier(hashes, logit, np.sqrt(np.abs(logit)))
+    scores = np.zeros(50, SCORE)
+    scores["logit"], scores["color"][12] = logit, True
+    earlier = Earlier(hashes, scores)
     assert len(earlier) == 49
     asked = np.concatenate([hashes[10:18], rng.integers(1, 9, (3, 2)).astype(np.uint64), hashes[5:9]])
     rows = list(earlier.rows(asked, 6, done=set()))
     assert [(part.start, part.stop) for part in rows] == [(0, 6), (6, 8), (11, 12), (12, 13), (14, 15)]
     np.testing.assert_array_equal(np.concatenate([part.logit for part in rows]), logit[[*range(10, 18), 5, 6, 8]])
+    assert [view for part in rows for view in part.colored] == [2]
     assert [part.start for part in earlier.rows(asked, 6, done={0, 12})] == [6, 11]
     assert list(Earlier.none().rows(asked, 6, done=set())) == []
 
 
 def test_of_two_scores_the_newer_counts(tmp_path: Path) -> None:
     hashes = np.array([[1, 2], [3, 4]], np.uint64)
-    old, new = (np.full(2, value, np.float32) for value in (1, 2))
-    both = Earlier(hashes[:1], new[:1], new[:1]).and_also(Earlier(hashes, old, old))
+    old, new = (np.array([(value, 0, False)] * 2, SCORE) for value in (1, 2))
+    both = Earlier(hashes[:1], new[:1]).and_also(Earlier(hashes, old))
     both.write(tmp_path / "earlier.parquet")
     (rows,) = Earlier.read(tmp_path / "earlier.parquet").rows(hashes, 2, done=set())
     assert rows.logit.tolist() == [2, 1]
