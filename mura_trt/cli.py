@@ -106,7 +106,7 @@ def build_engine(
 
 @app.command()
 def score(
-    archive: Annotated[Path, typer.Argument(help="Folder of X-rays, or a list file of image paths.")],
+    archive: Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")],
     engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     runtime: Annotated[str, typer.Option(help="auto, tensorrt, tensorrt_rtx, onnxruntime, torch or null.")] = "auto",
@@ -147,7 +147,7 @@ def score(
         from mura_trt.score import score as run_score
 
         options = ScoreOptions(
-            archive=archive,
+            archive=archive if "://" in archive else Path(archive),
             engine=engine,
             out=out,
             runtime=runtime,

@@ -53,7 +53,8 @@ LIBRARIES = ("nvidia-dali-cuda130", "onnxruntime", "torch", "tensorrt", "tensorr
 class ScoreOptions:
     """What to score and how; the fields are the options of ``mura-trt score``."""
 
-    archive: Path
+    archive: Path | str
+    """A string is a URL."""
     engine: Path
     out: Path
     runtime: str = "auto"
@@ -217,7 +218,8 @@ def _score(
     started: float,
     report: Callable[[Progress], None],
 ) -> dict[str, Any]:
-    if options.archive.parent.resolve() == options.out.resolve() and options.archive.is_file():
+    archive = options.archive
+    if isinstance(archive, Path) and archive.parent.resolve() == options.out.resolve() and archive.is_file():
         raise UsageError(f"{options.archive} lies in the output folder, whose files a run replaces; choose another")
     out = OutputFolder(options.out, options.existing)
     try:

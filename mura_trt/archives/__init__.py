@@ -11,6 +11,8 @@ from mura_trt.archives.disclosure import Disclosure
 from mura_trt.archives.folder import UNREAD_SUFFIXES, list_folder
 from mura_trt.archives.listing import IMAGE_SUFFIXES, Listing
 from mura_trt.archives.lists import LIST_SUFFIXES, list_file
+from mura_trt.archives.openers import located
+from mura_trt.archives.remote import check_url, list_below
 from mura_trt.archives.tars import is_tar, list_tars
 from mura_trt.archives.zips import list_zip
 from mura_trt.errors import UsageError
@@ -20,7 +22,7 @@ MAX_TARS = 100_000
 
 
 def list_archive(
-    archive: Path,
+    archive: Path | str,
     *,
     study_depth: int | None = None,
     root: Path | None = None,
@@ -32,7 +34,7 @@ def list_archive(
     Parameters
     ----------
     archive
-        The folder or file. ``shards-{00000..00099}.tar`` stands for the tar files of those numbers.
+        The folder or file; a string is a URL. ``shards-{00000..00099}.tar`` stands for the tar files of those numbers.
     study_depth
         A study is the first so many parts of a view's path; without it, the folder the view lies in.
     root
@@ -49,9 +51,9 @@ def list_archive(
     UsageError
         Nothing there, nothing readable there, or no view in it.
     EnvironmentProblem
-        There are DICOM files and pydicom is not installed.
+        There are DICOM files and pydicom is not installed, or what a URL needs is not.
     """
-    named = archive.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(archive)
+    named = isinstance(archive, Path) and archive.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(archive)
     listing = sorted_by_headers(
         _list(archive, study_depth, root), disclosure, HeaderIndex() if index is None else index, named
     )
@@ -59,9 +61,13 @@ def list_archive(
     return listing
 
 
-def _list(archive: Path, study_depth: int | None, root: Path | None) -> Listing:
+def _list(archive: Path | str, study_depth: int | None, root: Path | None) -> Listing:
     if study_depth is not None and study_depth < 1:
         raise UsageError(f"--study-depth {study_depth}: a study is at least the first part of a path; give 1 or more")
+    if isinstance(archive, str):
+        if root is not None:
+            raise UsageError(f"--root is for list files, and {archive} is none; leave it out")
+        return _list_url(archive, study_depth)
     is_list = archive.suffix.lower() in LIST_SUFFIXES
     # Not Path's own questions, which raise where a name is too long or a folder above is closed.
     if root is not None and not is_list:
@@ -74,25 +80,35 @@ def _list(archive: Path, study_depth: int | None, root: Path | None) -> Listing:
         if archive.suffix.lower() == ".zip":
             return list_zip(archive, study_depth)
         if is_tar(archive):
-            return list_tars(archive, [archive], study_depth)
+            return list_tars(archive, [located(archive)], study_depth)
     elif is_tar(archive) and (numbers := _RANGE.search(str(archive))):
-        return list_tars(archive, _numbered(archive, numbers), study_depth)
+        return list_tars(archive, _numbered(located(archive), numbers), study_depth)
     if os.path.exists(archive):
         kinds = ", ".join((".zip", ".tar", ".tar.gz", ".tar.zst", *sorted(LIST_SUFFIXES)))
         raise UsageError(f"{archive}: neither a folder nor an archive or list file ({kinds})")
     raise UsageError(f"{archive}: no such folder or file; check the path")
 
 
-def _numbered(pattern: Path, numbers: re.Match[str]) -> list[Path]:
+def _list_url(url: str, study_depth: int | None) -> Listing:
+    check_url(url)
+    if url.lower().endswith(".zip"):
+        return list_zip(url, study_depth)
+    if is_tar(url):
+        numbers = _RANGE.search(url)
+        return list_tars(url, _numbered(url, numbers) if numbers else [url], study_depth)
+    return list_below(url, study_depth)
+
+
+def _numbered(pattern: str, numbers: re.Match[str]) -> list[str]:
     first, last = numbers.groups()
     count = int(last) - int(first) + 1
     if not 0 < count <= MAX_TARS:
         raise UsageError(f"{pattern}: {numbers[0]} stands for {count} files; give 1 to {MAX_TARS}")
-    before, after = str(pattern)[: numbers.start()], str(pattern)[numbers.end() :]
-    return [Path(f"{before}{number:0{len(first)}d}{after}") for number in range(int(first), int(last) + 1)]
+    before, after = pattern.split(numbers[0], 1)
+    return [f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1)]
 
 
-def _check_not_empty(listing: Listing, archive: Path) -> None:
+def _check_not_empty(listing: Listing, archive: Path | str) -> None:
     if len(listing):
         return
     seen = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in listing.ignored.most_common(5))

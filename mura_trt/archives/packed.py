@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 from mura_trt.archives.listing import MAX_FILE_BYTES, Place, Unreadable, is_view, plain
@@ -27,7 +26,6 @@ REFUSALS = {
     SPARSE: ("SPARSE", "the member is stored with holes, which are not read"),
 }
 _MAX_NAME = 4096  # bytes, as of Linux's paths
-_FARTHEST = 1 << 62  # byte of a file; beyond it, the kernel's own numbers end
 
 
 def refuse(place: Place) -> None:
@@ -63,26 +61,3 @@ class Names:
 def bounded(key: bytes) -> bytes:
     """A key, or the beginning of one that is refused for its length: listings hold a great many."""
     return key if len(key) <= _MAX_NAME else key[:200] + b"..."
-
-
-class OpenFile:
-    """A file that any thread may read at any place; closed when nobody holds it any more."""
-
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):  # where it could not be opened there is none
-            os.close(self._descriptor)
-
-    def read(self, count: int, offset: int) -> bytes:
-        """So many bytes; raises Unreadable where the file ends before, and OSError."""
-        if not 0 <= offset < _FARTHEST:
-            raise Unreadable("CORRUPT", f"the archive says that the member lies at byte {offset}")
-        data = os.pread(self._descriptor, count, offset)
-        while len(data) < count:
-            more = os.pread(self._descriptor, count - len(data), offset + len(data))
-            if not more:
-                raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {offset + len(data)}")
-            data += more
-        return data

@@ -7,6 +7,7 @@ it again, in order, by one thread.
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -30,9 +31,9 @@ from mura_trt.archives.listing import (
     Reference,
     Unreadable,
     gather,
-    stamp_of,
 )
-from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, OpenFile, bounded, refuse
+from mura_trt.archives.openers import file_stamp, open_file, open_stream
+from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, bounded, refuse
 from mura_trt.errors import UsageError
 
 # Of a member: the number of its tar file, where its bytes begin in that (unpacked), how many there are, and 0 or a
@@ -63,9 +64,9 @@ _MAX_HEADER = 1 << 20  # bytes of a header, which is mostly a long name
 _MAX_PADDING = 1 << 20  # zero bytes at an archive's end; packers fill up to 10,240 bytes, or what they are told
 
 
-def is_tar(path: Path) -> bool:
+def is_tar(path: Path | str) -> bool:
     """Whether the name is a tar file's, compressed or not."""
-    return path.name.lower().endswith(tuple(_SUFFIXES))
+    return str(path).lower().endswith(tuple(_SUFFIXES))
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class TarReader:
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._paths = paths
+        self._stamps = functools.cache(file_stamp)
         self._open = threading.local()  # each thread has the file that it is at
 
     def read(self, reference: Reference) -> bytes:
@@ -101,7 +103,7 @@ class TarReader:
         refuse(reference)
         number, offset, size, _ = reference
         if getattr(self._open, "number", None) != number:
-            self._open.file = OpenFile(self._paths[number])
+            self._open.file = open_file(self._paths[number])
             self._open.number = number
         data: bytes = self._open.file.read(size, offset)
         return data
@@ -109,7 +111,7 @@ class TarReader:
     def stamp(self, reference: Reference) -> bytes:
         """Its place, and its file's size and time."""
         assert isinstance(reference, tuple)
-        return b"%r %b" % (reference, stamp_of(os.stat(self._paths[reference[0]])))
+        return b"%r %b" % (reference, self._stamps(self._paths[reference[0]]))
 
     def head(self, reference: Reference, count: int) -> bytes:
         """The first bytes of one member; raises as ``read``."""
@@ -123,6 +125,7 @@ class StreamReader:
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._paths = paths
+        self._stamps = functools.cache(file_stamp)
         self._number = -1
         self._stream: _Forward
 
@@ -138,7 +141,7 @@ class StreamReader:
         number, offset, size, _ = reference
         if number != self._number or offset < self._stream.tell():
             self._close()
-            self._stream, self._number = _Forward(_unpacked(self._paths[number]), MAX_FILE_BYTES), number
+            self._stream, self._number = _Forward(*_unpacked(self._paths[number]), MAX_FILE_BYTES), number
         try:
             self._stream.seek(offset)
             data = self._stream.read(size)
@@ -152,7 +155,7 @@ class StreamReader:
     def stamp(self, reference: Reference) -> bytes:
         """Its place, and its file's size and time."""
         assert isinstance(reference, tuple)
-        return b"%r %b" % (reference, stamp_of(os.stat(self._paths[reference[0]])))
+        return b"%r %b" % (reference, self._stamps(self._paths[reference[0]]))
 
     def head(self, reference: Reference, count: int) -> bytes:
         """The first bytes of one member; raises as ``read``."""
@@ -174,8 +177,8 @@ def _cut(reference: Reference, count: int) -> Reference:
 class _Forward(io.RawIOBase):
     """A stream as tarfile wants it, which never goes back: a header that sends it back would have it go in circles."""
 
-    def __init__(self, raw: IO[bytes], most: int) -> None:
-        self._raw, self._most, self._at = raw, most, 0
+    def __init__(self, raw: IO[bytes], file: IO[bytes], most: int) -> None:
+        self._raw, self._file, self._most, self._at = raw, file, most, 0
         self.moved_at = time.monotonic()
 
     def readable(self) -> bool:
@@ -207,6 +210,7 @@ class _Forward(io.RawIOBase):
 
     def close(self) -> None:
         self._raw.close()
+        self._file.close()
         super().close()
 
 
@@ -234,22 +238,26 @@ class _Header(tarfile.TarInfo):
 
 def _kind(path: str) -> str:
     """How a file is packed, by its first bytes."""
-    with open(path, "rb") as file:
+    with open_stream(path) as file:
         first = file.read(16)
     return next((kind for magic, kind in _MAGICS.items() if first.startswith(magic)), _PLAIN)
 
 
-def _unpacked(path: str) -> IO[bytes]:
-    kind = _kind(path)
+def _unpacked(path: str) -> tuple[IO[bytes], IO[bytes]]:
+    """The bytes without compression, and the file that they come from."""
+    kind, file = _kind(path), open_stream(path)
+    if kind == _PLAIN:
+        return file, file
     if kind == _ZSTD:
         import pyarrow as pa
 
-        return cast("IO[bytes]", pa.CompressedInputStream(pa.OSFile(path), "zstd"))
-    openers = {_PLAIN: io.FileIO, _GZIP: gzip.GzipFile, _BZIP2: bz2.BZ2File, _XZ: lzma.LZMAFile}
-    return cast("IO[bytes]", openers[kind](path))
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")), file
+    if kind == _GZIP:
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb")), file
+    return cast("IO[bytes]", bz2.BZ2File(file) if kind == _BZIP2 else lzma.LZMAFile(file)), file
 
 
-def list_tars(archive: Path, paths: list[Path], study_depth: int | None) -> Listing:
+def list_tars(archive: Path | str, paths: list[str], study_depth: int | None) -> Listing:
     """Lists the images of tar files in the order in which they lie there.
 
     A file that is missing or damaged is told, with what cannot be listed; the rest is listed.
@@ -274,13 +282,15 @@ def list_tars(archive: Path, paths: list[Path], study_depth: int | None) -> List
     kinds = set()
     for number, path in enumerate(paths):
         try:
-            kinds.add(_kind(str(path)) != _PLAIN)
-            entries.extend(_members(str(path), number, names))
+            kinds.add(_kind(path) != _PLAIN)
+            entries.extend(_members(path, number, names))
         except Exception as error:  # whatever tarfile and unpackers meet in broken bytes
-            unreadable.append((path.name, getattr(error, "strerror", None) or str(error) or type(error).__name__))
+            unreadable.append(
+                (path.rsplit("/", 1)[-1], getattr(error, "strerror", None) or str(error) or type(error).__name__)
+            )
     if len(kinds) > 1:
         raise UsageError(f"{archive}: some of the files are compressed and some are not; score them apart")
-    source = TarSource(tuple(str(path.resolve()) for path in paths), kinds == {True})
+    source = TarSource(tuple(paths), kinds == {True})
     listing = gather(source, entries, study_depth, PLACE)
     listing.ignored.update(names.ignored)
     listing.unreadable.extend(unreadable)
@@ -290,9 +300,9 @@ def list_tars(archive: Path, paths: list[Path], study_depth: int | None) -> List
 def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
     """The views of a tar file; raises behind the last that can be listed where more should follow."""
     compressed = _kind(path) != _PLAIN
-    raw = _unpacked(path)
+    raw, file = _unpacked(path)
     with (
-        (_Forward if compressed else _PlainForward)(raw, _MAX_HEADER) as stream,
+        (_Forward if compressed else _PlainForward)(raw, file, _MAX_HEADER) as stream,
         tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:", tarinfo=_Header, errorlevel=0) as opened,
     ):
         while (member := opened.next()) is not None:

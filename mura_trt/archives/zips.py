@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.archives.listing import MAX_FILE_BYTES, READ_THREADS, Entry, Listing, Place, Reference, Unreadable, gather
+from mura_trt.archives.openers import AnyPlace, located, open_file, open_stream
 from mura_trt.archives.packed import (
     ENCRYPTED,
     LINK,
@@ -22,7 +23,6 @@ from mura_trt.archives.packed import (
     TOO_LARGE,
     UNSUPPORTED_COMPRESSION,
     Names,
-    OpenFile,
     bounded,
     refuse,
 )
@@ -53,7 +53,7 @@ class ZipReader:
     moved_at = 0.0
 
     def __init__(self, path: str) -> None:
-        self._file = OpenFile(path)
+        self._file = open_file(path)
 
     def read(self, reference: Reference) -> bytes:
         """The bytes of one member, unpacked and checked.
@@ -98,7 +98,7 @@ class ZipReader:
             raise Unreadable("CORRUPT", f"the member does not unpack ({error})") from error
 
 
-def list_zip(archive: Path, study_depth: int | None) -> Listing:
+def list_zip(archive: Path | str, study_depth: int | None) -> Listing:
     """Lists a zip file's images in the order in which they lie there.
 
     Raises
@@ -107,7 +107,7 @@ def list_zip(archive: Path, study_depth: int | None) -> Listing:
         It cannot be read.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with open_stream(located(archive)) as file, zipfile.ZipFile(file) as opened:
             members = opened.infolist()
     except Exception as error:  # whatever zipfile meets in broken bytes
         raise UsageError(
@@ -115,8 +115,8 @@ def list_zip(archive: Path, study_depth: int | None) -> Listing:
         ) from error
     members.sort(key=lambda member: member.header_offset)
     names = Names()
-    entries = list(_entries(members, _overlapping(archive, members), names))
-    listing = gather(ZipSource(str(archive.resolve())), entries, study_depth, PLACE)
+    entries = list(_entries(members, _overlapping(located(archive), members), names))
+    listing = gather(ZipSource(located(archive)), entries, study_depth, PLACE)
     listing.ignored.update(names.ignored)
     return listing
 
@@ -147,7 +147,7 @@ def _refusal(member: zipfile.ZipInfo) -> int:
     return TOO_LARGE if max(member.file_size, member.compress_size) > MAX_FILE_BYTES else 0
 
 
-def _overlapping(archive: Path, members: list[zipfile.ZipInfo]) -> NDArray[np.bool_]:
+def _overlapping(archive: str, members: list[zipfile.ZipInfo]) -> NDArray[np.bool_]:
     """Which members have bytes that are another's, as a bomb's do; of several that claim the same, who has the header.
 
     Parameters
@@ -164,7 +164,7 @@ def _overlapping(archive: Path, members: list[zipfile.ZipInfo]) -> NDArray[np.bo
     inside = np.flatnonzero(starts[1:] < np.maximum.accumulate(ends)[:-1]) + 1
     if not len(inside):
         return refused
-    file = OpenFile(str(archive))
+    file = open_file(archive)
     # One that claims to begin inside another and has no header there lies; where it has one, the other's size is a lie.
     refused[inside] = [not _has_header(file, members[at]) for at in inside]
     honest = np.flatnonzero(~refused)
@@ -172,7 +172,7 @@ def _overlapping(archive: Path, members: list[zipfile.ZipInfo]) -> NDArray[np.bo
     return refused
 
 
-def _has_header(file: OpenFile, member: zipfile.ZipInfo) -> bool:
+def _has_header(file: AnyPlace, member: zipfile.ZipInfo) -> bool:
     name = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437", "replace")
     try:
         header = file.read(_HEADER.size + len(name), member.header_offset)
