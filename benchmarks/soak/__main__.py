@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.pipeline import finish
-from benchmarks.soak import disk, files, hostile, kills
+from benchmarks.soak import disk, files, hostile, kills, memory
 
 REAL_KILLS, REAL_VIEWS, REAL_PAUSE = 20, 480, 12.0  # with the engine, at some 10 views/s
 
@@ -39,6 +39,7 @@ def main(
         "bad_files_at_every_position": lambda folder: files.positions(folder, engine),
         "mutated_files": lambda folder: files.mutations(folder, engine, good=40_000, bad=10_000),
         "hostile_archives": lambda folder: hostile.archives(folder, engine, 50),
+        "memory_of_a_long_run": lambda folder: memory.long_run(folder, engine, 100_000),
         "kills": lambda folder: kills.kill_at_random(folder, engine, killed, views),
         "kills_with_the_engine": lambda folder: kills.kill_at_random(
             folder, engine, REAL_KILLS, REAL_VIEWS, "onnxruntime", REAL_PAUSE
