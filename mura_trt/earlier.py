@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.archives.listing import HeaderReader, Listing, Reference, Unreadable
-from mura_trt.files import write_atomically
+from mura_trt.files import read_checked, write_checked
 from mura_trt.ledger import Rows
+
+logger = logging.getLogger(__name__)
 
 Identities = NDArray[np.uint64]
 """uint64 (n, 2): a hash of 16 bytes for each view; zeros for one that cannot be told."""
@@ -34,22 +37,30 @@ def identities(listing: Listing) -> Identities:
     """The hash of each view; raises OSError where the archive cannot be opened."""
     reader = listing.source.open()
     salt = listing.disclosure.salt if listing.disclosure else b""
+    stamps = listing.stamps
     found = np.zeros((len(listing), 2), np.uint64)
     with ThreadPoolExecutor(reader.threads, thread_name_prefix="stamp") as threads:
         for start in range(0, len(listing), _AT_ONCE):
             stop = min(start + _AT_ONCE, len(listing))
-            keys, references = listing.keys(start, stop), listing.references(start, stop)
-            hashes = threads.map(functools.partial(_hash, reader, salt), keys, references)
+            keys = listing.keys(start, stop)
+            if stamps is None:
+                told = threads.map(functools.partial(_stamp, reader), listing.references(start, stop))
+            else:
+                told = map(bytes, stamps[start:stop])
+            hashes = (_hash(salt, key, stamp) for key, stamp in zip(keys, told, strict=True))
             found[start:stop] = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)
     return found
 
 
-def _hash(reader: HeaderReader, salt: bytes, key: bytes, reference: Reference) -> bytes:
+def _stamp(reader: HeaderReader, reference: Reference) -> bytes:
     try:
-        stamp = reader.stamp(reference)
-    except (OSError, Unreadable):  # which is told when the view is read
-        return bytes(16)
-    return hashlib.blake2b(key + b"\0" + stamp, digest_size=16, key=salt).digest()
+        return reader.stamp(reference)
+    except (OSError, ValueError, Unreadable):  # which is told when the view is read
+        return b""
+
+
+def _hash(salt: bytes, key: bytes, stamp: bytes) -> bytes:
+    return hashlib.blake2b(key + b"\0" + stamp, digest_size=16, key=salt).digest() if stamp.strip(b"\0") else bytes(16)
 
 
 class Earlier:
@@ -94,18 +105,20 @@ class Earlier:
 
     @classmethod
     def read(cls, path: Path) -> Earlier:
-        """What was written; no scores where there is no such file. Raises OSError, ValueError where it is damaged."""
-        if not path.exists():
-            return cls.none()
-        hashes, *columns = read_hashes(path)
-        scores = np.empty(len(hashes), SCORE)
-        for name, column in zip(_NAMES, columns, strict=True):
-            scores[name] = column
-        return cls(hashes, scores)
+        """What was written; no scores where there is no such file, or, which is told, where it is damaged."""
+        kept = _read(path, np.dtype([("hash", "<u8", 2), *SCORE.descr]))
+        scores = np.empty(len(kept), SCORE)
+        for name in _NAMES:
+            scores[name] = kept[name]
+        return cls(kept["hash"], scores)
 
     def write(self, path: Path) -> None:
         """Keeps them in a file; raises OSError."""
-        write_hashes(path, self._hashes, {name: self._scores[name] for name in _NAMES})
+        kept = np.empty(len(self), np.dtype([("hash", "<u8", 2), *SCORE.descr]))
+        kept["hash"] = self._hashes
+        for name in _NAMES:
+            kept[name] = self._scores[name]
+        write_checked(path, kept.tobytes())
 
     def rows(self, hashes: Identities, shard_views: int, done: set[int]) -> Iterator[Rows]:
         """Of the views with these hashes the ones that have a score here: runs of neighbours within a shard.
@@ -119,8 +132,8 @@ class Earlier:
         done
             First views of shards to be left out.
         """
-        for start in range(0, len(hashes), shard_views):
-            if start in done or not len(self):
+        for start in range(0, len(hashes) if len(self) else 0, shard_views):
+            if start in done:
                 continue
             at, found = self._find(hashes[start : start + shard_views])
             edges = np.flatnonzero(np.diff(found.astype(np.int8), prepend=0, append=0))
@@ -137,20 +150,22 @@ class Earlier:
         return at, (self._hashes[at] == hashes).all(axis=1) & hashes.any(axis=1)
 
 
-def write_hashes(path: Path, hashes: Identities, columns: dict[str, NDArray[Any]] | None = None) -> None:
-    """Keeps hashes, with what belongs to each, in a Parquet file; raises OSError."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"high": hashes[:, 0], "low": hashes[:, 1], **(columns or {})}), sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
+def write_hashes(path: Path, hashes: Identities) -> None:
+    """Keeps the hashes of a run's views in a file; raises OSError."""
+    write_checked(path, hashes.tobytes())
 
 
-def read_hashes(path: Path) -> list[NDArray[Any]]:
-    """What was written: the hashes, then the other columns. Raises OSError, ValueError where it is damaged."""
-    import pyarrow.parquet as pq
+def read_hashes(path: Path) -> Identities:
+    """What was written; none where there is no such file, or, which is told, where it is damaged."""
+    hashes: Identities = _read(path, np.dtype(np.uint64)).reshape(-1, 2)
+    return hashes
 
-    table = pq.read_table(path)
-    high, low, *others = (column.to_numpy() for column in table.columns)
-    return [np.stack([high, low], axis=1), *others]
+
+def _read(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        return np.frombuffer(read_checked(path), kind)
+    except FileNotFoundError:
+        return np.empty(0, kind)
+    except ValueError as error:
+        logger.warning("%s is damaged (%s): what it knows is scored anew", path, error)
+        return np.empty(0, kind)

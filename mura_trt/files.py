@@ -28,6 +28,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_checked(path: Path, data: bytes) -> None:
+    """As :func:`write_atomically`, behind a line with the SHA-256, so that damage shows when it is read."""
+    write_atomically(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+
+def read_checked(path: Path) -> bytes:
+    """What :func:`write_checked` wrote; raises OSError, or ValueError where it has changed since."""
+    digest, _, data = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(data).hexdigest().encode() != digest:
+        raise ValueError("wrong SHA-256")
+    return data
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in ``folder`` (a rename, a new file) survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

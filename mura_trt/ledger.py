@@ -44,6 +44,10 @@ class Rows:
         if named != list(range(self.start, self.stop)):
             raise ValueError(f"views {self.start} to {self.stop}: some are lost or doubled")
 
+    def is_shard(self, shard_views: int, views: int) -> bool:
+        """Whether they are all of a shard, where there are ``views`` in shards of ``shard_views``."""
+        return self.start % shard_views == 0 and self.stop in (self.start + shard_views, views)
+
     def scored_runs(self) -> list[Rows]:
         """The rows without their failures: each run of neighbours that have scores, as rows of its own."""
         edges = [self.start - 1, *(failure.view for failure in self.failures), self.stop]

@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "parquet")
 RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
-HEADERS_FILE = "headers.parquet"
-VIEWS_FILE = "hashes.parquet"  # of a run's views, as a later one knows them again by
-EARLIER_FILE = "earlier.parquet"
+HEADERS_FILE = "headers.dat"
+VIEWS_FILE = "hashes.dat"  # of a run's views, as a later one knows them again by
+EARLIER_FILE = "earlier.dat"
 VANISHED_FILE = "vanished.csv"
+_NAMED = [f"{table}.{suffix}" for table in ("views", "failures") for suffix in FORMATS]  # tables that name views
 UPDATING = "being updated"  # in place of a recipe's listing
 _SHARDS = "shards"
 _LOCK = ".lock"
@@ -140,24 +141,35 @@ class OutputFolder:
             if existing is Existing.REFUSE:
                 state = "results" if finished else "a run that has not ended; --resume goes on with it"
                 raise UsageError(f"{path} holds {state}; add --overwrite to replace them, or choose another folder")
-            for name in (RUN_FILE, RECIPE, HEADERS_FILE, EARLIER_FILE, VANISHED_FILE):
-                (self.path / name).unlink(missing_ok=True)
             self._clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Removes what is of no other run than the last: a new one begins."""
+        for path in (
+            *(self.path / name for name in (EARLIER_FILE, VIEWS_FILE, HEADERS_FILE, VANISHED_FILE, WORKER_LOG)),
+            *self._kept_tables(),
+            self.path / _kept(RUN_FILE),
+        ):
+            path.unlink(missing_ok=True)
+        sync_folder(self.path)
+        # Last of all, for where it is not there nothing is gone on with.
+        (self.path / RECIPE).unlink(missing_ok=True)
+        sync_folder(self.path)
 
     def _clear(self) -> None:
         # The mark of a finished run goes first, so that what a crash leaves here never looks finished.
-        for name in (*_RESULTS, VIEWS_FILE, WORKER_LOG):
+        for name in (*_RESULTS, VIEWS_FILE):
             (self.path / name).unlink(missing_ok=True)
         sync_folder(self.path)
         shutil.rmtree(self.path / _SHARDS)
         (self.path / _SHARDS).mkdir()
         sync_folder(self.path)
 
-    def begin_update(self, listing: Listing) -> None:
+    def begin_update(self) -> None:
         """Puts the scores of the run that is here, ended or not, aside for the next one, and makes room for that.
 
-        What that run had and ``listing`` has not is kept in ``vanished.csv``. A crash at any moment loses nothing: the
-        next update takes what was put aside, and what is still there.
+        A crash at any moment loses nothing: the next update takes what was put aside, and what is still there.
 
         Raises
         ------
@@ -167,35 +179,33 @@ class OutputFolder:
             The disk's errors.
         """
         hashes, earlier = self.path / VIEWS_FILE, self.path / EARLIER_FILE
-        with self._told_what_to_do():
-            scores = Earlier.read(earlier)
-            if hashes.exists():
-                self._note_vanished(listing)
-                scores = Earlier.of(read_hashes(hashes)[0], self.take_up()).and_also(scores)
-            elif self.recipe["listing"] != UPDATING:
-                raise UsageError(f"{self.path}: its run left no {VIEWS_FILE} to know its views by; --overwrite?")
-            scores.write(earlier)
+        if not hashes.exists() and self.recipe["listing"] != UPDATING:
+            raise UsageError(f"{self.path}: its run left no {VIEWS_FILE} to know its views by; --overwrite?")
+        with self._told_what_to_do("--update"):
+            self._keep_tables()
+            known = read_hashes(hashes)
+            rows = (part for part in self.take_up() if part.stop <= len(known))
+            Earlier.of(known, rows).and_also(Earlier.read(earlier)).write(earlier)
             # From here on only another update can go on, which alone looks at what views are.
             note_recipe(self.path, {**self.recipe, "listing": UPDATING})
             self._clear()
         self.recipe = {}
 
-    def _note_vanished(self, listing: Listing) -> None:
-        """Only where the run has ended; else the note of the last one that had stays."""
-        import pandas as pd
+    def _keep_tables(self) -> None:
+        """Puts the tables of the last run that has ended aside: what vanished since then is told in the end."""
+        if (self.path / RUN_FILE).exists():
+            for path in self._kept_tables():
+                path.unlink(missing_ok=True)
+            # First the mark that the run is whole, which it is not any more from here on.
+            (self.path / RUN_FILE).replace(self.path / _kept(RUN_FILE))
+        if (self.path / _kept(RUN_FILE)).exists():
+            for name in _NAMED:
+                kept = self.path / _kept(name)
+                if (self.path / name).exists() and not kept.exists():
+                    (self.path / name).replace(kept)
 
-        if not (self.path / RUN_FILE).exists():
-            return
-        there = set(listing.view_names(listing.keys(0, len(listing))))
-        parts = []
-        for name in ("views", "failures"):
-            for suffix, read in (("csv", _read_names), ("parquet", pd.read_parquet)):
-                path = self.path / f"{name}.{suffix}"
-                if path.exists():
-                    parts.append(read(path)[["view", "study"]])
-        known = pd.concat(parts)
-        gone = known[~known["view"].isin(there)].sort_values("view")
-        write_atomically(self.path / VANISHED_FILE, gone.to_csv(index=False, lineterminator="\n").encode())
+    def _kept_tables(self) -> list[Path]:
+        return [self.path / _kept(name) for name in _NAMED]
 
     def write_hashes(self, listing: Listing) -> None:
         """Notes what a later run knows the views again by, before any of them is read."""
@@ -205,19 +215,30 @@ class OutputFolder:
     def earlier_rows(self, shard_views: int) -> Iterator[Rows]:
         """What earlier runs have scored of views that this one has not committed; commits shards that are whole."""
         earlier = Earlier.read(self.path / EARLIER_FILE)
-        if not len(earlier):
-            return
-        hashes, *_ = read_hashes(self.path / VIEWS_FILE)
+        hashes = read_hashes(self.path / VIEWS_FILE)
         done = {int(path.stem) for path in self._shard_files()}
         for rows in earlier.rows(hashes, shard_views, done):
-            if rows.start % shard_views == 0 and rows.stop in (rows.start + shard_views, len(hashes)):
+            if rows.is_shard(shard_views, len(hashes)):
                 self.commit(rows)
             yield rows
 
-    def vanished(self) -> int:
-        """How many views the last run had that are not there any more."""
-        path = self.path / VANISHED_FILE
-        return len(_read_names(path)) if path.exists() else 0
+    def write_vanished(self, listing: Listing) -> int | None:
+        """Lists views that the last run had and ``listing`` has not; how many, or None where no update was made."""
+        kept = [path for path in self._kept_tables() if path.exists()]
+        if not kept:
+            return None
+        import pandas as pd
+
+        there = np.concatenate([np.empty(0, np.uint64), *map(_name_hashes, listing.view_names_in_parts(ROWS_AT_ONCE))])
+        there.sort()
+        gone = [pd.DataFrame({"view": [], "study": []}, dtype=str)]
+        for path in kept:
+            for names in _read_names(path):
+                gone.append(names[~np.isin(_name_hashes(names["view"].tolist()), there)])
+        table = pd.concat(gone).sort_values("view")
+        with self._told_what_to_do():
+            write_atomically(self.path / VANISHED_FILE, table.to_csv(index=False, lineterminator="\n").encode())
+        return len(table)
 
     def commit(self, rows: Rows) -> None:
         """Makes a shard's rows final: they are on the disk, whole, when this returns."""
@@ -319,14 +340,16 @@ class OutputFolder:
         """Writes ``run.json``, whose presence says that the run came to its end."""
         with self._told_what_to_do():
             write_atomically(self.path / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
-            (self.path / EARLIER_FILE).unlink(missing_ok=True)  # all that counts of it is in the shards
+            # All that counts of it is in the shards and in the list of what has vanished.
+            for path in (self.path / EARLIER_FILE, *self._kept_tables(), self.path / _kept(RUN_FILE)):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Lets another run have the folder."""
         self._lock.close()
 
     @contextmanager
-    def _told_what_to_do(self) -> Iterator[None]:
+    def _told_what_to_do(self, way: str = "--resume") -> Iterator[None]:
         """Has an error of the disk say how to go on."""
         try:
             yield
@@ -334,7 +357,7 @@ class OutputFolder:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise EnvironmentProblem(
                 f"{self.path}: cannot be written ({error.strerror or error}); what is committed stays:"
-                f" {'make room' if full else 'mend that'}, then run again with --resume"
+                f" {'make room' if full else 'mend that'}, then run again with {way}"
             ) from error
 
     def _write(self, name: str, parts: Iterator[pd.DataFrame], table_format: str) -> int:
@@ -351,6 +374,11 @@ class OutputFolder:
             raise
         sync_folder(self.path)
         return rows
+
+
+def _kept(name: str) -> str:
+    """The name of a table, or the mark of an ended run, while an update is under way."""
+    return f".before-{name}"
 
 
 def _no_folder(path: Path, error: OSError) -> UsageError:
@@ -386,10 +414,23 @@ def _read_shard(path: Path) -> Rows:
     return rows
 
 
-def _read_names(path: Path) -> pd.DataFrame:
+def _read_names(path: Path) -> Iterator[pd.DataFrame]:
+    """Views and studies of a table, in parts."""
     import pandas as pd
+    import pyarrow.parquet as pq
 
-    return pd.read_csv(path, usecols=["view", "study"], dtype=str, keep_default_na=False)
+    columns = ["view", "study"]
+    if path.suffix == ".csv":
+        yield from pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False, chunksize=ROWS_AT_ONCE)
+    else:
+        with pq.ParquetFile(path) as file:
+            yield from (part.to_pandas() for part in file.iter_batches(ROWS_AT_ONCE, columns=columns))
+
+
+def _name_hashes(names: list[str]) -> NDArray[np.uint64]:
+    return np.array(
+        [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) for name in names], np.uint64
+    )
 
 
 def _write_csv(path: Path, parts: Iterator[pd.DataFrame]) -> int:

@@ -226,16 +226,7 @@ def _score(
         listed = time.monotonic()
         recipe = out.recipe
         if recipe:
-            if not recipe.keys() >= set(CHOSEN):
-                raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
-            asked = _asked(options, bundle, listing, recipe["runtime"])
-            if options.update:
-                check_recipe(options.out, {name: asked[name] for name in asked if name not in FREE_IN_UPDATES})
-                out.begin_update(listing)
-            else:
-                if recipe["listing"] == UPDATING:
-                    raise UsageError(f"{options.out}: an update was stopped before it began; run it again: --update")
-                check_recipe(options.out, asked)
+            _check(options, recipe, _asked(options, bundle, listing, recipe.get("runtime", "")))
         out.write_headers(index)
         config = worker.WorkerConfig(
             bundle,
@@ -248,9 +239,11 @@ def _score(
         progress = Progress(len(listing), len(listing.studies))
         with WorkerProcess(config, recipe.get("device")) as process:
             passed_over: list[str] = []
-            if not out.recipe:
+            if options.update or not recipe:
                 ready = process.start()
                 passed_over = ready.passed_over
+                if recipe:
+                    out.begin_update()
                 recipe = _recipe(options, bundle, listing, ready)
                 out.write_hashes(listing)
                 note_recipe(options.out, recipe)
@@ -262,6 +255,7 @@ def _score(
         scored = time.monotonic()
         outcome = out.outcome(len(listing))
         studies = out.write_tables(listing, outcome, options.threshold, options.table_format)
+        vanished = out.write_vanished(listing)
         ended = time.monotonic()
         failed = len(outcome.failures)
         run = {
@@ -284,9 +278,9 @@ def _score(
             "ignored_files": listing.told_ignored(),
             "duplicate_entries": listing.duplicates,
             "resumed_views": progress.before,
-            "vanished_views": out.vanished() if options.update else 0,
+            "vanished_views": vanished,
             "workers_lost": supervisor.losses,
-            "views_per_s": round(supervisor.views / supervisor.seconds, 4) if supervisor.views else 0.0,
+            "views_per_s": round(progress.fresh / supervisor.seconds, 4) if progress.fresh else 0.0,
             "wall_s": round(ended - started, 2),
             "stage_s": {
                 "list": round(listed - started, 2),
@@ -300,10 +294,25 @@ def _score(
         out.write_run(run)
         return run
     except (KeyboardInterrupt, SystemExit):
-        logger.warning("stopped; what is committed stays in %s, and --resume goes on with it", options.out)
+        way = "--update" if options.update else "--resume"
+        logger.warning("stopped; what is committed stays in %s, and %s goes on with it", options.out, way)
         raise
     finally:
         out.close()
+
+
+def _check(options: ScoreOptions, recipe: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raises UsageError where the run that is there cannot be gone on with, or updated."""
+    if not recipe.keys() >= set(CHOSEN):
+        raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
+    if options.update:
+        free = set(FREE_IN_UPDATES)
+        if recipe.get("uids") is None or asked["uids"] is None:  # then no view is known again by the other's hashes
+            free |= {"uids", *DICOM_LIBRARIES}
+        asked = {name: value for name, value in asked.items() if name not in free}
+    elif recipe["listing"] == UPDATING:
+        raise UsageError(f"{options.out}: an update was stopped before it began; run it again: --update")
+    check_recipe(options.out, asked)
 
 
 def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
@@ -346,9 +355,10 @@ def _kept(out: OutputFolder, shard_views: int, retry_failed: bool, progress: Pro
         if retry_failed and rows.failures:
             yield from rows.scored_runs()
             continue
-        progress.scored += len(rows.views)
-        progress.failed += len(rows.failures)
         progress.before += rows.stop - rows.start
+        if rows.is_shard(shard_views, progress.views):  # else it is counted with the rest of its shard
+            progress.scored += len(rows.views)
+            progress.failed += len(rows.failures)
         yield rows
 
 

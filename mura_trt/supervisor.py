@@ -50,7 +50,9 @@ class Progress:
     under_way: int = 0
     """Views that the worker is through with and that are not committed yet."""
     before: int = 0
-    """Of those scored and failed, how many an earlier run had committed."""
+    """Views that earlier runs have scored or given up, and that are not done again."""
+    fresh: int = 0
+    """Views that workers of this run gave rows of."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -61,7 +63,7 @@ class Progress:
     @property
     def rate(self) -> float:
         """Views per second since the start."""
-        return (self.done - self.before) / max(time.monotonic() - self.started, 1e-9)
+        return (self.fresh + self.under_way) / max(time.monotonic() - self.started, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,6 @@ class Supervisor:
     ----------
     losses
         How often a worker was lost.
-    views
-        That the workers gave rows of.
     stage_seconds
         What the last worker's main thread did for how long.
     """
@@ -259,7 +259,6 @@ class Supervisor:
         self._listing, self._out, self._process, self._ledger = listing, out, process, ledger
         self._progress, self._report = progress, report
         self.losses = 0
-        self.views = 0
         self._losses_in_a_row = self._culprits_in_a_row = 0
         self.stage_seconds: dict[str, float] = {}
         self._first_batch_at: float | None = None
@@ -302,7 +301,7 @@ class Supervisor:
     def _take(self, done: worker.Done) -> None:
         self._losses_in_a_row = self._culprits_in_a_row = 0
         self.stage_seconds = done.stage_seconds
-        self.views += done.rows.stop - done.rows.start
+        self._progress.fresh += done.rows.stop - done.rows.start
         if self._first_batch_at is None and done.first_batch_at:
             self._first_batch_at = done.first_batch_at
         self._commit(self._ledger.returned(done.rows))

@@ -130,8 +130,8 @@ def test_an_update_that_was_stopped_before_it_began_is_gone_on_with_by_another(
     with pytest.raises(UsageError, match="run it again: --update"):
         run(growing, bundle, out, resume=True)
     assert run(growing, bundle, out, update=True)["resumed_views"] == 19
-    (out / "hashes.parquet").unlink()
-    with pytest.raises(UsageError, match=r"hashes\.parquet.*--overwrite"):
+    (out / "hashes.dat").unlink()
+    with pytest.raises(UsageError, match=r"hashes\.dat.*--overwrite"):
         run(growing, bundle, out, update=True)
 
 
@@ -169,6 +169,6 @@ def test_of_two_scores_the_newer_counts(tmp_path: Path) -> None:
     hashes = np.array([[1, 2], [3, 4]], np.uint64)
     old, new = (np.array([(value, 0, False)] * 2, SCORE) for value in (1, 2))
     both = Earlier(hashes[:1], new[:1]).and_also(Earlier(hashes, old))
-    both.write(tmp_path / "earlier.parquet")
-    (rows,) = Earlier.read(tmp_path / "earlier.parquet").rows(hashes, 2, done=set())
+    both.write(tmp_path / "earlier.dat")
+    (rows,) = Earlier.read(tmp_path / "earlier.dat").rows(hashes, 2, done=set())
     assert rows.logit.tolist() == [2, 1]

@@ -179,7 +179,7 @@ def watched(folder: Path, see: Callable[..., None]) -> Iterator[None]:
     """
     root = str(folder)
     real_open, real_sync, real_mkdir = io.open, os.fsync, os.mkdir
-    real_replace, real_unlink = os.replace, os.unlink
+    real_replace, real_unlink, real_rmdir = os.replace, os.unlink, os.rmdir
 
     def inside(path: Any) -> bool:
         return isinstance(path, str | os.PathLike) and (os.fspath(path) + "/").startswith(root + "/")
@@ -205,10 +205,18 @@ def watched(folder: Path, see: Callable[..., None]) -> Iterator[None]:
         see("rename", os.fspath(old), os.fspath(new))
         real_replace(old, new)
 
-    def seen_unlink(path: Any, **named: Any) -> None:
-        if inside(path) and os.path.lexists(path):
-            see("remove", os.fspath(path))
-        real_unlink(path, **named)
+    def located(path: Any, dir_fd: int | None) -> Any:
+        return path if dir_fd is None else os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
+
+    def seen_unlink(path: Any, *, dir_fd: int | None = None) -> None:
+        if inside(where := located(path, dir_fd)) and os.path.lexists(where):
+            see("remove", os.fspath(where))
+        real_unlink(path, dir_fd=dir_fd)
+
+    def seen_rmdir(path: Any, *, dir_fd: int | None = None) -> None:
+        if inside(where := located(path, dir_fd)):
+            see("remove", os.fspath(where))
+        real_rmdir(path, dir_fd=dir_fd)
 
     def seen_mkdir(path: Any, *arguments: Any, **named: Any) -> None:
         if inside(path) and not os.path.lexists(path) and os.path.isdir(os.path.dirname(path)):
@@ -220,6 +228,7 @@ def watched(folder: Path, see: Callable[..., None]) -> Iterator[None]:
         mock.patch("os.fsync", seen_sync),
         mock.patch("os.replace", seen_replace),
         mock.patch("os.unlink", seen_unlink),
+        mock.patch("os.rmdir", seen_rmdir),
         mock.patch("os.mkdir", seen_mkdir),
     ):
         yield

@@ -24,7 +24,7 @@ from mura_trt.archives.listing import (
     suffix_of,
 )
 from mura_trt.dicom import Header, is_dicom, read_header
-from mura_trt.files import write_atomically
+from mura_trt.files import read_checked, write_checked
 from mura_trt.screen import Rejected
 
 logger = logging.getLogger(__name__)
@@ -107,10 +107,11 @@ class HeaderIndex:
         import pyarrow.parquet as pq
 
         try:
-            columns = [column.to_pylist() for column in pq.read_table(path).select(_COLUMNS).columns]
+            table = pq.read_table(pa.BufferReader(read_checked(path)))
+            columns = [column.to_pylist() for column in table.select(_COLUMNS).columns]
         except FileNotFoundError:
             return cls()
-        except (OSError, KeyError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError) as error:
             logger.warning("%s cannot be read (%s): headers are read anew", path, type(error).__name__)
             return cls()
         return cls({file: Header(*header) for file, *header in zip(*columns, strict=True)})
@@ -125,7 +126,7 @@ class HeaderIndex:
         columns = [list(self._used), *map(list, zip(*self._used.values(), strict=True))]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(dict(zip(_COLUMNS, columns, strict=True))), sink)
-        write_atomically(path, sink.getvalue().to_pybytes())
+        write_checked(path, sink.getvalue().to_pybytes())
 
     def get(self, file: str) -> Header | None:
         """A header by its file's hash."""
@@ -184,6 +185,7 @@ class _Sorting:
             self._listing,
             views=self._listing.views.filter(pa.array(self._kept)),
             places=None if self._listing.places is None else self._listing.places[self._kept],
+            stamps=None if self._listing.stamps is None else self._listing.stamps[self._kept],
             study_of=place[at],
             studies=pa.array([_shown(names[number], disclosure) for number in wanted], pa.large_binary()),
             body_parts={at: self._body_parts[n] for at, n in enumerate(wanted) if n in self._body_parts},
@@ -224,9 +226,10 @@ def _headers(
     def header_of(row: int) -> Header | None:
         key, reference = listing.keys(row, row + 1)[0], listing.references(row, row + 1)[0]
         try:
-            file = disclosure.digest(b"\0".join((key, reader.stamp(reference), disclosure.tag.encode())))
+            stamp = reader.stamp(reference) if listing.stamps is None else bytes(listing.stamps[row])
+            file = disclosure.digest(b"\0".join((key, stamp, disclosure.tag.encode())))
             return index.get(file) or _read(reader, reference, file, disclosure, index)
-        except (OSError, Unreadable):  # which is told when the view is read
+        except (OSError, ValueError, Unreadable):  # which is told when the view is read
             return _UNREADABLE
 
     with ThreadPoolExecutor(reader.threads, thread_name_prefix="header") as threads:

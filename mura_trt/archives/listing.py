@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -112,6 +112,9 @@ class Listing:
         Parts of the archive that could not be listed, with the reason.
     duplicates
         How many entries of a list named a view that was there already.
+    stamps
+        uint8 (n, 16): what changes when a view does, where the archive's own list tells it, zeros where it does not;
+        None where the source's reader is asked.
     studies_named
         Whether a list says which study each view is of.
     body_parts
@@ -129,6 +132,7 @@ class Listing:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: int = 0
     studies_named: bool = False
+    stamps: NDArray[np.uint8] | None = None
     body_parts: dict[int, str] = field(default_factory=dict)
     disclosure: Disclosure | None = None
 
@@ -156,6 +160,7 @@ class Listing:
             views=self.views.take(rows),
             study_of=study_of.astype(np.int32),
             studies=self.studies.take(studies),
+            stamps=None if self.stamps is None else self.stamps[rows],
             body_parts={},
             places=None if self.places is None else self.places[rows],
         )
@@ -165,6 +170,11 @@ class Listing:
         if self.disclosure is None or self.disclosure.keep_paths:
             return [display(key) for key in keys]
         return [self.disclosure.digest(key) for key in keys]
+
+    def view_names_in_parts(self, count: int) -> Iterator[list[str]]:
+        """All of them, so many at a time."""
+        for start in range(0, len(self), count):
+            yield self.view_names(self.keys(start, min(start + count, len(self))))
 
     def told_suffix(self, suffix: str) -> str:
         """A suffix for whoever is told of counts: where names may be patients', one that is well known or none."""

@@ -32,6 +32,7 @@ from mura_trt.errors import UsageError
 PLACE = np.dtype([("header", "<i8"), ("packed", "<u4"), ("size", "<u4"), ("crc", "<u4"), ("how", "<i2")])
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field (APPNOTE 6.3.10, 4.3.7)
+_MOST_ASKED = 10_000  # members that overlap, of which each costs a look into the file
 _DOS = 0  # a creator that writes backslashes
 
 
@@ -129,7 +130,7 @@ def _entries(members: list[zipfile.ZipInfo], overlapping: NDArray[np.bool_], nam
             name = name.replace(b"\\", b"/")
         key = None if name.endswith(b"/") else names.key(name)
         if key is not None:
-            how = names.refusal(key) or (OVERLAPPING if overlaps else _refusal(member)) or member.compress_type
+            how = OVERLAPPING if overlaps else names.refusal(key) or _refusal(member) or member.compress_type
             packed, size = (min(count, 2**32 - 1) for count in (member.compress_size, member.file_size))
             yield Entry(bounded(key), place=(min(member.header_offset, 2**63 - 1), packed, size, member.CRC, how))
 
@@ -163,6 +164,9 @@ def _overlapping(archive: str, members: list[zipfile.ZipInfo]) -> NDArray[np.boo
     refused = np.zeros(len(members), bool)
     inside = np.flatnonzero(starts[1:] < np.maximum.accumulate(ends)[:-1]) + 1
     if not len(inside):
+        return refused
+    if len(inside) > _MOST_ASKED:  # no damage, but a bomb
+        refused[inside] = refused[np.maximum(inside - 1, 0)] = True
         return refused
     file = open_file(archive)
     # One that claims to begin inside another and has no header there lies; where it has one, the other's size is a lie.

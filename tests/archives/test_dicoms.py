@@ -124,11 +124,11 @@ def test_headers_are_read_once(
     index = HeaderIndex()
     first = list_archive(root, disclosure=kept, index=index)
     assert len(index) == 6
-    index.write(tmp_path / "headers.parquet")
+    index.write(tmp_path / "headers.dat")
 
     read: list[int] = []
     monkeypatch.setattr("mura_trt.archives.dicoms.read_header", lambda head, whole: read.append(len(head)))
-    again = HeaderIndex.read(tmp_path / "headers.parquet")
+    again = HeaderIndex.read(tmp_path / "headers.dat")
     second = list_archive(root, disclosure=kept, index=again)
     assert read == []
     assert second.fingerprint() == first.fingerprint()
@@ -138,11 +138,11 @@ def test_headers_are_read_once(
 
     write(root, {"a/1.dcm": image("1.2.9")})  # a changed file is another one
     os.utime(root / "a/1.dcm", ns=(0, 0))
-    third = list_archive(root, disclosure=kept, index=HeaderIndex.read(tmp_path / "headers.parquet"))
+    third = list_archive(root, disclosure=kept, index=HeaderIndex.read(tmp_path / "headers.dat"))
     assert studies(third)["a/1.dcm"] == "1.2.9"
 
-    (tmp_path / "headers.parquet").write_bytes(b"PAR1 damaged")
+    (tmp_path / "headers.dat").write_bytes(b"damaged")
     caplog.set_level(logging.WARNING)
-    assert len(HeaderIndex.read(tmp_path / "headers.parquet")) == 0
+    assert len(HeaderIndex.read(tmp_path / "headers.dat")) == 0
     assert "headers are read anew" in caplog.text
     assert len(HeaderIndex.read(tmp_path / "none.parquet")) == 0
