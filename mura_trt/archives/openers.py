@@ -16,6 +16,10 @@ _FARTHEST = 1 << 62  # byte of a file; beyond it, the kernel's own numbers end
 class AnyPlace(Protocol):
     """A file that any thread may read at any place."""
 
+    @property
+    def moved_at(self) -> float:
+        """When bytes last came over a network; 0 where they come from a disk."""
+
     def read(self, count: int, offset: int) -> bytes:
         """So many bytes; raises Unreadable where the file ends before, and OSError."""
 
@@ -42,6 +46,8 @@ def file_stamp(path: str) -> bytes:
 
 class OpenFile:
     """A file that any thread may read at any place; closed when nobody holds it any more."""
+
+    moved_at = 0.0
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

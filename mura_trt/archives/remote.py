@@ -7,22 +7,37 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
-from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Listing, Reference, Unreadable, gather, is_view, plain
+import numpy as np
+
+from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Listing, Reference, Unreadable, gather, is_view
 from mura_trt.errors import EnvironmentProblem, UsageError
 
 # Extras by scheme.
 SCHEMES = {"s3": "s3", "gs": "gs", "http": "http", "https": "http"}
 READ_THREADS = 16  # a store answers after tens of milliseconds, and any number of questions at once
 # What stores call that which changes with an object.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "updated", "mtime")
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "generation",
+    "Content-MD5",
+    "Last-Modified",
+    "LastModified",
+    "updated",
+    "mtime",
+)
+_AT_ONCE = 1 << 22  # bytes asked for at once, so that a slow link is seen to move
 
 
 def is_url(archive: object) -> bool:
@@ -78,41 +93,97 @@ def oserrors() -> Iterator[None]:
 
 
 class RemoteFile:
-    """A file behind a URL, which any thread may read at any place."""
+    """A file behind a URL, which any thread may read at any place.
+
+    Attributes
+    ----------
+    moved_at
+        When bytes last came: seconds of the monotonic clock.
+    """
 
     def __init__(self, url: str) -> None:
         self._system, self._path = file_system(url)
+        self.moved_at = time.monotonic()
 
     def read(self, count: int, offset: int) -> bytes:
         """So many bytes; raises Unreadable where the file ends before, and OSError."""
-        if count == 0:
-            return b""
-        with oserrors():
-            data = cast(bytes, self._system.cat_file(self._path, start=offset, end=offset + count))
-        if len(data) > count:
-            raise OSError(errno.EIO, "the server gives whole files only, no parts of them")
+        data = _read(self._system, self._path, offset, count, self._moved)
         if len(data) < count:
             raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {offset + len(data)}")
         return data
+
+    def _moved(self) -> None:
+        self.moved_at = time.monotonic()
+
+
+def _read(system: Any, path: str, offset: int, count: int, moved: Callable[[], None]) -> bytes:
+    """Up to ``count`` bytes, some at a time; raises OSError."""
+    parts: list[bytes] = []
+    while count > 0:
+        asked = min(count, _AT_ONCE)
+        with oserrors():
+            part = cast(bytes, system.cat_file(path, start=offset, end=offset + asked))
+        if len(part) > asked:
+            raise OSError(errno.EIO, "the server gives whole files only, no parts of them")
+        moved()
+        parts.append(part)
+        if len(part) < asked:
+            break
+        offset, count = offset + asked, count - asked
+    return b"".join(parts)
+
+
+class _Stream(io.RawIOBase):
+    """A file of fsspec's whose errors are told without their words."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with oserrors():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with oserrors():
+            return cast(int, self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return cast(int, self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def opened_url(url: str) -> IO[bytes]:
     """A file behind a URL as a stream that seeks; raises OSError."""
     system, path = file_system(url)
     with oserrors():
-        return cast("IO[bytes]", system.open(path, "rb"))
+        return cast("IO[bytes]", io.BufferedReader(_Stream(system.open(path, "rb"))))
 
 
 def url_stamp(url: str) -> bytes:
-    """What changes when a file behind a URL does; raises OSError."""
+    """What changes when a file behind a URL does; raises OSError, also where the server does not tell."""
     system, path = file_system(url)
     with oserrors():
-        return _stamp(system.info(path))
+        told = _stamp(system.info(path))
+    if not any(told):
+        raise OSError(errno.ENODATA, "the server does not tell when the file changed")
+    return told
 
 
 def _stamp(info: dict[str, Any]) -> bytes:
-    told = repr((info.get("size"), *(str(info.get(name)) for name in _VERSIONS)))
-    return hashlib.blake2b(told.encode(), digest_size=16).digest()
+    """16 bytes; zeros where nothing but the size is told."""
+    told = [str(info[name]) for name in _VERSIONS if info.get(name)]
+    return hashlib.blake2b(repr((info.get("size"), told)).encode(), digest_size=16).digest() if told else bytes(16)
 
 
 @dataclass(frozen=True)
@@ -127,13 +198,19 @@ class RemoteFolder:
 
 
 class RemoteReader:
-    """Reads objects by their keys."""
+    """Reads objects by their keys.
+
+    Attributes
+    ----------
+    moved_at
+        When bytes last came: seconds of the monotonic clock.
+    """
 
     threads = READ_THREADS
-    moved_at = 0.0
 
     def __init__(self, url: str) -> None:
         self._system, self._path = file_system(url)
+        self.moved_at = time.monotonic()
 
     def read(self, reference: Reference) -> bytes:
         """The bytes of one object.
@@ -151,24 +228,28 @@ class RemoteReader:
     def head(self, reference: Reference, count: int) -> bytes:
         """Its first bytes; raises OSError."""
         path = self._of(reference)
-        with oserrors():
-            try:
-                return cast(bytes, self._system.cat_file(path, start=0, end=count))[:count]
-            except FileNotFoundError:
-                raise
-            except Exception:
-                if self._system.info(path).get("size") == 0:  # of which a store gives no part
-                    return b""
-                raise
+        try:
+            return _read(self._system, path, 0, count, self._moved)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            with oserrors():
+                size = self._system.info(path).get("size")
+            if size == 0 or (size is not None and size % _AT_ONCE == 0 and size < count):  # no part begins at its end
+                return _read(self._system, path, 0, size, self._moved)
+            raise
 
     def stamp(self, reference: Reference) -> bytes:
         """What the store says of it; raises OSError."""
         with oserrors():
             return _stamp(self._system.info(self._of(reference)))
 
+    def _moved(self) -> None:
+        self.moved_at = time.monotonic()
+
     def _of(self, reference: Reference) -> str:
         assert isinstance(reference, bytes)
-        return f"{self._path}/{os.fsdecode(reference)}"
+        return f"{self._path.rstrip('/')}/{os.fsdecode(reference)}"
 
 
 def list_below(url: str, study_depth: int | None) -> Listing:
@@ -179,6 +260,8 @@ def list_below(url: str, study_depth: int | None) -> Listing:
     UsageError
         The store does not list them.
     """
+    if SCHEMES[urlsplit(url).scheme] == "http":
+        raise UsageError(f"{url}: of web servers, .zip and .tar files are read; what lies in folders, they do not list")
     system, path = file_system(url)
     path = path.rstrip("/")
     try:
@@ -186,13 +269,14 @@ def list_below(url: str, study_depth: int | None) -> Listing:
             found = system.find(path, detail=True)
     except OSError as error:
         raise UsageError(f"{url}: cannot be listed ({error.strerror}); check the URL and the credentials") from error
+    system.invalidate_cache()  # or all that it was told would stay in memory
     ignored: Counter[str] = Counter()
-    below: Callable[[str], bytes] = lambda name: os.fsencode(name[len(path) :].strip("/"))  # noqa: E731
-    keys = sorted(plain(below(name)) for name, info in found.items() if info.get("type", "file") == "file")
-    shown = (key for key in keys if not _hidden(key) and is_view(key, ignored))
-    listing = gather(RemoteFolder(url.rstrip("/")), map(Entry, shown), study_depth)
+    objects = {os.fsencode(name[len(path) + 1 :]): info for name, info in found.items() if info["type"] == "file"}
+    keys = [key for key in sorted(objects) if not _hidden(key) and is_view(key, ignored)]
+    listing = gather(RemoteFolder(url.rstrip("/")), map(Entry, keys), study_depth)
     listing.ignored.update(ignored)
-    return listing
+    stamps = np.frombuffer(b"".join(_stamp(objects[key]) for key in keys), np.uint8).reshape(-1, 16)
+    return replace(listing, stamps=stamps)
 
 
 def _hidden(key: bytes) -> bool:

@@ -32,7 +32,7 @@ from mura_trt.archives.listing import (
     Unreadable,
     gather,
 )
-from mura_trt.archives.openers import file_stamp, open_file, open_stream
+from mura_trt.archives.openers import AnyPlace, file_stamp, open_file, open_stream
 from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, bounded, refuse
 from mura_trt.errors import UsageError
 
@@ -90,23 +90,28 @@ class TarReader:
     """Reads members of plain tar files by their place, from several threads at once."""
 
     threads = READ_THREADS
-    moved_at = 0.0
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._paths = paths
         self._stamps = functools.cache(file_stamp)
-        self._open = threading.local()  # each thread has the file that it is at
+        self._open: dict[int, tuple[int, AnyPlace]] = {}  # by thread, the file that it is at
 
     def read(self, reference: Reference) -> bytes:
         """The bytes of one member; raises OSError or Unreadable."""
         assert isinstance(reference, tuple)
         refuse(reference)
         number, offset, size, _ = reference
-        if getattr(self._open, "number", None) != number:
-            self._open.file = open_file(self._paths[number])
-            self._open.number = number
-        data: bytes = self._open.file.read(size, offset)
-        return data
+        thread = threading.get_ident()
+        opened, file = self._open.get(thread, (-1, None))
+        if file is None or opened != number:
+            file = open_file(self._paths[number])
+            self._open[thread] = (number, file)
+        return file.read(size, offset)
+
+    @property
+    def moved_at(self) -> float:
+        """When bytes last came over a network; 0 where they come from a disk."""
+        return max((file.moved_at for _, file in self._open.copy().values()), default=0.0)
 
     def stamp(self, reference: Reference) -> bytes:
         """Its place, and its file's size and time."""
@@ -147,6 +152,8 @@ class StreamReader:
             data = self._stream.read(size)
         except Exception as error:  # whatever an unpacker meets in broken bytes
             self._close()
+            if isinstance(error, OSError) and error.errno:  # no damage, but the disk's or the store's
+                raise
             raise Unreadable("CORRUPT", f"the archive does not unpack up to the member ({error})") from error
         if len(data) < size:
             raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {self._stream.tell()}")

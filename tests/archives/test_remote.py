@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mura_trt.archives import list_archive
+from mura_trt.archives import list_archive, remote
 from mura_trt.archives.disclosure import Disclosure
 from mura_trt.bundle import Bundle
 from mura_trt.earlier import identities
@@ -102,6 +102,7 @@ def test_objects_are_known_again(store: tuple[str, Path], tmp_path: Path) -> Non
     key = listing.keys(3, 4)[0].decode()
     old = client.cat_file(f"bucket/xrays/{key}")
     client.pipe_file(f"bucket/xrays/{key}", b"changed")
+    listing = list_archive(f"{store[0]}/xrays", disclosure=Disclosure(tmp_path / "salt"))
     assert (identities(listing) != before).any(axis=1).nonzero()[0].tolist() == [3]
     client.pipe_file(f"bucket/xrays/{key}", old)
 
@@ -117,6 +118,37 @@ def test_what_is_gone_or_not_there_is_told(store: tuple[str, Path]) -> None:
             list_archive(f"{url}/{name}")
     with pytest.raises(UsageError, match="--root"):
         list_archive(f"{url}/xrays", root=Path("/"))
+    with pytest.raises(UsageError, match=r"of web servers, \.zip and \.tar files"):
+        list_archive("http://127.0.0.1/folder")
+
+
+def test_keys_are_what_the_store_says_and_large_objects_come_in_parts(
+    store: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    client = s3fs.S3FileSystem()
+    objects = {
+        "s//a.png": b"twice",
+        "s/a.png": b"once",
+        "s/empty.png": b"",
+        "s/8.png": b"12345678",
+        "s/9.png": b"123456789",
+    }
+    for key, data in objects.items():
+        client.pipe_file(f"bucket/odd/{key}", data)
+    monkeypatch.setattr(remote, "_AT_ONCE", 4)
+    listing = list_archive(f"{store[0]}/odd")
+    reader = listing.source.open()
+    keys = listing.keys(0, len(listing))
+    assert {key.decode(): reader.read(key) for key in keys} == objects
+    assert reader.head(b"s/9.png", 5) == b"12345"
+    assert listing.stamps is not None and len(np.unique(listing.stamps, axis=0)) == 5
+
+
+def test_a_server_that_tells_nothing_but_a_size_has_no_stamps() -> None:
+    assert remote._stamp({"size": 5}) == bytes(16)
+    assert remote._stamp({"size": 5, "Last-Modified": "today"}) != remote._stamp({"size": 5, "Last-Modified": "now"})
 
 
 class _Ranges(http.server.SimpleHTTPRequestHandler):
