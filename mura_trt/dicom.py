@@ -9,8 +9,10 @@ import io
 import logging
 import re
 import struct
+import threading
 import warnings
 import zlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,20 +26,46 @@ if TYPE_CHECKING:
     from pydicom import FileDataset
 
 _MARK = b"DICM"
-_BARE = b"\x08\x00"  # of a data set without the file's preamble, which mostly begins with group 8 (PS3.5, 7.1)
+# Without the preamble a file begins with group 2, a data set alone mostly with group 8, in either order (PS3.5, 7.1).
+_BEGINNINGS = (b"\x02\0\0\0UL", b"\x08\0", b"\0\x08\0")
+_LONG_LENGTHS = (
+    b"OB",
+    b"OD",
+    b"OF",
+    b"OL",
+    b"OV",
+    b"OW",
+    b"SQ",
+    b"SV",
+    b"UC",
+    b"UN",
+    b"UR",
+    b"UT",
+    b"UV",
+)  # PS3.5, 7.1.2
 _DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1"
 _MAX_INFLATED = 1 << 28  # bytes of a deflated data set
 
 # Tags, in the order in which they lie in a file.
 _CLASS, _BODY_PART, _STUDY, _ROWS, _COLUMNS = 0x00080016, 0x00180015, 0x0020000D, 0x00280010, 0x00280011
-_CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")  # PS3.5, table 6.2-1: CS
-_UID = re.compile(r"[0-9.]{1,64}")
+# PS3.16, annex L, as far as a radiograph shows it. Nothing else is passed on, for a free word would do for a name.
+BODY_PARTS = frozenset({
+    "ABDOMEN", "ANKLE", "ARM", "CALCANEUS", "CALF", "CHEST", "CLAVICLE", "COCCYX", "CSPINE", "CTSPINE", "ELBOW",
+    "EXTREMITY", "FACE", "FEMUR", "FIBULA", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS",
+    "ILIUM", "JAW", "KNEE", "LEG", "LSPINE", "LSSPINE", "MAXILLA", "NECK", "NOSE", "ORBIT", "PATELLA", "PELVIS",
+    "RADIUS", "RADIUSULNA", "RIB", "SCAPULA", "SHOULDER", "SKULL", "SPINE", "SSPINE", "STERNUM", "THIGH", "THUMB",
+    "TIBIA", "TIBIAFIBULA", "TLSPINE", "TMJ", "TOE", "TSPINE", "ULNA", "WHOLEBODY", "WRIST", "ZYGOMA",
+})  # fmt: skip
 
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _JPEG_2000 = b"\xff\x4f\xff\x51"
 # Start-of-frame markers (ITU-T T.81, table B.1, and T.87's of JPEG-LS).
 _FRAMES_OF_JPEG = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
+
+# Who warns of what a file holds.
+_NOISY = re.compile(r"(pydicom|pylibjpeg|openjpeg|mura_trt\.dicom)\b")
+_quiet = threading.Lock()
 
 
 class Header(NamedTuple):
@@ -48,12 +76,12 @@ class Header(NamedTuple):
     study: str
     """StudyInstanceUID; empty where there is none."""
     body_part: str
-    """BodyPartExamined; empty where there is none."""
+    """BodyPartExamined; empty where it is none of ``BODY_PARTS``."""
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether bytes, or the first 132 of them, are a DICOM file's."""
-    return data[128:132] == _MARK or data.startswith(_BARE)
+    """Whether bytes, or the first 132 of them, are a DICOM file's, with or without its preamble."""
+    return data[128:132] == _MARK or data.startswith(_BEGINNINGS)
 
 
 def read_header(data: bytes, whole: bool) -> Header | None:
@@ -95,16 +123,13 @@ def read_header(data: bytes, whole: bool) -> Header | None:
         # Of a class that is none of images, or not known: what a header has lost does not make an image a report.
         report = kind in pydicom.uid.UID_dictionary and "Image" not in pydicom.uid.UID(kind).name
         image = (_ROWS in dataset and _COLUMNS in dataset) or not report
+    except Rejected:
+        raise
     except Exception as error:  # whatever pydicom meets in broken bytes
         if not whole:
             return None
         raise _unreadable(error) from None
-    return Header(
-        image,
-        study if _UID.fullmatch(study) else "",
-        # A free word would do for a name; a code string does for a body part.
-        part if _CODE_STRING.fullmatch(part) else "",
-    )
+    return Header(image, study, part if part in BODY_PARTS else "")
 
 
 def plain_dicom(data: bytes) -> Plain:
@@ -155,8 +180,11 @@ def _pydicom() -> Any:
         ) from error
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").disabled = True
-    # For good: warnings are the process's, and other threads read, too. Said again each time, for others may undo it.
-    warnings.filterwarnings("ignore", module=r"(pydicom|pylibjpeg|openjpeg|mura_trt\.dicom)\b")
+    with _quiet:
+        # For good, for warnings are the process's and other threads read, too; anew where someone has undone it.
+        if not any(action == "ignore" and module is _NOISY for action, _, _, module, _ in warnings.filters):
+            warnings.filters.insert(0, ("ignore", None, Warning, _NOISY, 0))  # type: ignore[attr-defined]
+            warnings._filters_mutated()  # type: ignore[attr-defined]
     return pydicom
 
 
@@ -167,22 +195,31 @@ def _unreadable(error: Exception) -> Rejected:
 
 def _inflated(data: bytes) -> bytes:
     """A file of a deflated transfer syntax as one that is not; bounded, as pydicom's own unpacking is not."""
-    if data[128:132] != _MARK or len(data) < 144:
-        return data
-    begin = 144 + int.from_bytes(data[140:144], "little")  # behind the group length of the meta information
-    at = data.find(_DEFLATED, 132, begin)
+    start = 132 if data[128:132] == _MARK else 0
+    end = _end_of_meta(data, start)
+    at = data.find(_DEFLATED, start, end)
     if at < 0:
         return data
-    unpacked = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[begin:], _MAX_INFLATED)
+    unpacked = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[end:], _MAX_INFLATED)
     if len(unpacked) == _MAX_INFLATED:
         raise Rejected("TOO_LARGE", f"it unpacks to more than {_MAX_INFLATED} bytes")
     # Of the same length, for UIDs are padded with NUL.
-    return data[:at] + _EXPLICIT.ljust(len(_DEFLATED), b"\0") + data[at + len(_DEFLATED) : begin] + unpacked
+    return data[:at] + _EXPLICIT.ljust(len(_DEFLATED), b"\0") + data[at + len(_DEFLATED) : end] + unpacked
+
+
+def _end_of_meta(data: bytes, at: int) -> int:
+    """Behind the elements of group 2; their group length, which may lie, is not asked."""
+    while data[at : at + 2] == b"\x02\0" and at + 8 <= len(data):
+        if data[at + 4 : at + 6] in _LONG_LENGTHS:
+            at += 12 + int.from_bytes(data[at + 8 : at + 12], "little")
+        else:
+            at += 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    return at
 
 
 def _check(dataset: FileDataset) -> None:
     """Refuses what is no single image of bearable size; gives a data set without meta information its syntax."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
     if any(name not in dataset for name in ("Rows", "Columns", "PixelData")):
         raise Rejected("NO_PIXELS", "a DICOM file without pixels: a report, a plan or the like, or cut off")
@@ -190,6 +227,8 @@ def _check(dataset: FileDataset) -> None:
     if frames != 1:
         raise Rejected("MULTI_FRAME", f"it has {frames} frames; export the ones that are radiographs as images")
     check_size(dataset.Columns, dataset.Rows)
+    if "PixelRepresentation" not in dataset:
+        dataset.PixelRepresentation = 0
     _check_meaning(dataset)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
@@ -198,7 +237,11 @@ def _check(dataset: FileDataset) -> None:
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         from pydicom.encaps import get_frame
 
-        _check_codestream(get_frame(dataset.PixelData, 0, number_of_frames=1), dataset.Rows, dataset.Columns)
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        if dataset.file_meta.TransferSyntaxUID == RLELossless:
+            _check_segments(frame, dataset.Rows * dataset.Columns)
+        else:
+            _check_codestream(frame, (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel))
 
 
 def _check_meaning(dataset: FileDataset) -> None:
@@ -210,6 +253,8 @@ def _check_meaning(dataset: FileDataset) -> None:
     if _is_color(dataset):
         if dataset.PhotometricInterpretation not in _COLORS:
             raise Rejected("UNSUPPORTED_FORMAT", "neither gray nor one of the colors that are read")
+        if "SegmentedRedPaletteColorLookupTableData" in dataset:
+            raise Rejected("UNSUPPORTED_FORMAT", "a palette in segments, which may unpack to any length")
         if dataset.PhotometricInterpretation == "PALETTE COLOR" and not dataset.original_encoding[1]:
             raise Rejected("UNSUPPORTED_FORMAT", "a palette in big-endian order, of which pydicom makes other colors")
         if dataset.SamplesPerPixel == 3 and stored != 8:
@@ -222,29 +267,40 @@ def _is_color(dataset: FileDataset) -> bool:
     return dataset.PhotometricInterpretation not in _GRAY
 
 
-def _check_codestream(frame: bytes, rows: int, columns: int) -> None:
-    """Refuses JPEG, JPEG-LS and JPEG 2000 streams of another size than the header's, and ones that are cut.
+def _check_codestream(frame: bytes, expected: tuple[int, int, int]) -> None:
+    """Refuses JPEG, JPEG-LS and JPEG 2000 streams of other rows, columns or samples than the header's, or that are cut.
 
-    A stream could ask for any amount of memory, and decoders fill in for what is missing.
+    A stream could ask for any amount of memory, some take a decoder down, and decoders fill in for what is missing.
     """
     at = frame.find(_JPEG_2000)
     if 0 <= at < 256:  # bare, or in JP2's boxes
         right, bottom, left, top = struct.unpack_from(">4I", frame, at + 8)
-        found = (bottom - top, right - left)
+        (samples,) = struct.unpack_from(">H", frame, at + 40)
+        found = (bottom - top, right - left, samples)
     elif frame.startswith(JPEG_MAGIC):
         at, marker = 2, 0
         while marker not in _FRAMES_OF_JPEG:
-            if at + 9 > len(frame) or frame[at] != 0xFF:
+            if at + 10 > len(frame) or frame[at] != 0xFF:
                 raise Rejected("CORRUPT", "its JPEG stream has no frame header")
             marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
-            found = struct.unpack_from(">HH", frame, at + 5)
+            found = struct.unpack_from(">HHB", frame, at + 5)
             at += 1 if marker == 0xFF else 2 + length
-    else:  # RLE, which pydicom bounds by the header
-        return
-    if found != (rows, columns):
-        raise Rejected("CORRUPT", "the compressed image is not of the rows and columns that its header says")
+    else:
+        raise Rejected("CORRUPT", "its compressed image is of no kind that is known")
+    if found != expected:
+        raise Rejected("CORRUPT", "the compressed image has other rows, columns or samples than its header says")
     if frame.rfind(b"\xff\xd9") < at:
         raise Rejected("TRUNCATED", "the compressed image ends before its end marker")
+
+
+def _check_segments(frame: bytes, pixels: int) -> None:
+    """Refuses RLE segments that are longer than an encoder makes them, which pydicom would unpack all the same."""
+    count, *offsets = struct.unpack_from("<16I", frame)
+    if not 0 < count < 16:
+        raise Rejected("CORRUPT", f"it has {count} RLE segments; 1 to 15 are allowed")
+    for begin, end in pairwise([*offsets[:count], len(frame)]):
+        if not 64 <= begin <= end or end - begin > pixels + pixels // 64 + 64:
+            raise Rejected("CORRUPT", "its RLE segments are longer than its pixels")
 
 
 def _luminance(dataset: FileDataset, pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -267,37 +323,74 @@ def _gray(dataset: FileDataset, pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _shades(dataset: FileDataset) -> NDArray[np.uint8]:
     """uint8 (2^bits,): what each pattern of the stored bits is shown as. A table, for there are fewer than pixels."""
-    from pydicom import Dataset
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
-
     stored = np.arange(1 << dataset.BitsStored)
-    if dataset.get("PixelRepresentation", 0) == 1:
+    if dataset.PixelRepresentation == 1:
         stored[len(stored) // 2 :] -= len(stored)
-    values = np.asarray(apply_modality_lut(stored, dataset), np.float64)
-    if dataset.get("VOILUTSequence"):
-        values = np.asarray(apply_voi(values.round().astype(np.int64), dataset, 0), np.float64)
-        black, white = 0.0, 2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
-    elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
-        window = Dataset()
-        # The window alone, for a slope below 0 would turn apply_windowing's black and white around.
-        window.WindowCenter, window.WindowWidth = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
-        window.VOILUTFunction = dataset.get("VOILUTFunction") or "LINEAR"
-        window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
-        with np.errstate(over="ignore"):  # far from a sigmoid's center
-            values = np.asarray(apply_windowing(values, window))
-        black, white = 0.0, 255.0
-    elif dataset.get("ModalityLUTSequence"):
-        black, white = 0.0, 2.0 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1
-    else:
-        black, white = float(values.min()), float(values.max())
+    values, black, white = _rescaled(dataset, stored)
+    if (looked_up := _looked_up(dataset, "VOILUTSequence", values)) is not None:
+        values, white = looked_up
+        black = 0.0
+    elif (windowed := _windowed(dataset, values)) is not None:
+        values, black, white = windowed, 0.0, 255.0
     if not (np.isfinite(values).all() and black < white):
-        raise Rejected("CORRUPT", "its rescaling or window leaves nothing to see")
+        raise Rejected("CORRUPT", "its rescaling leaves nothing to see")
     shades: NDArray[np.uint8] = ((values - black) * (255 / (white - black))).round().clip(0, 255).astype(np.uint8)
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
     return np.uint8(255) - shades if inverse else shades
 
 
+def _rescaled(dataset: FileDataset, stored: NDArray[np.int64]) -> tuple[NDArray[np.float64], float, float]:
+    """Through the modality LUT or slope and intercept (PS3.3, C.11.1), with the least and the largest there can be."""
+    if (looked_up := _looked_up(dataset, "ModalityLUTSequence", stored)) is not None:
+        return looked_up[0], 0.0, looked_up[1]
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    values = stored * float(1 if slope in (None, "") else slope) + float(0 if intercept in (None, "") else intercept)
+    return values.astype(np.float64), float(values.min()), float(values.max())
+
+
+def _looked_up(dataset: FileDataset, sequence: str, values: NDArray[Any]) -> tuple[NDArray[np.float64], float] | None:
+    """Through the first table of a sequence (PS3.3, C.11.1.1 and C.11.2.1.1), with the white of its bits.
+
+    None where there is none, or none that is whole. Not pydicom's function, of which version 3.0 has indices overflow
+    where a table has 8 bits, or 16 and values beyond.
+    """
+    items = dataset.get(sequence)
+    if not items or any(name not in items[0] for name in ("LUTDescriptor", "LUTData")):
+        return None
+    count, first, bits = (int(number) for number in items[0].LUTDescriptor)
+    count = count or 1 << 16
+    data = items[0].LUTData
+    if isinstance(data, bytes):  # of 8 bits each, or 16
+        order = "<" if dataset.original_encoding[1] else ">"
+        table = np.frombuffer(data, np.uint8 if len(data) < 2 * count else f"{order}u2")
+    else:
+        table = np.atleast_1d(np.array(data, np.int64))
+    if not 0 < bits <= 16 or len(table) < count:
+        return None
+    rounded = values.round().astype(np.int64)
+    if first > 0x7FFF and rounded.min() < 0:  # the sign of what is below 0, where it is stored without
+        first -= 1 << 16
+    return table[np.clip(rounded - first, 0, count - 1)].astype(np.float64), 2.0**bits - 1
+
+
+def _windowed(dataset: FileDataset, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Through the first window, to 0 to 255; None where there is none, or one of no width."""
+    from pydicom import Dataset
+    from pydicom.pixels.processing import apply_windowing
+
+    center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    kind = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    if center in (None, "") or width in (None, "") or float(width) < (1 if kind == "LINEAR" else 1e-9):
+        return None
+    window = Dataset()
+    # The window alone, for a slope below 0 would turn apply_windowing's black and white around.
+    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, width, kind
+    window.PhotometricInterpretation, window.BitsStored, window.PixelRepresentation = "MONOCHROME2", 8, 0
+    with np.errstate(over="ignore"):  # far from a sigmoid's center
+        return np.asarray(apply_windowing(values, window), np.float64)
+
+
 def _first(value: Any) -> Any:
     from pydicom.multival import MultiValue
 
-    return value[0] if isinstance(value, MultiValue) else value
+    return value if not isinstance(value, MultiValue) else value[0] if len(value) else None

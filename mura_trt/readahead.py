@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from mura_trt.archives.listing import Reader, Reference, Unreadable
+from mura_trt.archives.listing import DICOM, IMAGE, UNREAD, Reader, Reference, Unreadable
 from mura_trt.convert import Plain, plain_gray
 from mura_trt.dicom import is_dicom, plain_dicom
 from mura_trt.ledger import Failure
@@ -22,10 +22,11 @@ MAX_CHUNK = 16  # views read by one call in a thread: enough that handing it ove
 
 
 class Chunk(NamedTuple):
-    """Neighbouring views: the number of the first, and what they are read by."""
+    """Neighbouring views: the number of the first, what they are read by, and what they are."""
 
     start: int
     references: Sequence[Reference]
+    kinds: bytes
 
 
 class Batch(NamedTuple):
@@ -84,10 +85,12 @@ class ReadAhead:
         """Says that no more views come for now: what waits is given as a short batch."""
         self._flush = True
 
-    def add(self, start: int, references: Sequence[Reference]) -> None:
-        """Takes a run of views: the number of the first, and what they are read by."""
+    def add(self, start: int, references: Sequence[Reference], kinds: bytes = b"") -> None:
+        """Takes a run of views: the number of the first, what they are read by, and their kinds, if not all images."""
+        kinds = kinds or bytes([IMAGE]) * len(references)
         for at in range(0, len(references), self._chunk):
-            self._unread.append(Chunk(start + at, references[at : at + self._chunk]))
+            part = slice(at, at + self._chunk)
+            self._unread.append(Chunk(start + at, references[part], kinds[part]))
         self._flush = False
         self._top_up()
 
@@ -136,13 +139,13 @@ class ReadAhead:
 
     def _read(self, chunk: Chunk) -> list[Plain | Failure]:
         thread, outcomes = threading.get_ident(), []
-        for view, reference in enumerate(chunk.references, chunk.start):
+        for view, (reference, kind) in enumerate(zip(chunk.references, chunk.kinds, strict=True), chunk.start):
             # Where files are large, it is bytes that there must not be too many of. What is waited for is read anyway;
             # it is the oldest chunk, so a thread has it.
             with self._room:
                 self._room.wait_for(lambda: self._held < MAX_HELD or chunk is self._awaited or self._closed)
             self._read_began[thread] = time.monotonic()
-            outcome = _read_one(self._reader, view, reference)
+            outcome = _read_one(self._reader, view, reference, kind)
             del self._read_began[thread]
             outcomes.append(outcome)
             if isinstance(outcome, Plain):
@@ -156,11 +159,17 @@ class ReadAhead:
                 self._room.notify_all()
 
 
-def _read_one(reader: Reader, view: int, reference: Reference) -> Plain | Failure:
+def _read_one(reader: Reader, view: int, reference: Reference, kind: int) -> Plain | Failure:
     try:
         data = reader.read(reference)
-        if is_dicom(data):
+        if kind == UNREAD:  # which may have been a moment's trouble
+            raise Unreadable(
+                "HEADER_UNREAD", "its header could not be read when it was listed; run again with --update"
+            )
+        if kind == DICOM and is_dicom(data):
             return plain_dicom(data)
+        if is_dicom(data):  # of a study that nobody has looked for
+            raise Rejected("DICOM_AS_IMAGE", "a DICOM file whose name ends as an image's; name it .dcm")
         screened = screen(data)
         return Plain(plain_gray(data, screened), screened.color)
     except OSError as error:

@@ -308,7 +308,7 @@ def _check(options: ScoreOptions, recipe: dict[str, Any], asked: dict[str, Any])
     if options.update:
         free = set(FREE_IN_UPDATES)
         if recipe.get("uids") is None or asked["uids"] is None:  # then no view is known again by the other's hashes
-            free |= {"uids", *DICOM_LIBRARIES}
+            free |= {"uids", "keep_paths", *DICOM_LIBRARIES}
         asked = {name: value for name, value in asked.items() if name not in free}
     elif recipe["listing"] == UPDATING:
         raise UsageError(f"{options.out}: an update was stopped before it began; run it again: --update")
@@ -322,6 +322,7 @@ def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
         "archive": listing.source.root,
         "listing": listing.fingerprint(),
         "uids": listing.disclosure.tag if listing.disclosure else None,
+        "keep_paths": listing.disclosure.keep_paths if listing.disclosure else None,
         "mura_trt": mura_trt.__version__,
         **_versions(("nvidia-dali-cuda130", runtime, *(DICOM_LIBRARIES if listing.disclosure else ()))),
     }

@@ -296,7 +296,8 @@ class Supervisor:
             self._process.send(self._assignment(task))
 
     def _assignment(self, task: Task) -> worker.Assignment:
-        return worker.Assignment(task, self._listing.references(task.start, task.stop))
+        run = task.start, task.stop
+        return worker.Assignment(task, self._listing.references(*run), self._listing.kinds_of(*run))
 
     def _take(self, done: worker.Done) -> None:
         self._losses_in_a_row = self._culprits_in_a_row = 0

@@ -68,6 +68,8 @@ class Assignment(NamedTuple):
 
     task: Task
     references: list[Reference]
+    kinds: bytes = b""
+    """What they are: a byte each, of the listing's kinds; empty where all are image files."""
 
 
 class Done(NamedTuple):
@@ -287,9 +289,9 @@ class Worker:
             if isinstance(message, Flush):
                 self._ahead.flush()
             else:
-                task, references = message
+                task, references, kinds = message
                 self._open.append(_OpenTask.of(task))
-                self._ahead.add(task.start, references)
+                self._ahead.add(task.start, references, kinds)
             idle = False
         return True
 

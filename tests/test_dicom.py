@@ -9,6 +9,7 @@ from pathlib import Path
 import data_store
 import numpy as np
 import pydicom
+import pydicom.encaps
 import pytest
 from numpy.typing import NDArray
 from pydicom import FileDataset
@@ -143,6 +144,71 @@ def test_a_compressed_image_that_is_cut_or_of_another_size_is_refused() -> None:
     assert refusal(whole[: len(whole) * 2 // 3]) in ("NO_PIXELS", "TRUNCATED", "UNDECODABLE")
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("sequence", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_tables_of_any_depth_are_looked_up(bits: int, sequence: str) -> None:
+    stored = pydicom.dcmread(io.BytesIO(real("RG3_UNCR.dcm"))).pixel_array
+    item = pydicom.Dataset()
+    table = np.arange(1024) * ((1 << bits) - 1) // 1023
+    item.add_new("LUTDescriptor", "US", [1024, 0, bits])
+    item.add_new("LUTData", "US", table.tolist())
+    gray = pixels(plain_dicom(changed("RG3_UNCR.dcm", WindowCenter=None, WindowWidth=None, **{sequence: [item]})))
+    np.testing.assert_array_equal(gray, 255 - np.round(table * 255 / ((1 << bits) - 1)).astype(np.uint8)[stored])
+
+
+def test_a_table_that_begins_below_zero_is_looked_up() -> None:
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "US", [2048, 65536 - 1024, 8])  # -1024, stored without a sign
+    item.add_new("LUTData", "OW", (np.arange(2048) // 8).astype("<u2").tobytes())
+    values = {"VOILUTSequence": [item], "RescaleSlope": 1, "RescaleIntercept": -1024}
+    stored = pydicom.dcmread(io.BytesIO(real("RG3_UNCR.dcm"))).pixel_array
+    gray = pixels(plain_dicom(changed("RG3_UNCR.dcm", **values)))
+    np.testing.assert_array_equal(gray, 255 - (stored // 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"WindowWidth": 0},
+        {"RescaleSlope": "", "RescaleIntercept": "", "WindowWidth": 0},
+        {"VOILUTSequence": [pydicom.Dataset()], "WindowWidth": 0},
+        {"PixelRepresentation": None, "WindowWidth": 0},
+    ],
+    ids=["window of no width", "empty slope", "table without data", "no representation"],
+)
+def test_what_cannot_be_used_is_as_if_it_were_not_there(values: dict[str, object]) -> None:
+    plain = pixels(plain_dicom(changed("RG3_UNCR.dcm", WindowCenter=None, WindowWidth=None)))
+    np.testing.assert_array_equal(pixels(plain_dicom(changed("RG3_UNCR.dcm", **values))), plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("SC_rgb_jpeg_dcmtk.dcm", {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}),
+        ("MR_small_jp2klossless.dcm", {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "BitsAllocated": 8,
+                                       "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0}),
+    ],
+    ids=["color in a gray header", "gray in a color header"],
+)  # fmt: skip
+def test_streams_of_other_samples_than_the_headers_reach_no_decoder(name: str, values: dict[str, object]) -> None:
+    assert refusal(changed(name, **values)) == "CORRUPT"
+
+
+def test_rle_segments_longer_than_their_pixels_are_refused() -> None:
+    dataset = pydicom.dcmread(io.BytesIO(real("MR_small_RLE.dcm")))
+    frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = pydicom.encaps.encapsulate([frame + bytes(1 << 20)])
+    out = io.BytesIO()
+    dataset.save_as(out)
+    assert refusal(out.getvalue()) == "CORRUPT"
+
+
+def test_files_without_preamble_are_dicom() -> None:
+    whole = real("MR_small.dcm")
+    assert is_dicom(whole[132:])
+    np.testing.assert_array_equal(pixels(plain_dicom(whole[132:])), pixels(plain_dicom(whole)))
+
+
 def test_nothing_of_a_file_is_said_in_a_refusal() -> None:
     with pytest.raises(Rejected) as refused:
         plain_dicom(real("badVR.dcm"))
@@ -169,7 +235,11 @@ def test_an_image_whose_header_is_cut_is_an_image_all_the_same() -> None:
 
 def test_a_deflated_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mura_trt.dicom._MAX_INFLATED", 1 << 16)
-    assert refusal(real("image_dfl.dcm")) == "TOO_LARGE"
+    data = real("image_dfl.dcm")
+    for lying in (data, data[:140] + bytes(4) + data[144:]):  # of the group length
+        assert refusal(lying) == "TOO_LARGE"
+        with pytest.raises(Rejected, match="unpacks to more"):
+            read_header(lying, whole=True)
 
 
 def test_random_damage_is_refused_or_gives_a_whole_picture() -> None:

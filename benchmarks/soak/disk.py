@@ -63,7 +63,7 @@ class PlayedWorker:
     def send(self, message: worker.Assignment | worker.Flush) -> None:
         """As the real one."""
         if isinstance(message, worker.Assignment):
-            self._done.append(worker.Done(self._rows(*message), 1.0, {}))
+            self._done.append(worker.Done(self._rows(message.task, message.references), 1.0, {}))
 
     def receive(self) -> Message:
         """As the real one."""

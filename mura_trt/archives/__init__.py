@@ -111,11 +111,14 @@ def _numbered(pattern: str, numbers: re.Match[str]) -> list[str]:
 def _check_not_empty(listing: Listing, archive: Path | str) -> None:
     if len(listing):
         return
-    seen = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in listing.ignored.most_common(5))
+    told = listing.told_ignored().items()
+    seen = ", ".join([f"{count} {suffix or 'without a suffix'}" for suffix, count in told][:5])
     unread = sorted(set(listing.ignored) & UNREAD_SUFFIXES)
     hint = f"; this version does not read {', '.join(unread)}" if unread else ""
     denied = (
-        f"; could not be opened: {listing.unreadable[0][0]} ({listing.unreadable[0][1]})" if listing.unreadable else ""
+        f"; could not be opened: {listing.part_name(listing.unreadable[0][0])} ({listing.unreadable[0][1]})"
+        if listing.unreadable
+        else ""
     )
     raise UsageError(
         f"{archive}: no view found; a view is a {', '.join(sorted(IMAGE_SUFFIXES))} or DICOM file that is not hidden"

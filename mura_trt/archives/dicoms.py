@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,9 +14,12 @@ import numpy as np
 
 from mura_trt.archives.disclosure import Disclosure
 from mura_trt.archives.listing import (
+    DICOM,
     DICOM_SUFFIXES,
+    IMAGE,
     IMAGE_SUFFIXES,
     NO_IMAGE,
+    UNREAD,
     HeaderReader,
     Listing,
     Reference,
@@ -30,10 +34,11 @@ from mura_trt.screen import Rejected
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ["file", "image", "study", "body_part"]
-_UNREADABLE = Header(False, "", "cannot be read")
+_UNREAD = Header(False, "", "cannot be read")
 
 # Of a header, bytes that are read at first, and where it goes on behind them.
-_HEAD, _LONG_HEAD = 1 << 14, 1 << 28
+_HEAD, _LONG_HEAD, _WHOLE = 1 << 14, 1 << 22, 1 << 28
+_PAUSES = (0.1, 0.5)  # seconds before a header is tried to be read again
 _AT_ONCE = 1024  # files whose heads are in memory
 _KEYS_AT_ONCE = 100_000
 
@@ -66,22 +71,25 @@ def sorted_by_headers(
     if not rows:
         return listing
     sorting = _Sorting(listing, disclosure)
-    unknown: list[int] = []
+    unread: list[int] = []
     for row, header in _headers(listing, rows, disclosure, index):
         suffix = suffix_of(listing.keys(row, row + 1)[0])
-        if header is _UNREADABLE and disclosure and suffix not in DICOM_SUFFIXES and not named:
-            unknown.append(row)
-        elif header in (None, _UNREADABLE) and (named or (disclosure and suffix in DICOM_SUFFIXES)):
-            sorting.keep(row, Header(True, "", "") if suffix in DICOM_SUFFIXES else None)
-        elif header in (None, _UNREADABLE):
+        dicom = disclosure is not None and suffix in DICOM_SUFFIXES
+        if header is _UNREAD and not dicom and not named:
+            unread.append(row)
+        elif header is _UNREAD:
+            sorting.keep_dicom(row, Header(True, "", ""), UNREAD)
+        elif header is None and dicom:  # by its name alone, and no such file
+            sorting.keep_dicom(row, Header(True, "", ""), IMAGE)
+        elif header is None and not named:
             sorting.leave_out(row, suffix)
-        elif header.image or named:
-            sorting.keep(row, header)
-        else:
-            sorting.leave_out(row, NO_IMAGE)
-    for row in unknown:  # as DICOM files have no suffix here, so may these be some: they fail with their reason
+        elif header is not None and (header.image or named):
+            sorting.keep_dicom(row, header, DICOM)
+        elif header is not None:
+            sorting.leave_out_dicom(row)
+    for row in unread:  # as DICOM files have no suffix here, so may these be some: they fail with their reason
         if sorting.found:
-            sorting.keep(row, Header(True, "", ""))
+            sorting.keep_dicom(row, Header(True, "", ""), UNREAD)
         else:
             sorting.leave_out(row, suffix_of(listing.keys(row, row + 1)[0]))
     return sorting.listing()
@@ -99,6 +107,7 @@ class HeaderIndex:
     def __init__(self, known: dict[str, Header] | None = None) -> None:
         self._known = known or {}
         self._used: dict[str, Header] = {}
+        self.names_uids = False  # then it is not left anywhere
 
     @classmethod
     def read(cls, path: Path) -> HeaderIndex:
@@ -117,16 +126,17 @@ class HeaderIndex:
         return cls({file: Header(*header) for file, *header in zip(*columns, strict=True)})
 
     def write(self, path: Path) -> None:
-        """Leaves the headers of the last listing; nothing where there are none. Raises OSError."""
+        """Leaves the headers of the last listing, and lets go of them; nothing where there are none. Raises OSError."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if not self._used:
+        if not self._used or self.names_uids:
             return
         columns = [list(self._used), *map(list, zip(*self._used.values(), strict=True))]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(dict(zip(_COLUMNS, columns, strict=True))), sink)
         write_checked(path, sink.getvalue().to_pybytes())
+        self._known, self._used = {}, {}
 
     def get(self, file: str) -> Header | None:
         """A header by its file's hash."""
@@ -153,18 +163,24 @@ class _Sorting:
         # Paths and UIDs in one row of numbers, told apart by the first letter.
         self._studies = {b"p" + key: number for number, key in enumerate(listing.studies.to_pylist())}
         self._body_parts: dict[int, str] = {}
+        self._kinds = np.full(len(listing), IMAGE, np.uint8)
         self._ignored = listing.ignored.copy()
-        self.found = 0
+        self.found = False
 
     def leave_out(self, row: int, suffix: str) -> None:
+        """Passes a file over that is no view."""
         self._kept[row] = False
         self._ignored[suffix] += 1
 
-    def keep(self, row: int, header: Header | None) -> None:
-        """Keeps a view: of a DICOM file, with its header, or of a list that names what else there is, without."""
-        if header is None:
-            return
-        self.found += 1
+    def leave_out_dicom(self, row: int) -> None:
+        """Passes a report or the like over; an archive that has some is of patients."""
+        self.leave_out(row, NO_IMAGE)
+        self.found = True
+
+    def keep_dicom(self, row: int, header: Header, kind: int) -> None:
+        """Keeps a view with what its header says."""
+        self.found = True
+        self._kinds[row] = kind
         if not self._listing.studies_named:
             name = b"u" + header.study.encode() if header.study else b"p" + self._listing.keys(row, row + 1)[0]
             self._study_of[row] = self._studies.setdefault(name, len(self._studies))
@@ -188,6 +204,7 @@ class _Sorting:
             stamps=None if self._listing.stamps is None else self._listing.stamps[self._kept],
             study_of=place[at],
             studies=pa.array([_shown(names[number], disclosure) for number in wanted], pa.large_binary()),
+            kinds=self._kinds[self._kept],
             body_parts={at: self._body_parts[n] for at, n in enumerate(wanted) if n in self._body_parts},
             ignored=self._ignored,
             disclosure=disclosure,
@@ -215,22 +232,30 @@ def _headers(
 ) -> Iterator[tuple[int, Header | None]]:
     """Of each row its header, with the study as it is shown; None where the file is no DICOM.
 
-    ``_UNREADABLE`` where its bytes cannot be had.
+    ``_UNREAD`` where its bytes cannot be had.
     """
     if disclosure is None:
         yield from ((row, None) for row in rows)
         return
+    index.names_uids = disclosure.keep_uids
     reader = listing.source.open()
     waiting = iter(rows)
 
     def header_of(row: int) -> Header | None:
         key, reference = listing.keys(row, row + 1)[0], listing.references(row, row + 1)[0]
-        try:
-            stamp = reader.stamp(reference) if listing.stamps is None else bytes(listing.stamps[row])
-            file = disclosure.digest(b"\0".join((key, stamp, disclosure.tag.encode())))
-            return index.get(file) or _read(reader, reference, file, disclosure, index)
-        except (OSError, ValueError, Unreadable):  # which is told when the view is read
-            return _UNREADABLE
+        for pause in (*_PAUSES, None):
+            try:
+                stamp = reader.stamp(reference) if listing.stamps is None else bytes(listing.stamps[row])
+                file = disclosure.digest(b"\0".join((key, stamp, disclosure.tag.encode())))
+                return index.get(file) or _read(reader, reference, file, disclosure, index)
+            except FileNotFoundError:
+                break
+            except OSError:
+                if pause is not None:
+                    time.sleep(pause)
+            except (ValueError, Unreadable):
+                break
+        return _UNREAD  # which is told when the view is read
 
     with ThreadPoolExecutor(reader.threads, thread_name_prefix="header") as threads:
         while some := list(islice(waiting, _AT_ONCE)):
@@ -240,13 +265,15 @@ def _headers(
 def _read(
     reader: HeaderReader, reference: Reference, file: str, disclosure: Disclosure, index: HeaderIndex
 ) -> Header | None:
-    head = reader.head(reference, _HEAD)
+    # Of a stream a second look would begin anew; and all of it passes by in any case.
+    count = _HEAD if reader.threads > 1 else _LONG_HEAD
+    head = reader.head(reference, count)
     if not is_dicom(head):
         return None
     try:
-        header = read_header(head, whole=len(head) < _HEAD)
+        header = read_header(head, whole=len(head) < count)
         if header is None:
-            header = read_header(reader.head(reference, _LONG_HEAD), whole=True)
+            header = read_header(reader.head(reference, _WHOLE), whole=True)
         assert header is not None
     except Rejected:  # which is told when the view is read
         header = Header(True, "", "")

@@ -16,6 +16,7 @@ from mura_trt.errors import UsageError
 logger = logging.getLogger(__name__)
 
 _SALT = re.compile(r"[0-9a-f]{64}")
+_UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, 9.1
 _DIGEST_BYTES = 16
 
 
@@ -63,8 +64,8 @@ class Disclosure:
         return hashlib.blake2b(key, digest_size=_DIGEST_BYTES, key=self.salt).hexdigest()
 
     def uid(self, uid: str) -> str:
-        """A UID as tables show it."""
-        return uid if self.keep_uids else self.digest(uid.encode())
+        """A UID as tables show it; what is none, as some tools write, is hashed in any case."""
+        return uid if self.keep_uids and _UID.fullmatch(uid) else self.digest(uid.encode())
 
     @property
     def tag(self) -> str:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.dicom import BODY_PARTS
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -30,6 +32,10 @@ READ_THREADS = 4  # more than cores, for they mostly wait for the disk
 _BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
 _ESCAPES = str.maketrans({"\r": "\\r", "\n": "\\n", "\0": "\\x00"})
 _LABEL = re.compile(r"(?:^|/)study\d+_(positive|negative)(?=/|$)")
+
+# What a view is, as far as the listing tells: an image file, a DICOM file whose header was read, or one, as it seems,
+# whose header could not be read.
+IMAGE, DICOM, UNREAD = range(3)
 
 Place = tuple[int, ...]
 """Where a packed archive has a view: whole numbers that its source understands, the last below 0 where it refuses."""
@@ -117,6 +123,8 @@ class Listing:
         None where the source's reader is asked.
     studies_named
         Whether a list says which study each view is of.
+    kinds
+        uint8 (n,): ``IMAGE``, ``DICOM`` or ``UNREAD``; None where all are images.
     body_parts
         By study number, where DICOM headers say it.
     disclosure
@@ -133,6 +141,7 @@ class Listing:
     duplicates: int = 0
     studies_named: bool = False
     stamps: NDArray[np.uint8] | None = None
+    kinds: NDArray[np.uint8] | None = None
     body_parts: dict[int, str] = field(default_factory=dict)
     disclosure: Disclosure | None = None
 
@@ -151,6 +160,10 @@ class Listing:
         places: list[Reference] = self.places[start:stop].tolist()
         return places
 
+    def kinds_of(self, start: int, stop: int) -> bytes:
+        """The kinds of views ``start`` to ``stop`` (exclusive), a byte each; empty where all are images."""
+        return b"" if self.kinds is None else self.kinds[start:stop].tobytes()
+
     def sample(self, count: int) -> Listing:
         """So many of the views, evenly spaced and in order."""
         rows = np.linspace(0, len(self) - 1, count).round().astype(np.int64)
@@ -161,6 +174,7 @@ class Listing:
             study_of=study_of.astype(np.int32),
             studies=self.studies.take(studies),
             stamps=None if self.stamps is None else self.stamps[rows],
+            kinds=None if self.kinds is None else self.kinds[rows],
             body_parts={},
             places=None if self.places is None else self.places[rows],
         )
@@ -210,7 +224,9 @@ class Listing:
 
     def body_parts_of_studies(self) -> list[str]:
         """By study number: what DICOM headers say, or the path of the study's first view; empty where neither does."""
-        return [self.body_parts.get(study) or body_part(path) for study, path in enumerate(self.first_views())]
+        parts = [self.body_parts.get(study) or body_part(path) for study, path in enumerate(self.first_views())]
+        # Any other word in a path may be a name.
+        return parts if self.disclosure is None else [part if part in BODY_PARTS else "" for part in parts]
 
     def first_views(self) -> list[bytes]:
         """The key of each study's first view, by study number."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import Entry, Listing, display, gather, plain
+from mura_trt.archives.listing import Entry, Listing, gather, plain
 from mura_trt.errors import UsageError
 
 LIST_SUFFIXES = frozenset({".csv", ".txt"})
@@ -28,9 +28,9 @@ def list_file(archive: Path, study_depth: int | None, root: Path | None) -> List
         raise UsageError(f"--root {root}: no such folder")
     base = root.resolve() if root else _root_of_list(archive, [entry.key for entry in entries[:100]])
     studies: dict[bytes, bytes | None] = {}
-    for key, study, _ in entries:
-        if studies.setdefault(key, study) != study:
-            raise UsageError(f"{archive}: {display(key)} is listed under two studies; keep one")
+    for number, (key, study, _) in enumerate(entries, start=1):
+        if studies.setdefault(key, study) != study:  # by number, for a path may tell of a patient
+            raise UsageError(f"{archive}, entry {number}: its path is listed under two studies; keep one")
     listing = gather(FolderSource(str(base)), map(Entry, studies.keys(), studies.values()), study_depth)
     named = any(study is not None for study in studies.values())
     return replace(listing, duplicates=len(entries) - len(studies), studies_named=named)
@@ -72,6 +72,6 @@ def _root_of_list(archive: Path, sample: list[bytes]) -> Path:
         if any(os.path.lexists(os.path.join(os.fsencode(base), path)) for path in sample):
             return base
     raise UsageError(
-        f"{archive}: {display(sample[0])} is in none of {', '.join(dict.fromkeys(map(str, candidates)))};"
+        f"{archive}: its first path is in none of {', '.join(dict.fromkeys(map(str, candidates)))};"
         " name the folder that the paths start from with --root"
     )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from mura_trt.archives import list_archive
+from mura_trt.archives import list_archive, tars
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.disclosure import Disclosure
-from mura_trt.archives.listing import Listing
+from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import DICOM, UNREAD, Listing, Reference
+from mura_trt.errors import UsageError
+from mura_trt.readahead import ReadAhead
 from tests.test_dicom import changed, real
 
 REPORT = real("reportsi.dcm")
@@ -118,13 +124,15 @@ def test_a_header_longer_than_what_is_read_at_first_is_read_whole(tmp_path: Path
 
 
 def test_headers_are_read_once(
-    tmp_path: Path, kept: Disclosure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    kept = Disclosure(tmp_path / "salt", keep_paths=True)
     root = write(tmp_path / "files", FILES)
     index = HeaderIndex()
     first = list_archive(root, disclosure=kept, index=index)
     assert len(index) == 6
     index.write(tmp_path / "headers.dat")
+    assert len(index) == 0  # it is let go of
 
     read: list[int] = []
     monkeypatch.setattr("mura_trt.archives.dicoms.read_header", lambda head, whole: read.append(len(head)))
@@ -139,10 +147,93 @@ def test_headers_are_read_once(
     write(root, {"a/1.dcm": image("1.2.9")})  # a changed file is another one
     os.utime(root / "a/1.dcm", ns=(0, 0))
     third = list_archive(root, disclosure=kept, index=HeaderIndex.read(tmp_path / "headers.dat"))
-    assert studies(third)["a/1.dcm"] == "1.2.9"
+    assert studies(third)["a/1.dcm"] == kept.uid("1.2.9")
 
     (tmp_path / "headers.dat").write_bytes(b"damaged")
     caplog.set_level(logging.WARNING)
     assert len(HeaderIndex.read(tmp_path / "headers.dat")) == 0
     assert "headers are read anew" in caplog.text
     assert len(HeaderIndex.read(tmp_path / "none.parquet")) == 0
+
+
+def test_an_index_that_would_name_uids_is_not_left(tmp_path: Path, kept: Disclosure) -> None:
+    index = HeaderIndex()
+    list_archive(write(tmp_path / "files", FILES), disclosure=kept, index=index)
+    index.write(tmp_path / "headers.dat")
+    assert not (tmp_path / "headers.dat").exists()
+
+
+def test_uids_that_are_none_still_join_what_belongs_together(tmp_path: Path, kept: Disclosure) -> None:
+    files = {f"{number}.dcm": image("1.2.840.ABC-7") for number in range(3)}
+    found = studies(list_archive(write(tmp_path / "files", files), disclosure=kept))
+    assert set(found.values()) == {kept.digest(b"1.2.840.ABC-7")}
+
+
+def test_body_parts_are_known_words_and_no_names(tmp_path: Path) -> None:
+    files = {
+        "XR_MUELLER/1.dcm": image("1.1"),
+        "XR_WRIST/2.dcm": image("1.2"),
+        "x/3.dcm": image("1.3", BodyPartExamined="DOE JOHN"),
+        "x/4.dcm": image("1.4", BodyPartExamined="TIBIA"),
+    }
+    listing = list_archive(write(tmp_path / "files", files), disclosure=Disclosure(tmp_path / "salt"))
+    assert listing.body_parts_of_studies() == ["", "WRIST", "", "TIBIA"]
+
+
+def test_images_beside_reports_alone_are_of_patients_too(tmp_path: Path) -> None:
+    files = {"report.dcm": REPORT, "DOE_JANE.png": b"", "x.doe^john": b""}
+    listing = list_archive(write(tmp_path / "files", files), disclosure=Disclosure(tmp_path / "salt"))
+    assert len(listing) == 1 and "DOE" not in str(studies(listing))
+    assert listing.told_ignored() == {"DICOM without an image": 1, "other": 1}
+    (tmp_path / "files/DOE_JANE.png").unlink()
+    with pytest.raises(UsageError, match="others seen: 1 other, 1 DICOM without an image") as refused:
+        list_archive(tmp_path / "files", disclosure=Disclosure(tmp_path / "salt"))
+    assert "doe" not in str(refused.value)
+
+
+def test_a_header_that_cannot_be_read_now_is_not_guessed_at(
+    tmp_path: Path, kept: Disclosure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write(tmp_path / "files", {f"{number}.dcm": image("1.2.3") for number in range(3)})
+    monkeypatch.setattr("mura_trt.archives.dicoms._PAUSES", (0.0,))
+    head, failed = FolderSource.head, []
+
+    def failing(self: FolderSource, reference: Reference, count: int) -> bytes:
+        if reference == b"1.dcm":
+            failed.append(reference)
+            raise OSError(errno.EIO, "Input/output error")
+        return head(self, reference, count)
+
+    monkeypatch.setattr(FolderSource, "head", failing)
+    listing = list_archive(root, disclosure=kept)
+    assert len(failed) == 2
+    assert listing.kinds is not None and listing.kinds.tolist() == [DICOM, UNREAD, DICOM]
+    monkeypatch.undo()
+    ahead = ReadAhead(3, listing.source.open())
+    ahead.add(0, listing.references(0, 3), listing.kinds_of(0, 3))
+    ahead.flush()
+    _, failures = ahead.next_batch()
+    ahead.close()
+    assert [(failure.view, failure.code) for failure in failures] == [(1, "HEADER_UNREAD")]
+
+
+def test_a_stream_is_run_through_once_however_long_headers_are(
+    tmp_path: Path, kept: Disclosure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tar.gz"
+    data = image("1.2.3", AdditionalPatientHistory="x" * 40_000)
+    with tarfile.open(path, "w:gz") as tar:
+        for number in range(5):
+            member = tarfile.TarInfo(f"{number}.dcm")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    opened: list[str] = []
+    unpacked = tars._unpacked
+
+    def counted(path: str) -> tuple[IO[bytes], IO[bytes]]:
+        opened.append(path)
+        return unpacked(path)
+
+    monkeypatch.setattr(tars, "_unpacked", counted)
+    assert len(list_archive(path, disclosure=kept)) == 5
+    assert len(opened) == 2

@@ -301,7 +301,7 @@ def test_a_view_listed_twice_counts_once(tmp_path: Path, header: str) -> None:
 
 
 LIST_ERRORS = {
-    "two studies": ("view,study\na.png,s1\nb.png,s1\na.png,s2\n", ["a.png", "two studies", "keep one"]),
+    "two studies": ("view,study\na.png,s1\nb.png,s1\na.png,s2\n", ["entry 3", "two studies", "keep one"]),
     "MURA's study list": ("x/study1_positive/,1\n", ["line 1", "2 columns where view is expected", "view,study"]),
     "unquoted comma": ("a.png\n\nb, c.png\n", ["line 3", "2 columns", "quote"]),
     "missing cell": ("view,study\na.png,s\nb.png\n", ["line 3", "1 columns where view, study", "quote"]),
@@ -309,7 +309,7 @@ LIST_ERRORS = {
     "empty": ("", ["names no image"]),
     "blank lines": ("\n\n", ["names no image"]),
     "header only": ("view,study\n", ["names no image"]),
-    "nothing there": ("far/a.png\nfar/b.png\n", ["far/a.png is in none of", "--root"]),
+    "nothing there": ("far/a.png\nfar/b.png\n", ["first path is in none of", "--root"]),
     "no list": ("x" * 200_000, ["not a list of image paths", "field larger"]),
 }
 
