@@ -38,6 +38,8 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from benchmarks.processes import resident
+
 app = typer.Typer(add_completion=False, help=__doc__)
 
 Archive = Annotated[Path, typer.Argument(help="Folder of X-rays, as made by mura-trt demo.")]
@@ -181,13 +183,7 @@ def peak_memory(archive: Path, engine: Path) -> int:
         process = psutil.Popen([*command, "--runtime", "onnxruntime"], stderr=subprocess.DEVNULL)
         peak = 0
         while process.poll() is None:
-            total = 0
-            for one in [process, *process.children(recursive=True)]:
-                try:
-                    total += one.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            peak = max(peak, total)
+            peak = max(peak, resident(process))
             time.sleep(0.05)
     if process.returncode != 0:
         raise RuntimeError(f"score ended with exit code {process.returncode}")

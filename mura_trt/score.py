@@ -226,7 +226,7 @@ def _score(
         listed = time.monotonic()
         recipe = out.recipe
         if recipe:
-            _check(options, recipe, _asked(options, bundle, listing, recipe.get("runtime", "")))
+            _check(options, recipe, bundle, listing)
         out.write_headers(index)
         config = worker.WorkerConfig(
             bundle,
@@ -301,10 +301,11 @@ def _score(
         out.close()
 
 
-def _check(options: ScoreOptions, recipe: dict[str, Any], asked: dict[str, Any]) -> None:
+def _check(options: ScoreOptions, recipe: dict[str, Any], bundle: Bundle, listing: Listing) -> None:
     """Raises UsageError where the run that is there cannot be gone on with, or updated."""
     if not recipe.keys() >= set(CHOSEN):
         raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
+    asked = _asked(options, bundle, listing, recipe["runtime"])
     if options.update:
         free = set(FREE_IN_UPDATES)
         if recipe.get("uids") is None or asked["uids"] is None:  # then no view is known again by the other's hashes

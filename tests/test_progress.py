@@ -47,7 +47,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_line_tells_how_far_how_fast_and_how_long(
     clock: Clock, views: int, studies: int, scored: int, failed: int, seconds: float, text: str
 ) -> None:
-    assert describe(Progress(views, studies, scored, failed, started=clock.now - seconds)) == text
+    progress = Progress(views, studies, scored, failed, fresh=scored + failed, started=clock.now - seconds)
+    assert describe(progress) == text
+
+
+def test_what_earlier_runs_have_done_makes_a_run_no_faster(clock: Clock) -> None:
+    progress = Progress(100, 50, scored=60, before=40, fresh=20, started=clock.now - 10)
+    assert describe(progress) == "60 of 100 views, 2.0 views/s, 1.0 studies/s, 0 failed, 0:00:20 to go"
 
 
 def test_progress_at_the_moment_of_its_start_divides_by_nothing(clock: Clock) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.processes import resident
 from benchmarks.soak.files import png
 
 ORIGINALS = 100  # files, which the views are hard links of
@@ -45,7 +46,7 @@ def long_run(work: Path, engine: Path, views: int) -> dict[str, Any]:
         while process.poll() is None:
             committed = 256 * sum(1 for _ in (out / "shards").glob("*.json")) if out.exists() else 0
             half = int(committed >= views / 2)
-            peaks[half] = max(peaks[half], _memory(process))
+            peaks[half] = max(peaks[half], resident(process))
             time.sleep(PAUSE)
     assert process.returncode == 0, process.returncode
     result = {
@@ -57,22 +58,3 @@ def long_run(work: Path, engine: Path, views: int) -> dict[str, Any]:
     }
     assert peaks[1] <= MOST * peaks[0], result
     return result
-
-
-def _memory(process: psutil.Process) -> float:
-    """Bytes of the process and those below it, pages that they share counted once for each."""
-    total = 0.0
-    for one in (process, *_children(process)):
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        found: list[psutil.Process] = process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    return found

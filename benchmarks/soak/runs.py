@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
+
+from benchmarks.processes import resident
 
 OK, FAILURES = 0, 3  # exit codes of runs that came to their end
+PAUSE = 0.05  # seconds between two looks
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Run:
     exit_code: int
     seconds: float
     said: str
+    peak_bytes: int
+    """In memory, of all its processes."""
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -53,17 +59,17 @@ def score(archive: Path, engine: Path, out: Path, *options: str, limit: float = 
     started = time.monotonic()
     command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(engine), "-o", str(out)]
     salt = ("--uid-salt-file", str(out.parent / "salt"), "--keep-paths")
-    done = subprocess.run(
-        [*command, "--runtime", "null", "--overwrite", *salt, *options],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=limit,
-        check=False,
-    )
-    return Run(out, done.returncode, time.monotonic() - started, done.stderr)
-
-
-def peak_memory() -> int:
-    """MiB that the largest process started so far has had in memory."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    command += ["--runtime", "null", "--overwrite", *salt, *options]
+    peak = 0
+    with tempfile.TemporaryFile() as said:
+        # Looked at while they run: what the system keeps of children that ended counts this process's own memory in.
+        with psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+            while process.poll() is None:
+                if time.monotonic() - started > limit:
+                    process.kill()
+                    raise subprocess.TimeoutExpired(command, limit)
+                peak = max(peak, resident(process))
+                time.sleep(PAUSE)
+        seconds = time.monotonic() - started
+        said.seek(0)
+        return Run(out, process.returncode, seconds, said.read().decode(errors="replace"), peak)
