@@ -1,6 +1,7 @@
 """How much the pipeline around the engine costs, and what memory it takes.
 
     python -m benchmarks.pipeline speed  ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
+    python -m benchmarks.pipeline isolation ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
     python -m benchmarks.pipeline memory ARCHIVE --engine BUNDLE [--json FILE]
     python -m benchmarks.pipeline packed ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
 
@@ -11,6 +12,9 @@
   perfect overlap the pipeline would be as fast as decoding alone; with none, half as fast.
 
 ``memory`` samples the resident memory of all processes of ``mura-trt score`` at 300 and at 3,000 views.
+
+``isolation`` compares the null runtime, which takes no time here, with decoding alone: what reading in threads, screening,
+processes and commits cost.
 
 ``packed`` compares, with the null runtime, zip and tar files with the folder that they were packed from.
 """
@@ -214,24 +218,46 @@ def pack(folder: Path, path: Path) -> Path:
 
 
 def measure_packed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
-    """Every packed form and the folder, interleaved."""
+    """Every packed form, the folder before and behind it."""
     rates: dict[str, list[float]] = {}
+    folders: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as root, repeated(archive, 3200) as links:
         folder = Path(shutil.copytree(links, Path(root) / "folder"))  # files of its own, as the packed forms have them
-        forms = {"folder": folder} | {
-            name: pack(folder, Path(root) / f"archive.{name}") for name in ("zip", "tar", "tar.gz")
-        }
+        forms = {name: pack(folder, Path(root) / f"archive.{name}") for name in ("zip", "tar", "tar.gz")}
         for _ in range(repeats):
+            before = score_rate(folder, engine, "--runtime", "null")
             for name, path in forms.items():
                 rates.setdefault(name, []).append(score_rate(path, engine, "--runtime", "null"))
-    folders = rates.pop("folder")
-    return {name: ratio(found, folders, "folder") for name, found in rates.items()}
+                after = score_rate(folder, engine, "--runtime", "null")
+                folders.setdefault(name, []).append(statistics.mean([before, after]))
+                before = after
+    return {name: ratio(found, folders[name], "folder") for name, found in rates.items()}
+
+
+def measure_isolation(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
+    """The null runtime at no cost of its own against decoding alone: what all that guards against bad files takes."""
+    ours, alone = [], []
+    with repeated(archive, 6400) as links:
+        paths = sorted(links.rglob("*.png"))
+        before = in_fresh_process(decode_alone, paths)
+        for _ in range(repeats):
+            ours.append(score_rate(links, engine, "--runtime", "null", "--batch", str(DECODE_BATCH)))
+            after = in_fresh_process(decode_alone, paths)
+            alone.append(statistics.mean([before, after]))
+            before = after
+    return ratio(ours, alone)
 
 
 @app.command()
 def speed(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = None) -> None:
     """Compares scoring with its engine alone, and with decoding alone."""
     finish(measure_speed(archive, engine, repeats), json_file)
+
+
+@app.command()
+def isolation(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = None) -> None:
+    """Compares scoring that costs nothing with decoding alone."""
+    finish(measure_isolation(archive, engine, repeats), json_file)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -88,12 +89,16 @@ def checkpoint(model: MuraNet, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Bundle:
     """An FP16 bundle with a TensorRT-RTX plan, built as a user builds it; not to be changed."""
-    out = tmp_path_factory.mktemp("bundle") / "engine"
-    command = [sys.executable, "-m", "mura_trt", "build-engine", "engines/densenet169-fp16.toml"]
-    options = ["--checkpoint", str(checkpoint), "--builder", "tensorrt-rtx", "-o", str(out)]
-    subprocess.run([*command, *options], check=True, cwd=Path(__file__).parent.parent)
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent  # by all processes that run tests
+    out = shared / "bundle" / "engine"
+    with FileLock(shared / "bundle.lock"):
+        if not out.exists():
+            command = [sys.executable, "-m", "mura_trt", "build-engine", "engines/densenet169-fp16.toml"]
+            options = ["--checkpoint", str(checkpoint), "--builder", "tensorrt-rtx", "-o", str(out)]
+            subprocess.run([*command, *options], check=True, cwd=Path(__file__).parent.parent)
     return Bundle.open(out)
 
 
