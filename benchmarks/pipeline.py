@@ -13,8 +13,8 @@
 
 ``memory`` samples the resident memory of all processes of ``mura-trt score`` at 300 and at 3,000 views.
 
-``isolation`` compares the null runtime, which takes no time here, with decoding alone: what reading in threads, screening,
-processes and commits cost.
+``isolation`` compares the null runtime, which takes no time here, with decoding alone: what reading in threads,
+screening, processes and commits cost.
 
 ``packed`` compares, with the null runtime, zip and tar files with the folder that they were packed from.
 """
@@ -130,12 +130,15 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import mura_trt
 
+    where = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False).stdout
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     return {
         "cpu": model.partition(":")[2].strip(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "mura_trt": mura_trt.__version__,
+        "commit": commit.strip()[:10],
         "date": time.strftime("%Y-%m-%d"),
     }
 
