@@ -18,6 +18,7 @@ SHARD_VIEWS = 32
 VIEWS_A_STUDY = 4
 WORKER_SHARE = 0.5  # of the kills; the rest meet the supervisor, which takes its worker along
 MEAN_PAUSE = 2.0  # seconds
+GAVE_UP = "mura-trt: the worker process died while starting"
 BAD_SHARE = 0.01  # of the files, so that failures are resumed, too
 
 
@@ -92,15 +93,16 @@ def kill_at_random(
     archive, clean, out, counts = work / "archive", work / "clean", work / "out", work / "kills.json"
     if not archive.exists():
         draw(archive, views)
+    log = out.with_suffix(".log")
     started = time.monotonic()
     shutil.rmtree(clean, ignore_errors=True)
     if start(archive, engine, runtime, clean).wait() != 3:  # some files are broken
         raise RuntimeError(f"the clean run into {clean} did not end as it should")
     seconds = time.monotonic() - started
     expected = tables(clean)
-    done: dict[str, Any] = {"supervisor": 0, "worker": 0, "runs_ended": 0}
+    done: dict[str, Any] = {"supervisor": 0, "worker": 0, "gave_up": 0, "runs_ended": 0}
     if counts.exists():
-        done = json.loads(counts.read_text())
+        done |= json.loads(counts.read_text())
     rng = random.Random(sum(done.values()))
     while True:
         process = start(archive, engine, runtime, out)
@@ -119,8 +121,11 @@ def kill_at_random(
         code = process.wait()
         if code == -9:
             continue
+        if code == 5 and log.read_text().rstrip().splitlines()[-1].startswith(GAVE_UP):
+            done["gave_up"] += 1  # the kills hit the worker each time that it started; a run goes on from there, too
+            continue
         if code != 3:
-            raise RuntimeError(f"a run ended with exit code {code}; see {out.with_suffix('.log')}")
+            raise RuntimeError(f"a run ended with exit code {code}; see {log}")
         done["runs_ended"] += 1
         assert tables(out) == expected, f"{out} has other tables than {clean}"
         counts.write_text(json.dumps(done))
