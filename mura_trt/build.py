@@ -1,27 +1,45 @@
-"""A checkpoint to an engine bundle: two ONNX graphs, and the TensorRT plan where a builder is installed."""
+"""Checkpoints to an engine bundle: two ONNX graphs, the TensorRT plan where a builder is installed, and the proof."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import logging
+import tempfile
 import time
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 import mura_trt
+from mura_trt.archives import list_archive
+from mura_trt.archives.disclosure import Disclosure, default_salt_file
+from mura_trt.archives.listing import Listing
 from mura_trt.bundle import FILES, Bundle, Manifest, describe_file, new_bundle, write_manifest
+from mura_trt.calibrate import METHODS, Calibration, calibrate
 from mura_trt.contract import PRECISIONS, InputContract
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sha256_of
+from mura_trt.parity.bounds import BOUNDS, Bounds, flattened, with_changes
+from mura_trt.parity.run import synthetic
+from mura_trt.pixels import decoded_views
+from mura_trt.precision import FORMATS, lower
+from mura_trt.sample import spread_views
+
+if TYPE_CHECKING:
+    from mura_trt.model import Network
 
 # Builder as the user names it -> Python module.
 BUILDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 # What a plan runs on. TensorRT-RTX's is its documented default; whether "and later" takes in SM90 is not said there.
 TARGETS = {"tensorrt": "this machine's GPU", "tensorrt-rtx": "SM80, SM86, SM89, SM120 and later"}
+
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +50,43 @@ class Recipe:
 
     name: str = "densenet169"
     precision: str = "fp16"
-    """``fp32`` or ``fp16``."""
+    """One of ``PRECISIONS``."""
     batch: tuple[int, int, int] = (1, 64, 256)
     """Views in a batch: least, the number the plan is tuned for, and most."""
     builder: str = "auto"
     """``auto``, ``tensorrt`` (needs a GPU), ``tensorrt-rtx`` or ``none``."""
+    calibration_method: str = METHODS[0]
+    """Of INT8 and FP8: ``percentile`` or ``max``."""
+    calibration_views: int = 64
+    """Likewise: how many, as evenly as can be from the archive's body parts."""
+    error_budget: float = 2e-3
+    """Likewise: root mean square of the probability's error to first order; layers stay in half precision until the
+    rest keeps it."""
+    check_views: int = 64
+    """How many views the bundle is compared with PyTorch on; over them, half precision's range is looked at, too."""
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """Bounds other than the precision's own (see :mod:`mura_trt.parity.bounds`), as tables by level."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise UsageError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
         if self.builder not in ("auto", "none", *BUILDERS):
             raise UsageError(f"builder {self.builder!r}: choose from auto, none, {', '.join(BUILDERS)}")
+        if self.calibration_method not in METHODS:
+            raise UsageError(f"calibration_method {self.calibration_method!r}: choose from {', '.join(METHODS)}")
+        for name in ("calibration_views", "check_views"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)}: 1 or more")
+        if not self.error_budget >= 0:
+            raise UsageError(f"error_budget {self.error_budget}: 0 or more")
+        with_changes(BOUNDS[self.precision], flattened(self.parity))
         if len(self.batch) != 3 or not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
             raise UsageError(f"batch {self.batch}: three numbers, 1 <= least <= tuned for <= most")
+
+    @property
+    def bounds(self) -> Bounds:
+        """How far scores may be from PyTorch's."""
+        return with_changes(BOUNDS[self.precision], flattened(self.parity))
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -72,68 +114,163 @@ class Recipe:
             raise UsageError(f"{path}: {error}") from error
 
 
-def build_bundle(checkpoint: Path, recipe: Recipe, out: Path, *, overwrite: bool = False) -> Bundle:
+def build_bundle(
+    checkpoints: Sequence[Path],
+    recipe: Recipe,
+    out: Path,
+    *,
+    archive: Path | str | None = None,
+    check: bool = True,
+    overwrite: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Bundle:
     """Builds a bundle whole or not at all, and opens it as ``score`` will.
 
     Parameters
     ----------
-    checkpoint
-        Any file that :func:`mura_trt.checkpoint.load_checkpoint` takes.
+    checkpoints
+        Files that :func:`mura_trt.checkpoint.load_checkpoint` takes: one, or the members of an ensemble.
     recipe
         What to build.
     out
         The bundle's folder.
+    archive
+        Views to calibrate on, which INT8 and FP8 need, and others to check on; without it, synthetic ones are drawn to
+        check on.
+    check
+        Compare the bundle with PyTorch, and keep in it what was found.
     overwrite
         Replace a bundle that is there.
+    report
+        Takes a line on how far it has come.
 
     Raises
     ------
     UsageError
-        The checkpoint or the output folder cannot be used.
+        The checkpoint, the archive or the output folder cannot be used.
     EnvironmentProblem
         A library is missing, or the builder that was asked for failed.
     """
     import onnx
     import torch
 
-    from mura_trt.checkpoint import load_checkpoint
-    from mura_trt.export import export_onnx
+    from mura_trt.checkpoint import load_network
+    from mura_trt.export import exported
 
+    narrow = recipe.precision if recipe.precision in FORMATS else None
+    if narrow and archive is None:
+        raise UsageError(f"--precision {narrow} is calibrated on views: name an archive of some with --calibrate")
     builder = find_builder(recipe.builder)
-    with new_bundle(out, overwrite) as folder:
-        model = load_checkpoint(checkpoint)
+    with new_bundle(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
+        network = load_network(checkpoints)
+        views = _views(archive, recipe, Path(scratch) / "archive", check)
         started = time.monotonic()
-        for role, precision in (("fp32_onnx", "fp32"), ("onnx", recipe.precision)):
-            logger.info("exporting %s (%s)", FILES[role], precision)
-            if role == "onnx" and precision == "fp32":
-                (folder / FILES[role]).hardlink_to(folder / FILES["fp32_onnx"])
-            else:
-                export_onnx(model, folder / FILES[role], precision)
+        logger.info("exporting %s", FILES["fp32_onnx"])
+        graph = exported(network)
         export_seconds = time.monotonic() - started
-        described = None
+        onnx.save(graph, folder / FILES["fp32_onnx"])
+        quantization, described = None, None
+        if recipe.precision == "fp32":
+            (folder / FILES["onnx"]).hardlink_to(folder / FILES["fp32_onnx"])
+        else:
+            if narrow:
+                assert views.to_calibrate is not None
+                found = _calibrated(network, views.to_calibrate, recipe, report)
+                quantization, described = found.quantization, _described(found, views.to_calibrate, recipe)
+            onnx.save(lower(graph, quantization), folder / FILES["onnx"])
+        built = None
         if builder is None:
             logger.warning("no TensorRT builder: the bundle has no plan and scores on a CPU; pip install tensorrt-rtx")
         else:
             logger.info("building %s with %s", FILES["plan"], builder)
-            described = build_plan(builder, folder / FILES["onnx"], folder / FILES["plan"], recipe.batch)
-        write_manifest(
-            folder,
-            Manifest(
-                name=recipe.name,
-                precision=recipe.precision,
-                contract=InputContract(),
-                checkpoint_sha256=sha256_of(checkpoint),
-                builder=described,
-                versions={
-                    "mura_trt": mura_trt.__version__,
-                    "torch": str(torch.__version__),
-                    "onnx": onnx.__version__,
-                },
-                export_seconds=round(export_seconds, 1),
-                files={role: describe_file(folder / name) for role, name in FILES.items() if (folder / name).exists()},
-            ),
+            built = build_plan(builder, folder / FILES["onnx"], folder / FILES["plan"], recipe.batch)
+        manifest = Manifest(
+            name=recipe.name,
+            precision=recipe.precision,
+            contract=InputContract(),
+            checkpoints_sha256=[sha256_of(path) for path in checkpoints],
+            builder=built,
+            versions={"mura_trt": mura_trt.__version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
+            quantization=described,
+            bounds=recipe.bounds,
+            parity=None,
+            export_seconds=round(export_seconds, 1),
+            files={role: describe_file(folder / name) for role, name in FILES.items() if (folder / name).exists()},
         )
+        write_manifest(folder, manifest)
+        if check:
+            assert views.to_check is not None
+            proof = _checked(Bundle.open(folder), network, views.to_check, recipe, report)
+            proof = {"archive": "synthetic" if archive is None else str(archive), **proof}
+            write_manifest(folder, replace(manifest, parity=proof))
     return Bundle.open(out)
+
+
+class _Views(NamedTuple):
+    to_calibrate: Listing | None
+    to_check: Listing | None
+
+
+def _views(archive: Path | str | None, recipe: Recipe, scratch: Path, check: bool) -> _Views:
+    """Which views to calibrate and to check on; no view is for both, where there are enough."""
+    if archive is None:
+        if not check:
+            return _Views(None, None)
+        listing = synthetic(scratch)
+        return _Views(None, listing.take(np.sort(spread_views(listing, recipe.check_views))))
+    listing = list_archive(archive, disclosure=Disclosure(default_salt_file()))
+    wanted = recipe.calibration_views if recipe.precision in FORMATS else 0
+    drawn = spread_views(listing, wanted + recipe.check_views)
+    return _Views(listing.take(np.sort(drawn[:wanted])), listing.take(np.sort(drawn[-recipe.check_views :])))
+
+
+def _calibrated(network: Network, views: Listing, recipe: Recipe, report: Callable[[str], None]) -> Calibration:
+    contract = InputContract()
+    size = contract.height, contract.width
+    decoded = list(decoded_views(views.source, views.references(0, len(views)), size, views.kinds_of(0, len(views))))
+    failed = [failure for part in decoded for failure in part.failures]
+    if failed:
+        logger.warning("%d of %d views to calibrate on have no pixels: %s", len(failed), len(views), failed[0].message)
+    pixels = np.concatenate([np.empty((0, *size, 1), np.uint8), *(part.pixels for part in decoded)])
+    method, budget = recipe.calibration_method, recipe.error_budget
+    found = calibrate(network, pixels, recipe.precision, method, budget, report)
+    kept = found.quantization.kept
+    logger.info(
+        "%d of %d convolutions in %s, %d in half precision; |dp| of about %.1e (root mean square) expected",
+        len(found.errors) - len(kept), len(found.errors), recipe.precision, len(kept), found.predicted,
+    )  # fmt: skip
+    return found
+
+
+def _described(found: Calibration, views: Listing, recipe: Recipe) -> dict[str, Any]:
+    """What the manifest tells of a calibration."""
+    sample = views.view_names(views.keys(0, len(views)))
+    return {
+        "format": recipe.precision,
+        "method": recipe.calibration_method,
+        "sample": sample,
+        "sample_sha256": hashlib.sha256("\n".join(sample).encode()).hexdigest(),
+        "error_budget": recipe.error_budget,
+        "expected_rms_dp": found.predicted,
+        "in_half_precision": {name: found.errors[name] for name in found.quantization.kept},
+        "ranges": dict(found.quantization.ranges),
+    }
+
+
+def _checked(
+    bundle: Bundle, network: Network, views: Listing, recipe: Recipe, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """What the manifest tells of the comparison with PyTorch."""
+    from mura_trt.parity.measure import Reference
+    from mura_trt.parity.run import compare
+    from mura_trt.parity.tell import table
+
+    # A few dozen views say nothing of clinical figures, and little of how many decisions turn.
+    bounds = {name: bound for name, bound in recipe.bounds.items() if not name.startswith(("studies.", "clinical."))}
+    judgement, found = compare(bundle, views, Reference(network), bounds, report=report)
+    if judgement.missed:
+        logger.warning("the bundle misses its bounds, and is scored with --allow-unproven only:\n%s", table(judgement))
+    return found
 
 
 def find_builder(choice: str) -> str | None:

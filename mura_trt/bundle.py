@@ -16,8 +16,9 @@ from typing import Any
 from mura_trt.contract import InputContract
 from mura_trt.errors import BundleError, UsageError
 from mura_trt.files import sha256_of, sync_folder, write_atomically
+from mura_trt.precision import FORMATS
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "bundle.json"
 # Role in the bundle -> file name. The plan is missing where no builder was installed.
 FILES = {"plan": "model.plan", "onnx": "model.onnx", "fp32_onnx": "model-fp32.onnx"}
@@ -30,17 +31,35 @@ class Manifest:
 
     name: str
     precision: str
-    """``fp32`` or ``fp16``: of ``model.onnx`` and ``model.plan``."""
+    """One of ``PRECISIONS``: of ``model.onnx`` and ``model.plan``."""
     contract: InputContract
-    checkpoint_sha256: str
+    checkpoints_sha256: list[str]
+    """Of the file that it was built from, or of each member's."""
     builder: dict[str, Any] | None
     """Name, version, targets, batch profile, seconds and plan bytes; None where there is no plan."""
     versions: dict[str, str]
     """mura_trt, torch and onnx that exported the graphs."""
+    quantization: dict[str, Any] | None
+    """INT8 and FP8: method, the sample that it was calibrated on, and the layers that stay in half precision."""
+    bounds: dict[str, float]
+    """How far its scores may be from the checkpoints' in PyTorch."""
+    parity: dict[str, Any] | None
+    """What the check of ``build-engine`` found; None where it was left out."""
     export_seconds: float
     files: dict[str, dict[str, Any]]
     """Role -> name, bytes, sha256."""
     schema: int = SCHEMA
+
+    @property
+    def parity_summary(self) -> str:
+        """A few words on how the bundle compares with PyTorch."""
+        if self.parity is None:
+            return "never compared with PyTorch"
+        values = {(figure["level"], figure["name"]): figure["value"] for figure in self.parity["figures"]}
+        return (
+            f"{'' if self.parity['kept'] else 'MISSES ITS BOUNDS: '}|dp| mean {values['model', 'dp_mean']:.1e},"
+            f" max {values['model', 'dp_max']:.1e} on {self.parity['views']} views"
+        )
 
     def to_json(self) -> bytes:
         """The manifest as written: canonical, with a digest of itself, so that a changed byte shows."""
@@ -92,6 +111,20 @@ class Bundle:
         """What the graphs take."""
         return self.manifest.contract
 
+    def require_proof(self) -> None:
+        """Raises BundleError where its check was left out or missed a bound."""
+        found = self.manifest.parity
+        if found and found["kept"]:
+            return
+        missed = (
+            [f"{one['level']}.{one['name']}" for one in found["figures"] if not one.get("kept", True)] if found else []
+        )
+        reason = f"missed {', '.join(missed)} when it was built" if found else "was never compared with PyTorch"
+        raise BundleError(
+            f"{self.folder}: this bundle {reason}; look with mura-trt parity {self.folder} ARCHIVE --checkpoint"
+            " CHECKPOINT, or score with --allow-unproven"
+        )
+
     def path(self, role: str) -> Path:
         """The file of a role: ``onnx``, ``fp32_onnx``, or ``plan`` where the manifest names a builder."""
         return self.folder / FILES[role]
@@ -132,9 +165,10 @@ def _check_file(folder: Path, manifest: Manifest, role: str) -> None:
 
 def _refuse(folder: Path, reason: str, manifest: Manifest | None = None) -> BundleError:
     precision = manifest.precision if manifest else "fp16"
+    calibrate = " --calibrate ARCHIVE" if precision in FORMATS else ""
     return BundleError(
         f"{folder}: {reason}; copy the bundle again or rebuild it: mura-trt build-engine"
-        f" --checkpoint CHECKPOINT --precision {precision} -o {folder} --overwrite"
+        f" --checkpoint CHECKPOINT --precision {precision}{calibrate} -o {folder} --overwrite"
     )
 
 

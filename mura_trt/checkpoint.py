@@ -5,13 +5,13 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mura_trt.errors import CheckpointError
 from mura_trt.files import write_atomically
-from mura_trt.model import MuraNet
+from mura_trt.model import MuraNet, Network, network_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,11 @@ def load_checkpoint(path: Path, new_head: bool = False) -> MuraNet:
     _check(state, model, path)
     model.load_state_dict(state, strict=False)
     return model.eval()
+
+
+def load_network(paths: Sequence[Path]) -> Network:
+    """The model of a checkpoint, or the ensemble of several; raises as :func:`load_checkpoint`."""
+    return network_of([load_checkpoint(path) for path in paths]).eval()
 
 
 def save_checkpoint(model: MuraNet, path: Path, note: str = "", half: bool = False) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import mura_trt
-from mura_trt.errors import EXIT_ENVIRONMENT, MuraTrtError
+from mura_trt.errors import EXIT_DISAGREES, EXIT_ENVIRONMENT, EXIT_OK, MuraTrtError, UsageError
 
 app = typer.Typer(
     name="mura-trt",
@@ -25,6 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Checkpoints = Annotated[
+    list[Path],
+    typer.Option(
+        "--checkpoint",
+        help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169 with one output; several make an ensemble.",
+    ),
+]
 Checkpoint = Annotated[Path, typer.Argument(help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
 
@@ -43,6 +50,10 @@ def _errors_told() -> Iterator[None]:
     except OSError as error:  # a full disk, a folder that vanished; the error names the file
         print(f"mura-trt: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_ENVIRONMENT) from error
+
+
+def _archive(named: str) -> Path | str:
+    return named if "://" in named else Path(named)
 
 
 def _show_version(wanted: bool) -> None:
@@ -71,37 +82,105 @@ def main(
 def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32 or fp16; INT8 and FP8 need build-engine.")] = "fp32",
 ) -> None:
     """Exports a checkpoint to ONNX: raw gray pixels in; probability, logit and activation map out."""
     with _errors_told():
-        from mura_trt.checkpoint import load_checkpoint
-        from mura_trt.export import export_onnx
+        import onnx
 
-        export_onnx(load_checkpoint(checkpoint), out, precision)
+        from mura_trt.checkpoint import load_checkpoint
+        from mura_trt.export import exported
+        from mura_trt.precision import lower
+
+        if precision not in ("fp32", "fp16"):
+            raise UsageError(f"--precision {precision}: fp32 or fp16; INT8 and FP8 need build-engine")
+        graph = exported(load_checkpoint(checkpoint))
+        onnx.save(graph if precision == "fp32" else lower(graph), out)
         print(out)
 
 
 @app.command("build-engine")
 def build_engine(
-    checkpoint: Annotated[
-        Path, typer.Option(help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169 with one output.")
-    ],
+    checkpoint: Checkpoints,
     recipe: Annotated[Path | None, typer.Argument(help="Recipe file, as in engines/*.toml.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or fp16; without it, the recipe's.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, int8 or fp8; without it, the recipe's.")] = None,
     builder: Annotated[str | None, typer.Option(help="auto, tensorrt, tensorrt-rtx or none.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="Archive whose views INT8 and FP8 are calibrated on, and any bundle is checked on."),
+    ] = None,
+    calibration_method: Annotated[str | None, typer.Option(help="percentile or max.")] = None,
+    calibration_views: Annotated[int | None, typer.Option(help="How many views to calibrate on [64].")] = None,
+    check: Annotated[bool, typer.Option(help="Compare the bundle with PyTorch, on 64 views.")] = True,
     overwrite: Overwrite = False,
 ) -> None:
-    """Builds an engine bundle: ONNX graphs, TensorRT plan, and a manifest with the hash of each."""
+    """Builds an engine bundle: ONNX graphs, TensorRT plan, and a manifest with the hash of each.
+
+    Exit code 4: it was built, and misses a bound.
+    """
     with _errors_told():
         from mura_trt.build import Recipe, build_bundle
+        from mura_trt.progress import Reporter
 
         chosen = Recipe.read(recipe) if recipe else Recipe()
-        chosen = replace(chosen, precision=precision or chosen.precision, builder=builder or chosen.builder)
+        given: dict[str, Any] = {
+            "precision": precision,
+            "builder": builder,
+            "calibration_method": calibration_method,
+            "calibration_views": calibration_views,
+        }
+        chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
         folder = out or Path("engines") / (recipe.stem if recipe else f"{chosen.name}-{chosen.precision}")
-        bundle = build_bundle(checkpoint, chosen, folder, overwrite=overwrite)
+        archive = _archive(calibrate) if calibrate else None
+        with Reporter(sys.stderr) as reporter:
+            bundle = build_bundle(
+                checkpoint, chosen, folder, archive=archive, check=check, overwrite=overwrite, report=reporter.show
+            )
         print(bundle.folder)
+    proof = bundle.manifest.parity
+    raise typer.Exit(EXIT_DISAGREES if proof and not proof["kept"] else EXIT_OK)
+
+
+@app.command()
+def parity(
+    bundle: Annotated[Path, typer.Argument(help="Engine bundle, made by build-engine.")],
+    archive: Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")],
+    checkpoint: Checkpoints,
+    runtime: Annotated[
+        str,
+        typer.Option(help="auto, tensorrt, tensorrt_rtx, emulated (the plan's graph on a CPU), onnxruntime or torch."),
+    ] = "auto",
+    studies: Annotated[int | None, typer.Option(help="How many studies, evenly spaced [all].")] = None,
+    bound: Annotated[list[str] | None, typer.Option(help="Another bound, such as model.dp_max=0.01.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for parity.json and parity.png.")] = None,
+    uid_salt_file: Annotated[Path | None, typer.Option(help="As for score.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Compares a bundle's scores with PyTorch's in FP32 on the CPU. Exit code 4: a bound is missed."""
+    with _errors_told():
+        from mura_trt.parity.bounds import parsed
+        from mura_trt.parity.run import ParityOptions
+        from mura_trt.parity.run import parity as run_parity
+        from mura_trt.parity.tell import table
+        from mura_trt.progress import Reporter
+
+        options = ParityOptions(
+            bundle=bundle,
+            archive=_archive(archive),
+            checkpoints=checkpoint,
+            runtime=runtime,
+            studies=studies,
+            changes=parsed(bound or ()),
+            batch=batch,
+            out=out,
+            uid_salt_file=uid_salt_file,
+        )
+        with Reporter(sys.stderr) as reporter:
+            judgement, found = run_parity(options, reporter.show)
+    print(json.dumps(found, indent=2) if as_json else table(judgement))
+    raise typer.Exit(EXIT_DISAGREES if judgement.missed else EXIT_OK)
 
 
 @app.command()
@@ -109,7 +188,9 @@ def score(
     archive: Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")],
     engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
-    runtime: Annotated[str, typer.Option(help="auto, tensorrt, tensorrt_rtx, onnxruntime, torch or null.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="auto, tensorrt, tensorrt_rtx, onnxruntime, emulated, torch or null.")
+    ] = "auto",
     threshold: Annotated[float, typer.Option(help="Abnormal is a mean strictly above this.")] = 0.5,
     study_depth: Annotated[
         int | None, typer.Option(help="A study is the first so many parts of a view's path [its folder].")
@@ -134,6 +215,10 @@ def score(
         bool, typer.Option("--update", help="Score what is new, changed or failed since the run in --out; else begin.")
     ] = False,
     overwrite: Overwrite = False,
+    allow_unproven: Annotated[
+        bool,
+        typer.Option("--allow-unproven", help="Score with a bundle that disagrees with PyTorch or was not compared."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is, and by a sample how long it would take.")
     ] = False,
@@ -147,7 +232,7 @@ def score(
         from mura_trt.score import score as run_score
 
         options = ScoreOptions(
-            archive=archive if "://" in archive else Path(archive),
+            archive=_archive(archive),
             engine=engine,
             out=out,
             runtime=runtime,
@@ -165,6 +250,7 @@ def score(
             retry_failed=retry_failed,
             update=update,
             null_ms=null_ms,
+            allow_unproven=allow_unproven,
         )
         if dry_run:
             found = run_dry(options)
@@ -191,10 +277,12 @@ def _forecast(found: dict[str, Any]) -> str:
 
 def _summary(run: dict[str, Any]) -> str:
     failed = f", {run['failed']} failed (see {run['out']}/failures)" if run["failed"] else ""
+    bundle = run["bundle"]
     return (
         f"{run['studies']} studies, {run['listed']} views: {run['scored']} scored{failed}\n"
         f"{run['views_per_s']:.2f} views/s with {run['runtime']}, {run['wall_s']} s in all;"
-        f" engine {run['bundle']['name']}; results in {run['out']}"
+        f" engine {bundle['name']}; results in {run['out']}\n"
+        f"the engine ({bundle['precision']}) against PyTorch in FP32: {bundle['parity']}"
     )
 
 

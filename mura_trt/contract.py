@@ -9,8 +9,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-# Of the network's body; input, normalisation and head are always FP32.
-PRECISIONS = ("fp32", "fp16")
+# Of the network's body; input, normalisation and head are always FP32. What is not INT8 or FP8 beside it is FP16.
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
 
 @dataclass(frozen=True)

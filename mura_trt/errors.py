@@ -6,6 +6,7 @@ from __future__ import annotations
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_FAILURES = 3  # the run ended, and some views have no score
+EXIT_DISAGREES = 4  # a bundle misses a bound of parity
 EXIT_ENVIRONMENT = 5
 
 

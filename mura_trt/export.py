@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mura_trt.contract import PRECISIONS, InputContract
-from mura_trt.errors import BundleError, UsageError
-from mura_trt.model import MuraNet
+from mura_trt.contract import InputContract
+from mura_trt.errors import BundleError
+from mura_trt.model import MuraNet, Network, network_of
+
+if TYPE_CHECKING:
+    import onnx
 
 OUTPUTS = ("probability", "logit", "cam")
 OPSET = 20
@@ -17,8 +21,8 @@ OPSET = 20
 _HEAD = "classifier.weight"
 
 
-def export_onnx(model: MuraNet, path: Path, precision: str) -> None:
-    """Writes the model as one ONNX file.
+def exported(model: Network) -> onnx.ModelProto:
+    """The model as an FP32 graph.
 
     Input ``image`` is uint8 (views, H, W, 1); outputs are ``probability`` (views,), ``logit`` (views,) and ``cam``
     (views, H/32, W/32), float32; the number of views is free. Batch norms stay apart from the convolutions: every
@@ -28,23 +32,10 @@ def export_onnx(model: MuraNet, path: Path, precision: str) -> None:
     ----------
     model
         In FP32; it is not changed.
-    path
-        The file to write.
-    precision
-        ``fp32``, or ``fp16`` for half precision everywhere but input, normalisation and head.
-
-    Raises
-    ------
-    UsageError
-        Another precision.
     """
     import onnxscript.optimizer
     import torch
 
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r}: choose from {', '.join(PRECISIONS)}")
-    if precision == "fp16":
-        model = copy.deepcopy(model).half_body()
     contract = InputContract()
     # Two views, because an export with one takes the batch to be 1 for ever.
     example = torch.zeros((2, contract.height, contract.width, 1), dtype=torch.uint8)
@@ -65,15 +56,16 @@ def export_onnx(model: MuraNet, path: Path, precision: str) -> None:
     assert program is not None  # it is None only where a file was asked for
     onnxscript.optimizer.fold_constants(program.model)
     onnxscript.optimizer.remove_unused_nodes(program.model)
-    # Folding turned the head into a 1x1 convolution's weight, the only one outside `features`; it keeps its name.
+    # Folding turned each head into a 1x1 convolution's weight, the only ones outside `features`; they keep their names.
     weights = [node.inputs[1] for node in program.model.graph if node.op_type == "Conv"]
-    (head,) = (weight for weight in weights if weight is not None and not str(weight.name).startswith("features."))
-    head.name = _HEAD
-    program.save(path, external_data=False)
+    heads = [weight for weight in weights if weight is not None and "features." not in str(weight.name)]
+    for number, head in enumerate(heads):
+        head.name = _HEAD if isinstance(model, MuraNet) else f"members.{number}.{_HEAD}"
+    return program.model_proto
 
 
-def load_exported(path: Path) -> MuraNet:
-    """The FP32 model of a graph that :func:`export_onnx` wrote, with the same weights to the bit.
+def load_exported(path: Path) -> Network:
+    """The FP32 model of a graph that :func:`exported` made, with the same weights to the bit.
 
     Raises
     ------
@@ -85,14 +77,21 @@ def load_exported(path: Path) -> MuraNet:
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-    model = MuraNet()
-    state = {}
-    for name, parameter in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        tensor = stored.get(name)
-        if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
-            raise BundleError(f"{path}: no FP32 weight {name}; the torch runtime needs an FP32 graph made by export")
-        state[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).reshape(parameter.shape)
-    model.load_state_dict(state, strict=False)
-    return model.eval()
+    found = (re.fullmatch(rf"(members\.\d+\.|){re.escape(_HEAD)}", name) for name in stored)
+    members = sorted((match[1] for match in found if match), key=lambda prefix: (len(prefix), prefix)) or [""]
+    networks = []
+    for member in members:
+        network = MuraNet()
+        state = {}
+        for name, parameter in network.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                continue
+            tensor = stored.get(member + name)
+            if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
+                raise BundleError(
+                    f"{path}: no FP32 weight {member}{name}; the torch runtime needs an FP32 graph made by export"
+                )
+            state[name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).reshape(parameter.shape)
+        network.load_state_dict(state, strict=False)
+        networks.append(network)
+    return network_of(networks).eval()

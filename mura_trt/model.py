@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from mura_trt.contract import IMAGENET_MEAN, IMAGENET_STD
@@ -61,7 +62,19 @@ def _transition(channels: int) -> nn.Sequential:
     )
 
 
-class MuraNet(nn.Module):
+class Network(nn.Module):
+    """What can be exported and scored with: one network, or several that vote."""
+
+    def convolutions(self) -> Iterator[tuple[str, nn.Conv2d]]:
+        """The body's convolutions with their names, in the order they run in."""
+        return ((name, module) for name, module in self.named_modules() if isinstance(module, nn.Conv2d))
+
+    def half_body(self) -> Network:
+        """Puts everything up to the last feature map in half precision; input, normalisation and head stay FP32."""
+        raise NotImplementedError
+
+
+class MuraNet(Network):
     """DenseNet-169 with one output; ``state_dict`` has torchvision's ``densenet169(num_classes=1)`` names.
 
     The normalisation numbers are buffers outside the state dict, so a checkpoint never carries or overrides them.
@@ -143,3 +156,35 @@ class MuraNet(nn.Module):
         cam = F.conv2d(activation, self.classifier.weight[:, :, None, None])[:, 0]
         logit = cam.mean((1, 2)) + self.classifier.bias
         return torch.sigmoid(logit), logit, cam
+
+
+class Ensemble(Network):
+    """Several networks whose probabilities are averaged, as the MURA paper does with five (section 3.1)."""
+
+    def __init__(self, members: Sequence[MuraNet]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def half_body(self) -> Ensemble:
+        """Likewise, in every member."""
+        for member in self.members:
+            cast("MuraNet", member).half_body()
+        return self
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores raw views as :meth:`MuraNet.forward` does.
+
+        The probability is the members' mean; the logit is the probability's, so it is not the mean of the map, which is
+        the mean of the members' maps.
+        """
+        outputs = [member(image) for member in self.members]
+        probability = torch.stack([probability for probability, _, _ in outputs]).mean(0)
+        logits = torch.stack([logit for _, logit, _ in outputs])
+        # Of the mean of p, by way of log p and log (1 - p), which hold where p rounds to 0 or 1.
+        logit = torch.logsumexp(F.logsigmoid(logits), 0) - torch.logsumexp(F.logsigmoid(-logits), 0)
+        return probability, logit, torch.stack([cam for _, _, cam in outputs]).mean(0)
+
+
+def network_of(members: Sequence[MuraNet]) -> Network:
+    """The only one, or the ensemble of several."""
+    return members[0] if len(members) == 1 else Ensemble(members)

@@ -85,6 +85,8 @@ class ScoreOptions:
     """Take over from the run in ``out``, where there is one, what it has scored and has not changed since."""
     null_ms: float = 0.0
     """The ``null`` runtime's time for a batch, in milliseconds."""
+    allow_unproven: bool = False
+    """Take a bundle, too, that missed a bound when it was compared with PyTorch, or was never compared."""
 
     def __post_init__(self) -> None:
         if self.runtime not in ("auto", *RUNTIMES):
@@ -194,6 +196,8 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
 
 def _opened(options: ScoreOptions, index: HeaderIndex) -> tuple[Bundle, Listing]:
     bundle = Bundle.open(options.engine)
+    if not options.allow_unproven:
+        bundle.require_proof()
     listing = list_archive(
         options.archive,
         study_depth=options.study_depth,
@@ -266,7 +270,12 @@ def _score(
                 **_versions(LIBRARIES),
             },
             "archive": str(options.archive),
-            "bundle": {"name": bundle.manifest.name, "precision": bundle.manifest.precision, "sha256": bundle.sha256},
+            "bundle": {
+                "name": bundle.manifest.name,
+                "precision": bundle.manifest.precision,
+                "sha256": bundle.sha256,
+                "parity": bundle.manifest.parity_summary,
+            },
             **{name: recipe[name] for name in CHOSEN},
             "passed_over": passed_over,
             "threshold": options.threshold,

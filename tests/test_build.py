@@ -26,7 +26,7 @@ def test_shipped_recipe_reads(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("precision = 'fp8'", "fp8.*fp32, fp16"),
+        ("precision = 'fp4'", "fp4.*fp32, fp16"),
         ("batch = [4, 2, 8]", "batch"),
         ("batch = 4", "batch|int"),
         ("builder = 'make'", "builder 'make'"),
@@ -57,7 +57,7 @@ def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
 def test_bundle_without_a_builder_has_both_graphs(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bundle = build_bundle(checkpoint, Recipe(precision="fp32", builder="none"), tmp_path / "engine")
+    bundle = build_bundle([checkpoint], Recipe(precision="fp32", builder="none"), tmp_path / "engine", check=False)
     assert bundle.manifest.builder is None
     assert bundle.path("onnx").read_bytes() == bundle.path("fp32_onnx").read_bytes()
     assert "has no plan" in caplog.text
@@ -65,7 +65,7 @@ def test_bundle_without_a_builder_has_both_graphs(
 
 def test_wrong_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        build_bundle(tmp_path / "absent.pth", Recipe(builder="none"), tmp_path / "engine")
+        build_bundle([tmp_path / "absent.pth"], Recipe(builder="none"), tmp_path / "engine")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from mura_trt.bundle import Bundle
-from mura_trt.errors import BundleError, UsageError
-from mura_trt.export import export_onnx, load_exported
+from mura_trt.errors import BundleError
+from mura_trt.export import load_exported
 from mura_trt.model import MuraNet
 
 
@@ -83,8 +83,3 @@ def test_fp16_graph_agrees_with_torch_half(bundle: Bundle, model: MuraNet, pixel
 def test_fp16_graph_is_no_fp32_reference(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="FP32"):
         load_exported(bundle.path("onnx"))
-
-
-def test_unknown_precision_is_refused(model: MuraNet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="fp8"):
-        export_onnx(model, tmp_path / "x.onnx", "fp8")

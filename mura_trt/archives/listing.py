@@ -166,7 +166,10 @@ class Listing:
 
     def sample(self, count: int) -> Listing:
         """So many of the views, evenly spaced and in order."""
-        rows = np.linspace(0, len(self) - 1, count).round().astype(np.int64)
+        return self.take(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+
+    def take(self, rows: NDArray[np.int64]) -> Listing:
+        """Some of the views by number; they keep their order, and their studies' body parts."""
         studies, study_of = np.unique(self.study_of[rows], return_inverse=True)
         return replace(
             self,
@@ -175,7 +178,9 @@ class Listing:
             studies=self.studies.take(studies),
             stamps=None if self.stamps is None else self.stamps[rows],
             kinds=None if self.kinds is None else self.kinds[rows],
-            body_parts={},
+            body_parts={
+                new: self.body_parts[old] for new, old in enumerate(studies.tolist()) if old in self.body_parts
+            },
             places=None if self.places is None else self.places[rows],
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 from mura_trt.bundle import Bundle
 from mura_trt.errors import RuntimeUnavailable
@@ -15,14 +16,17 @@ RUNTIMES = {
     "tensorrt": ("tensorrt", "PlainTensorRTSession"),
     "tensorrt_rtx": ("tensorrt", "TensorRTRTXSession"),
     "onnxruntime": ("onnxruntime", "OnnxRuntimeSession"),
+    "emulated": ("onnxruntime", "EmulatedSession"),
     "torch": ("torch", "TorchSession"),
     "null": ("null", "NullSession"),
 }
 AUTO = ("tensorrt", "tensorrt_rtx", "onnxruntime")
 
 
-def open_session(runtime: str, bundle: Bundle, options: SessionOptions) -> tuple[Session, list[str]]:
-    """Opens a runtime by name, or with ``auto`` the first of ``AUTO`` that works.
+def open_session(
+    runtime: str, bundle: Bundle, options: SessionOptions, auto: Sequence[str] = AUTO
+) -> tuple[Session, list[str]]:
+    """Opens a runtime by name, or with ``auto`` the first of those that works.
 
     Returns
     -------
@@ -34,7 +38,7 @@ def open_session(runtime: str, bundle: Bundle, options: SessionOptions) -> tuple
         None of them works here.
     """
     passed_over: list[str] = []
-    for name in AUTO if runtime == "auto" else (runtime,):
+    for name in auto if runtime == "auto" else (runtime,):
         module, cls = RUNTIMES[name]
         try:
             session: Session = getattr(importlib.import_module(f"mura_trt.runtimes.{module}"), cls)(bundle, options)

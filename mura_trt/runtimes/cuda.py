@@ -86,6 +86,11 @@ class Buffer:
         """The device pointer."""
         return int(self._memory)
 
+    def clear(self) -> None:
+        """Fills both with zeros."""
+        self.host[:] = 0
+        self.upload(len(self.host))
+
     def upload(self, rows: int) -> None:
         """Starts copying the first ``rows`` rows to the device."""
         self._driver.memcpy_htod_async(self._memory, self.host[:rows], self._stream)

@@ -48,6 +48,12 @@ class TensorRTSession(Session):
             for name, buffer in self._buffers.items():
                 if not self._context.set_tensor_address(name, buffer.address):
                     raise RuntimeUnavailable(f"{self.name} refused the address of tensor {name!r}")
+            # Always a full batch, the rest of a short one being what the last one left there: another shape would have
+            # other kernels, and a view's score would hang on its company.
+            shape = self._buffers["image"].host.shape
+            if not self._context.set_input_shape("image", shape):
+                raise RuntimeUnavailable(f"{self.name} refused the input shape {shape}")
+            self._buffers["image"].clear()
         except RuntimeUnavailable:  # the next runtime must not find our context on its thread
             self._gpu.close()
             raise
@@ -76,8 +82,6 @@ class TensorRTSession(Session):
         views = len(images)
         self._buffers["image"].host[:views] = images
         self._buffers["image"].upload(views)
-        if not self._context.set_input_shape("image", images.shape):
-            raise RuntimeError(f"{self.name} refused the input shape {images.shape}")
         if not self._context.execute_async_v3(self._gpu.stream):
             raise RuntimeError(f"{self.name} could not start a batch of {views} views")
         outputs = [self._buffers[name] for name in ("probability", "logit", "cam")]

@@ -1,0 +1,220 @@
+"""A runtime and the reference over the same views: pixels of both decoders, scores of both networks."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.archives.listing import Listing
+from mura_trt.contract import InputContract
+from mura_trt.ledger import Failure
+from mura_trt.pixels import decoded_views
+from mura_trt.runtimes import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mura_trt.model import Network
+
+REFERENCE_BATCH = 8
+PILLOW_VIEWS = 32  # that the reference scores once more with Pillow's pixels
+IN_COMPANY = 16  # views that are scored alone, in sevens and all together
+
+
+@dataclass
+class Measured:
+    """What was found on n views, of which some may have no pixels.
+
+    Attributes
+    ----------
+    rows
+        int64 (n,): the views' numbers in the listing.
+    probability, logit, true_probability, true_logit
+        float32 (n,): the runtime's and the reference's, of the same pixels.
+    inside, border
+        int64 (n,): gray levels by which our pixels differ from Pillow's at most, but for the outermost ones, and there.
+    colored
+        bool (n,): whether the file stores color.
+    pillow_dp
+        float32 (k,): what Pillow's pixels in place of ours do to the reference's probability, of the first views.
+    company_dp
+        How far a view's probability depends on how many others are in its batch, at the most.
+    largest
+        Layer -> the largest absolute value that the reference saw come out of it.
+    half_dp
+        float32 (h,): what half-precision arithmetic on the CPU does to the probability, of the first views.
+    failures
+        Views without pixels.
+    """
+
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    probability: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    logit: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    true_probability: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    true_logit: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    inside: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    border: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    colored: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    pillow_dp: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    company_dp: float = 0.0
+    largest: dict[str, float] = field(default_factory=dict)
+    half_dp: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Reference:
+    """PyTorch in FP32 on the CPU, which notes how large its values become."""
+
+    def __init__(self, model: Network) -> None:
+        self.model = model.eval()
+        self.largest: dict[str, float] = {}
+
+    def scores(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probability and logit, float32 (n,) each, of uint8 (n, H, W, 1)."""
+        parts = []
+        with self._noted():
+            for start in range(0, len(pixels), REFERENCE_BATCH):
+                parts.append(_scored(self.model, pixels[start : start + REFERENCE_BATCH]))
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def half_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability where all but input, normalisation and head is half precision; some 10 s a view."""
+        return _scored(copy.deepcopy(self.model).half_body(), pixels)[0]
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """What convolutions, batch norms and pools give is all there is: ReLU and concatenation make nothing larger."""
+
+        def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+                # NaN must not hide behind max.
+                found = float(output.abs().max().nan_to_num(np.inf, np.inf))
+                self.largest[name] = max(self.largest.get(name, 0.0), found)
+
+            return hook
+
+        hooks = [
+            module.register_forward_hook(note(name))
+            for name, module in self.model.named_modules()
+            if "features" in name and not list(module.children())
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _scored(model: Network, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    import torch
+
+    with torch.inference_mode():
+        probability, logit, _ = model(torch.from_numpy(pixels.copy()))
+    return probability.numpy(), logit.numpy()
+
+
+def measure(
+    listing: Listing,
+    contract: InputContract,
+    session: Session,
+    reference: Reference,
+    half_views: int,
+    report: Callable[[str], None] = lambda _: None,
+) -> Measured:
+    """Scores every view of a listing both ways.
+
+    Parameters
+    ----------
+    listing
+        The views.
+    contract
+        The size of the pixels.
+    session
+        The runtime to judge.
+    reference
+        What it is judged by.
+    half_views
+        How many views go through half-precision arithmetic, too.
+    report
+        Takes a line on how far it has come.
+    """
+    found = Measured()
+    columns: dict[str, list[NDArray[np.generic]]] = {}
+    count = len(listing)
+    size = contract.height, contract.width
+    views = decoded_views(listing.source, listing.references(0, count), size, listing.kinds_of(0, count))
+    done = 0
+    for decoded in views:
+        found.failures += decoded.failures
+        if not decoded.views:
+            continue
+        pixels = decoded.pixels.copy()
+        parts = [session.run(pixels[at : at + session.batch]) for at in range(0, len(pixels), session.batch)]
+        probability = np.concatenate([part.probability.copy() for part in parts])
+        logit = np.concatenate([part.logit.copy() for part in parts])
+        true_probability, true_logit = reference.scores(pixels)
+        theirs = np.stack([pillow_pixels(data, size) for data in decoded.files])
+        inside, border = _differences(pixels, theirs)
+        if not done:
+            few = slice(0, PILLOW_VIEWS)
+            found.pillow_dp = np.abs(reference.scores(theirs[few])[0] - true_probability[few])
+            found.company_dp = _company(session, pixels[: min(IN_COMPANY, session.batch)])
+            if half_views:
+                report(f"half precision on the CPU, {half_views} views")
+                found.half_dp = np.abs(reference.half_scores(pixels[:half_views]) - true_probability[:half_views])
+        row = {
+            "rows": np.array(decoded.views),
+            "probability": probability,
+            "logit": logit,
+            "true_probability": true_probability,
+            "true_logit": true_logit,
+            "inside": inside,
+            "border": border,
+            "colored": np.array([view in decoded.colored for view in decoded.views]),
+        }
+        for name, values in row.items():
+            columns.setdefault(name, []).append(values)
+        done += len(decoded.views)
+        report(f"compared {done} of {count} views")
+    for name, parts_of in columns.items():
+        setattr(found, name, np.concatenate(parts_of))
+    found.largest = dict(reference.largest)
+    return found
+
+
+def pillow_pixels(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 1): an image file as Pillow decodes, grays (ITU-R 601) and resizes it (antialiased bilinear)."""
+    from PIL import Image
+
+    height, width = size
+    with Image.open(io.BytesIO(data)) as image:
+        resized = image.convert("L").resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)[..., None]
+
+
+def _differences(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of (n, H, W, 1) pixels, the largest difference in each view inside, and on the outermost pixels."""
+    difference = np.abs(ours.astype(np.int64) - theirs)[..., 0]
+    inside = difference[:, 1:-1, 1:-1].max((1, 2))
+    difference[:, 1:-1, 1:-1] = 0
+    return inside, difference.max((1, 2))
+
+
+def _company(session: Session, pixels: NDArray[np.uint8]) -> float:
+    """How far a view's probability depends on the size of its batch and on its place there."""
+
+    def in_batches(size: int) -> NDArray[np.float32]:
+        return np.concatenate(
+            [session.run(pixels[at : at + size]).probability.copy() for at in range(0, len(pixels), size)]
+        )
+
+    together = in_batches(len(pixels))
+    others = (in_batches(1), in_batches(7))
+    return max(float(np.abs(together - other).max()) for other in others)

@@ -1,0 +1,126 @@
+"""A bundle against its checkpoints, over an archive: ``mura-trt parity``, and the short check of ``build-engine``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mura_trt.archives import list_archive
+from mura_trt.archives.disclosure import Disclosure, default_salt_file
+from mura_trt.archives.listing import Listing
+from mura_trt.bundle import Bundle
+from mura_trt.errors import UsageError
+from mura_trt.files import sha256_of, write_atomically
+from mura_trt.parity.bounds import Bounds, with_changes
+from mura_trt.parity.judge import Judgement, judge
+from mura_trt.parity.measure import Reference, measure
+from mura_trt.parity.tell import as_json, picture
+from mura_trt.runtimes import SessionOptions, open_session
+from mura_trt.sample import whole_studies
+
+# What stands for the bundle: its plan where a GPU runs it, else the graph that the plan was compiled from.
+OWN_RUNTIMES = ("tensorrt", "tensorrt_rtx", "emulated")
+SYNTHETIC_STUDIES, SYNTHETIC_SEED = 48, 11
+HALF_VIEWS = 4
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ParityOptions:
+    """What to compare."""
+
+    bundle: Path
+    archive: Path | str
+    checkpoints: Sequence[Path]
+    """Those that the bundle was built from: the reference."""
+    runtime: str = "auto"
+    """One of ``RUNTIMES``; ``auto`` takes the first of ``OWN_RUNTIMES`` that works."""
+    studies: int | None = None
+    """How many, evenly spaced; None takes all."""
+    changes: dict[str, float] = field(default_factory=dict)
+    """Bounds other than the bundle's."""
+    batch: int | None = None
+    out: Path | None = None
+    """Folder for JSON and picture; None writes none."""
+    uid_salt_file: Path | None = None
+
+
+def parity(options: ParityOptions, report: Callable[[str], None] = lambda _: None) -> tuple[Judgement, dict[str, Any]]:
+    """Judges a bundle by its checkpoints.
+
+    Returns
+    -------
+    The judgement, and the same as JSON has it, with what was compared.
+
+    Raises
+    ------
+    UsageError, BundleError, EnvironmentProblem
+        What was named cannot be used, or no runtime works here.
+    """
+    from mura_trt.checkpoint import load_network
+
+    bundle = Bundle.open(options.bundle)
+    bounds = with_changes(bundle.manifest.bounds, options.changes)
+    disclosure = Disclosure(options.uid_salt_file or default_salt_file())
+    listing = list_archive(options.archive, disclosure=disclosure)
+    if options.studies is not None:
+        listing = whole_studies(listing, options.studies)
+    if [sha256_of(path) for path in options.checkpoints] != bundle.manifest.checkpoints_sha256:
+        logger.warning("the bundle was built from other checkpoints than these; the comparison is with these")
+    network = load_network(options.checkpoints)
+    judgement, found = compare(
+        bundle, listing, Reference(network), bounds, options.runtime, options.batch, HALF_VIEWS, report
+    )
+    found = {"bundle": str(options.bundle), "archive": str(options.archive), **found}
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.out / "parity.json", (json.dumps(found, indent=2) + "\n").encode())
+        try:
+            picture(judgement, options.out / "parity.png", f"{bundle.manifest.name}, {found['runtime']}")
+        except ImportError as error:
+            logger.warning("no picture: %s; pip install matplotlib", error)
+    return judgement, found
+
+
+def compare(
+    bundle: Bundle,
+    listing: Listing,
+    reference: Reference,
+    bounds: Bounds,
+    runtime: str = "auto",
+    batch: int | None = None,
+    half_views: int = 0,
+    report: Callable[[str], None] = lambda _: None,
+) -> tuple[Judgement, dict[str, Any]]:
+    """A runtime's scores of a listing's views against the reference's; raises UsageError where no view has pixels."""
+    session, passed_over = open_session(runtime, bundle, SessionOptions(batch), OWN_RUNTIMES)
+    for line in passed_over:
+        logger.debug("passed over %s", line)
+    try:
+        in_half = half_views if "half.dp_max" in bounds else 0
+        measured = measure(listing, bundle.contract, session, reference, in_half, report)
+    finally:
+        session.close()
+    if not len(measured.rows):
+        raise UsageError(f"none of the {len(listing)} views has pixels; the first: {measured.failures[0].message}")
+    judgement = judge(measured, listing, bounds)
+    return judgement, {
+        "name": bundle.manifest.name,
+        "precision": bundle.manifest.precision,
+        "runtime": session.name,
+        "device": session.device,
+        **as_json(judgement),
+    }
+
+
+def synthetic(folder: Path) -> Listing:
+    """A small synthetic archive, for whoever names none."""
+    from mura_trt.demo.archive import DemoPlan, write_archive
+
+    write_archive(folder, DemoPlan(SYNTHETIC_STUDIES, SYNTHETIC_SEED))
+    return list_archive(folder)
