@@ -34,9 +34,11 @@ BATCH = 8  # views that the network takes at a time; calibration keeps every ten
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
-def command(*arguments: object) -> None:
-    """Runs ``mura-trt`` with the arguments."""
-    subprocess.run([sys.executable, "-m", "mura_trt", *map(str, arguments)], check=True)
+def command(*arguments: object, codes: tuple[int, ...] = (0,)) -> None:
+    """Runs ``mura-trt`` with the arguments; raises RuntimeError where it ends with another exit code."""
+    code = subprocess.run([sys.executable, "-m", "mura_trt", *map(str, arguments)], check=False).returncode
+    if code not in codes:
+        raise RuntimeError(f"mura-trt {arguments[0]} ended with exit code {code}")
 
 
 def areas(studies: pd.DataFrame) -> dict[str, Any]:
