@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import logging
+import shutil
 import tempfile
 import time
 import tomllib
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 import mura_trt
 from mura_trt.archives import list_archive
@@ -48,7 +50,7 @@ logger = logging.getLogger(__name__)
 class Recipe:
     """What to build; the fields are the keys of a recipe file under ``engines/``."""
 
-    name: str = "densenet169"
+    name: str = "densenet169-fp16"
     precision: str = "fp16"
     """One of ``PRECISIONS``."""
     batch: tuple[int, int, int] = (1, 64, 256)
@@ -75,13 +77,18 @@ class Recipe:
         if self.calibration_method not in METHODS:
             raise UsageError(f"calibration_method {self.calibration_method!r}: choose from {', '.join(METHODS)}")
         for name in ("calibration_views", "check_views"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)}: 1 or more")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)}: a whole number, 1 or more")
         if not self.error_budget >= 0:
             raise UsageError(f"error_budget {self.error_budget}: 0 or more")
         with_changes(BOUNDS[self.precision], flattened(self.parity))
         if len(self.batch) != 3 or not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
             raise UsageError(f"batch {self.batch}: three numbers, 1 <= least <= tuned for <= most")
+
+    def in_precision(self, precision: str) -> Recipe:
+        """The recipe for another precision, with that one's own bounds, and its name for the old one in the name."""
+        name = self.name.replace(self.precision, precision)
+        return replace(self, precision=precision, parity={}, name=name if name != self.name else f"{name}-{precision}")
 
     @property
     def bounds(self) -> Bounds:
@@ -120,6 +127,7 @@ def build_bundle(
     out: Path,
     *,
     archive: Path | str | None = None,
+    uid_salt_file: Path | None = None,
     check: bool = True,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda _: None,
@@ -137,6 +145,8 @@ def build_bundle(
     archive
         Views to calibrate on, which INT8 and FP8 need, and others to check on; without it, synthetic ones are drawn to
         check on.
+    uid_salt_file
+        Where the archive holds DICOM files, what the bundle names their views by; None takes the user's own.
     check
         Compare the bundle with PyTorch, and keep in it what was found.
     overwrite
@@ -163,7 +173,8 @@ def build_bundle(
     builder = find_builder(recipe.builder)
     with new_bundle(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
         network = load_network(checkpoints)
-        views = _views(archive, recipe, Path(scratch) / "archive", check)
+        disclosure = Disclosure(uid_salt_file or default_salt_file())
+        views = _views(archive, disclosure, recipe, Path(scratch) / "archive", check)
         started = time.monotonic()
         logger.info("exporting %s", FILES["fp32_onnx"])
         graph = exported(network)
@@ -171,12 +182,13 @@ def build_bundle(
         onnx.save(graph, folder / FILES["fp32_onnx"])
         quantization, described = None, None
         if recipe.precision == "fp32":
-            (folder / FILES["onnx"]).hardlink_to(folder / FILES["fp32_onnx"])
+            shutil.copyfile(folder / FILES["fp32_onnx"], folder / FILES["onnx"])
         else:
             if narrow:
                 assert views.to_calibrate is not None
-                found = _calibrated(network, views.to_calibrate, recipe, report)
-                quantization, described = found.quantization, _described(found, views.to_calibrate, recipe)
+                seen, pixels = _decoded(views.to_calibrate)
+                found = _calibrated(network, pixels, recipe, report)
+                quantization, described = found.quantization, _described(found, seen, recipe)
             onnx.save(lower(graph, quantization), folder / FILES["onnx"])
         built = None
         if builder is None:
@@ -211,30 +223,41 @@ class _Views(NamedTuple):
     to_check: Listing | None
 
 
-def _views(archive: Path | str | None, recipe: Recipe, scratch: Path, check: bool) -> _Views:
+def _views(archive: Path | str | None, disclosure: Disclosure, recipe: Recipe, scratch: Path, check: bool) -> _Views:
     """Which views to calibrate and to check on; no view is for both, where there are enough."""
     if archive is None:
         if not check:
             return _Views(None, None)
         listing = synthetic(scratch)
         return _Views(None, listing.take(np.sort(spread_views(listing, recipe.check_views))))
-    listing = list_archive(archive, disclosure=Disclosure(default_salt_file()))
+    listing = list_archive(archive, disclosure=disclosure)
     wanted = recipe.calibration_views if recipe.precision in FORMATS else 0
     drawn = spread_views(listing, wanted + recipe.check_views)
     return _Views(listing.take(np.sort(drawn[:wanted])), listing.take(np.sort(drawn[-recipe.check_views :])))
 
 
-def _calibrated(network: Network, views: Listing, recipe: Recipe, report: Callable[[str], None]) -> Calibration:
+def _decoded(views: Listing) -> tuple[Listing, NDArray[np.uint8]]:
+    """Of the views those that have pixels, and these, uint8 (n, H, W, 1)."""
     contract = InputContract()
     size = contract.height, contract.width
-    decoded = list(decoded_views(views.source, views.references(0, len(views)), size, views.kinds_of(0, len(views))))
-    failed = [failure for part in decoded for failure in part.failures]
+    rows, pixels, failed = [], [np.empty((0, *size, 1), np.uint8)], []
+    for part in decoded_views(views.source, views.references(0, len(views)), size, views.kinds_of(0, len(views))):
+        rows += part.views
+        pixels.append(part.pixels.copy())
+        failed += part.failures
     if failed:
         logger.warning("%d of %d views to calibrate on have no pixels: %s", len(failed), len(views), failed[0].message)
-    pixels = np.concatenate([np.empty((0, *size, 1), np.uint8), *(part.pixels for part in decoded)])
+    return views.take(np.array(rows, np.int64)), np.concatenate(pixels)
+
+
+def _calibrated(
+    network: Network, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]
+) -> Calibration:
     method, budget = recipe.calibration_method, recipe.error_budget
     found = calibrate(network, pixels, recipe.precision, method, budget, report)
     kept = found.quantization.kept
+    if found.predicted > budget:
+        logger.warning("the error budget of %.1e is missed with as many layers in half precision as may be", budget)
     logger.info(
         "%d of %d convolutions in %s, %d in half precision; |dp| of about %.1e (root mean square) expected",
         len(found.errors) - len(kept), len(found.errors), recipe.precision, len(kept), found.predicted,

@@ -55,10 +55,14 @@ class Manifest:
         """A few words on how the bundle compares with PyTorch."""
         if self.parity is None:
             return "never compared with PyTorch"
-        values = {(figure["level"], figure["name"]): figure["value"] for figure in self.parity["figures"]}
+        # What is no finite number is null in JSON.
+        values = {
+            (figure["level"], figure["name"]): float("nan") if figure["value"] is None else figure["value"]
+            for figure in self.parity["figures"]
+        }
         return (
             f"{'' if self.parity['kept'] else 'MISSES ITS BOUNDS: '}|dp| mean {values['model', 'dp_mean']:.1e},"
-            f" max {values['model', 'dp_max']:.1e} on {self.parity['views']} views"
+            f" max {values['model', 'dp_max']:.1e} on {self.parity['views']} views ({self.parity['runtime']})"
         )
 
     def to_json(self) -> bytes:

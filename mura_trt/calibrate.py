@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 METHODS = ("percentile", "max")
 PERCENTILE = 99.999  # of an input's values; see benchmarks/results/int8-2cores.json for others
 BINS = 8192  # of a histogram, which its largest value fills by more than half
-MOST_KEPT = 40  # convolutions of half precision, of 168: with more of them the rest gains little
+MOST_KEPT = 0.25  # of the convolutions in half precision: with more of them the rest gains little
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def calibrate(
     """Chooses ranges for every convolution of the body, and which of them stay in half precision.
 
     Kept are those whose rounding moves the probability most, one by one, until what the rest do together (as the root
-    of the sum of their squares) is within the budget.
+    of the sum of their squares) is within the budget, or a quarter of all are kept.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def calibrate(
     left = math.sqrt(sum(error**2 for error in errors.values()))
     kept: list[str] = []
     for name in sorted(errors, key=lambda name: -errors[name]):
-        if left <= budget or len(kept) == MOST_KEPT:
+        if left <= budget or len(kept) >= MOST_KEPT * len(errors):
             break
         kept.append(name)
         left = math.sqrt(max(0.0, left**2 - errors[name] ** 2))

@@ -108,10 +108,13 @@ def build_engine(
     builder: Annotated[str | None, typer.Option(help="auto, tensorrt, tensorrt-rtx or none.")] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(help="Archive whose views INT8 and FP8 are calibrated on, and any bundle is checked on."),
+        typer.Option(
+            help="Archive whose views INT8 and FP8 are calibrated on, and any bundle is checked on; it names them."
+        ),
     ] = None,
     calibration_method: Annotated[str | None, typer.Option(help="percentile or max.")] = None,
     calibration_views: Annotated[int | None, typer.Option(help="How many views to calibrate on [64].")] = None,
+    uid_salt_file: Annotated[Path | None, typer.Option(help="As for score.")] = None,
     check: Annotated[bool, typer.Option(help="Compare the bundle with PyTorch, on 64 views.")] = True,
     overwrite: Overwrite = False,
 ) -> None:
@@ -124,18 +127,26 @@ def build_engine(
         from mura_trt.progress import Reporter
 
         chosen = Recipe.read(recipe) if recipe else Recipe()
+        if precision and precision != chosen.precision:
+            chosen = chosen.in_precision(precision)
         given: dict[str, Any] = {
-            "precision": precision,
             "builder": builder,
             "calibration_method": calibration_method,
             "calibration_views": calibration_views,
         }
         chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
-        folder = out or Path("engines") / (recipe.stem if recipe else f"{chosen.name}-{chosen.precision}")
+        folder = out or Path("engines") / (recipe.stem if recipe and not precision else chosen.name)
         archive = _archive(calibrate) if calibrate else None
         with Reporter(sys.stderr) as reporter:
             bundle = build_bundle(
-                checkpoint, chosen, folder, archive=archive, check=check, overwrite=overwrite, report=reporter.show
+                checkpoint,
+                chosen,
+                folder,
+                archive=archive,
+                uid_salt_file=uid_salt_file,
+                check=check,
+                overwrite=overwrite,
+                report=reporter.show,
             )
         print(bundle.folder)
     proof = bundle.manifest.parity
@@ -179,7 +190,10 @@ def parity(
         )
         with Reporter(sys.stderr) as reporter:
             judgement, found = run_parity(options, reporter.show)
-    print(json.dumps(found, indent=2) if as_json else table(judgement))
+    head = (
+        f"{found['name']} ({found['precision']}) with {found['runtime']} on {found['device']}: {found['views']} views"
+    )
+    print(json.dumps(found, indent=2) if as_json else f"{head}\n{table(judgement)}")
     raise typer.Exit(EXIT_DISAGREES if judgement.missed else EXIT_OK)
 
 

@@ -16,11 +16,11 @@ def spread_views(listing: Listing, count: int) -> NDArray[np.int64]:
     Of each body part, every study gives one view before any gives a second.
     """
     rng = np.random.default_rng(0)
-    parts = np.array(listing.body_parts_of_studies(), dtype=object)
+    _, part_of_study = np.unique(np.array(listing.body_parts_of_studies()), return_inverse=True)
     order = rng.permutation(len(listing))
     # Whose turn each view is: its place among its study's, then among those of its body part that have the same.
     of_study = _places(listing.study_of[order])
-    _, part_of = np.unique(parts[listing.study_of[order]].astype(str), return_inverse=True)
+    part_of = part_of_study[listing.study_of[order]]
     by_turn = np.argsort(of_study, kind="stable")
     turn = np.empty(len(order), np.int64)
     turn[by_turn] = _places(part_of[by_turn])

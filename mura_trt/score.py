@@ -334,7 +334,13 @@ def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
         "uids": listing.disclosure.tag if listing.disclosure else None,
         "keep_paths": listing.disclosure.keep_paths if listing.disclosure else None,
         "mura_trt": mura_trt.__version__,
-        **_versions(("nvidia-dali-cuda130", runtime, *(DICOM_LIBRARIES if listing.disclosure else ()))),
+        **_versions(
+            (
+                "nvidia-dali-cuda130",
+                "onnxruntime" if runtime == "emulated" else runtime,
+                *(DICOM_LIBRARIES if listing.disclosure else ()),
+            )
+        ),
     }
 
 

@@ -12,7 +12,6 @@ from mura_trt.archives.listing import Listing, label
 from mura_trt.metrics import auroc, cohen_kappa
 from mura_trt.parity.bounds import Bounds
 from mura_trt.parity.measure import Measured
-from mura_trt.studies import study_means
 
 RESAMPLES = 2000  # of the paired bootstrap (Efron and Tibshirani 1993, chapter 13: percentile interval)
 WORST = 5  # views that are named
@@ -43,7 +42,10 @@ class Studies(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """Figures in the order of their levels, the studies, and the views that differ most, worst first, with |dp|."""
+    """Figures in the order of their levels, the studies, and the views that differ most, worst first, with |dp|.
+
+    Where nothing but pixels is out of bounds, they are those whose pixels differ most.
+    """
 
     figures: list[Figure]
     studies: Studies
@@ -64,17 +66,19 @@ class Judgement(NamedTuple):
 def judge(measured: Measured, listing: Listing, bounds: Bounds, threshold: float = 0.5) -> Judgement:
     """Figures of what was measured; views without pixels are in none of them, and what has no bound is only told."""
     studies = _studies(measured, listing)
-    difference = np.abs(measured.probability - measured.true_probability)
-    order = np.argsort(-difference, kind="stable")[:WORST]
+    figures = [
+        *_pixels(measured, bounds),
+        *_model(measured, bounds),
+        *_arithmetic(measured, bounds),
+        *_decisions(studies, bounds, threshold),
+        *(_clinical(studies, bounds, threshold) if studies.label is not None else ()),
+    ]
+    difference = np.nan_to_num(np.abs(measured.probability - measured.true_probability), nan=np.inf)
+    only_pixels = {figure.level for figure in figures if not figure.kept} == {"pixels"}
+    order = np.argsort(-(measured.inside if only_pixels else difference), kind="stable")[:WORST]
     keys = [listing.keys(row, row + 1)[0] for row in measured.rows[order].tolist()]
     return Judgement(
-        [
-            *_pixels(measured, bounds),
-            *_model(measured, bounds),
-            *_arithmetic(measured, bounds),
-            *_decisions(studies, bounds, threshold),
-            *(_clinical(studies, bounds, threshold) if studies.label is not None else ()),
-        ],
+        figures,
         studies,
         [(name, float(difference[at])) for name, at in zip(listing.view_names(keys), order, strict=True)],
         len(measured.rows),
@@ -83,11 +87,19 @@ def judge(measured: Measured, listing: Listing, bounds: Bounds, threshold: float
 
 
 def _pixels(measured: Measured, bounds: Bounds) -> Iterator[Figure]:
-    # Of a colored picture the two decoders may round twice: its luminance, then the resize.
-    inside = measured.inside / np.where(measured.colored, 2, 1)
-    yield Figure("pixels", "inside", float(inside.max(initial=0)), bounds.get("pixels.inside"))
-    yield Figure("pixels", "border", float(measured.border.max(initial=0)), bounds.get("pixels.border"))
+    yield Figure("pixels", "inside", _largest(measured.inside, ~measured.colored), bounds.get("pixels.inside"))
+    yield Figure("pixels", "border", _largest(measured.border, ~measured.colored), bounds.get("pixels.border"))
+    if measured.colored.any():
+        # Pillow makes red, green and blue of a JPEG and cuts them off before it takes luminance; DALI does not.
+        yield Figure("pixels", "inside, in color", _largest(measured.inside, measured.colored))
+    unread = int((measured.inside < 0).sum())
+    if unread:
+        yield Figure("pixels", "views that Pillow cannot read", unread)
     yield Figure("pixels", "effect on p, max", float(measured.pillow_dp.max(initial=0)))
+
+
+def _largest(values: NDArray[np.int64], which: NDArray[np.bool_]) -> float:
+    return float(values[which].max(initial=0))
 
 
 def _model(measured: Measured, bounds: Bounds) -> Iterator[Figure]:
@@ -113,11 +125,13 @@ def _arithmetic(measured: Measured, bounds: Bounds) -> Iterator[Figure]:
 def _studies(measured: Measured, listing: Listing) -> Studies:
     count = len(listing.studies)
     study_of = listing.study_of[measured.rows]
+    views = np.bincount(study_of, minlength=count)
+    scored = np.flatnonzero(views)
+    # Not the mean over what is a number: where a score is NaN, the study's shall be.
     ours, theirs = (
-        study_means(study_of, count, probability)[2]
+        np.bincount(study_of, probability.astype(np.float64), minlength=count) / np.maximum(views, 1)
         for probability in (measured.probability, measured.true_probability)
     )
-    scored = np.flatnonzero(~np.isnan(ours))
     first = listing.first_views()
     labels = [label(first[number]) for number in scored.tolist()]
     known = [value for value in labels if value is not None]
@@ -146,7 +160,9 @@ def _clinical(studies: Studies, bounds: Bounds, threshold: float) -> Iterator[Fi
     if len(set(truth.tolist())) < 2:
         return
     ours, theirs = studies.probability, studies.reference
-    draws = np.random.default_rng(0).integers(0, len(truth), (RESAMPLES, len(truth)))
+    if np.isnan(ours).any() or np.isnan(theirs).any():
+        yield Figure("clinical", "auroc, difference", np.nan, bounds.get("clinical.auroc"))
+        return
     measures: dict[str, Callable[[NDArray[np.int64], NDArray[np.float64]], float]] = {
         "auroc": lambda labels, scores: auroc(labels, scores).value,
         "kappa": lambda labels, scores: cohen_kappa(labels, scores > threshold).value,
@@ -154,6 +170,8 @@ def _clinical(studies: Studies, bounds: Bounds, threshold: float) -> Iterator[Fi
         "specificity": lambda labels, scores: float((scores <= threshold)[labels == 0].mean()),
     }
     for name, of in measures.items():
+        rng = np.random.default_rng(0)  # the same resamples for each
+        draws = (rng.integers(0, len(truth), len(truth)) for _ in range(RESAMPLES))
         resampled = [
             of(truth[draw], ours[draw]) - of(truth[draw], theirs[draw]) for draw in draws if _both(truth[draw])
         ]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 REFERENCE_BATCH = 8
 PILLOW_VIEWS = 32  # that the reference scores once more with Pillow's pixels
-IN_COMPANY = 16  # views that are scored alone, in sevens and all together
 
 
 @dataclass
@@ -39,17 +38,18 @@ class Measured:
     probability, logit, true_probability, true_logit
         float32 (n,): the runtime's and the reference's, of the same pixels.
     inside, border
-        int64 (n,): gray levels by which our pixels differ from Pillow's at most, but for the outermost ones, and there.
+        int64 (n,): gray levels by which our pixels differ from Pillow's at most, but for the outermost ones, and there;
+        -1 where Pillow cannot read the file.
     colored
         bool (n,): whether the file stores color.
     pillow_dp
         float32 (k,): what Pillow's pixels in place of ours do to the reference's probability, of the first views.
     company_dp
-        How far a view's probability depends on how many others are in its batch, at the most.
+        How far a view's probability depends on how many others are in its batch, at the most, in one full batch.
     largest
         Layer -> the largest absolute value that the reference saw come out of it.
     half_dp
-        float32 (h,): what half-precision arithmetic on the CPU does to the probability, of the first views.
+        float32 (h,): what half-precision arithmetic on the CPU does to the probability, of views of the first batch.
     failures
         Views without pixels.
     """
@@ -156,19 +156,20 @@ def measure(
         if not decoded.views:
             continue
         pixels = decoded.pixels.copy()
-        parts = [session.run(pixels[at : at + session.batch]) for at in range(0, len(pixels), session.batch)]
-        probability = np.concatenate([part.probability.copy() for part in parts])
-        logit = np.concatenate([part.logit.copy() for part in parts])
+        probability, logit = _in_batches(session, pixels, session.batch)
         true_probability, true_logit = reference.scores(pixels)
-        theirs = np.stack([pillow_pixels(data, size) for data in decoded.files])
-        inside, border = _differences(pixels, theirs)
+        read, theirs = _pillows(decoded.files, size)
+        inside, border = (np.full(len(pixels), -1) for _ in range(2))
+        inside[read], border[read] = _differences(pixels[read], theirs)
         if not done:
-            few = slice(0, PILLOW_VIEWS)
-            found.pillow_dp = np.abs(reference.scores(theirs[few])[0] - true_probability[few])
-            found.company_dp = _company(session, pixels[: min(IN_COMPANY, session.batch)])
+            few = read[:PILLOW_VIEWS]
+            if len(few):
+                found.pillow_dp = np.abs(reference.scores(theirs[: len(few)])[0] - true_probability[few])
+            found.company_dp = _company(session, pixels[: session.batch])
             if half_views:
                 report(f"half precision on the CPU, {half_views} views")
-                found.half_dp = np.abs(reference.half_scores(pixels[:half_views]) - true_probability[:half_views])
+                spread = np.unique(np.linspace(0, len(pixels) - 1, half_views).round().astype(np.int64))
+                found.half_dp = np.abs(reference.half_scores(pixels[spread]) - true_probability[spread])
         row = {
             "rows": np.array(decoded.views),
             "probability": probability,
@@ -199,22 +200,40 @@ def pillow_pixels(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(resized)[..., None]
 
 
+def _pillows(files: list[bytes], size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Which of the files Pillow reads, and their pixels (k, H, W, 1)."""
+    read, pixels = [], []
+    for at, data in enumerate(files):
+        try:
+            pixels.append(pillow_pixels(data, size))
+        except Exception:  # its plugins raise whatever they meet; DALI has read the file
+            continue
+        read.append(at)
+    return np.array(read, np.int64), np.array(pixels, np.uint8).reshape(len(read), *size, 1)
+
+
 def _differences(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of (n, H, W, 1) pixels, the largest difference in each view inside, and on the outermost pixels."""
     difference = np.abs(ours.astype(np.int64) - theirs)[..., 0]
-    inside = difference[:, 1:-1, 1:-1].max((1, 2))
+    inside = difference[:, 1:-1, 1:-1].max((1, 2), initial=0)
     difference[:, 1:-1, 1:-1] = 0
-    return inside, difference.max((1, 2))
+    return inside, difference.max((1, 2), initial=0)
 
 
 def _company(session: Session, pixels: NDArray[np.uint8]) -> float:
     """How far a view's probability depends on the size of its batch and on its place there."""
 
-    def in_batches(size: int) -> NDArray[np.float32]:
-        return np.concatenate(
-            [session.run(pixels[at : at + size]).probability.copy() for at in range(0, len(pixels), size)]
-        )
+    together, sevens, alone = (_in_batches(session, pixels, size)[0] for size in (len(pixels), 7, 1))
+    return float(np.max(np.abs([together - sevens, together - alone])))
 
-    together = in_batches(len(pixels))
-    others = (in_batches(1), in_batches(7))
-    return max(float(np.abs(together - other).max()) for other in others)
+
+def _in_batches(
+    session: Session, pixels: NDArray[np.uint8], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probability and logit; copied batch by batch, for a session may give the same memory each time."""
+    size = min(size, session.batch)
+    parts = []
+    for start in range(0, len(pixels), size):
+        scores = session.run(pixels[start : start + size])
+        parts.append((scores.probability.copy(), scores.logit.copy()))
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

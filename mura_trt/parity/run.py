@@ -19,7 +19,7 @@ from mura_trt.parity.bounds import Bounds, with_changes
 from mura_trt.parity.judge import Judgement, judge
 from mura_trt.parity.measure import Reference, measure
 from mura_trt.parity.tell import as_json, picture
-from mura_trt.runtimes import SessionOptions, open_session
+from mura_trt.runtimes import RUNTIMES, SessionOptions, open_session
 from mura_trt.sample import whole_studies
 
 # What stands for the bundle: its plan where a GPU runs it, else the graph that the plan was compiled from.
@@ -48,6 +48,12 @@ class ParityOptions:
     out: Path | None = None
     """Folder for JSON and picture; None writes none."""
     uid_salt_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("studies", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} {value}: give 1 or more")
 
 
 def parity(options: ParityOptions, report: Callable[[str], None] = lambda _: None) -> tuple[Judgement, dict[str, Any]]:
@@ -98,9 +104,11 @@ def compare(
     report: Callable[[str], None] = lambda _: None,
 ) -> tuple[Judgement, dict[str, Any]]:
     """A runtime's scores of a listing's views against the reference's; raises UsageError where no view has pixels."""
+    if runtime not in ("auto", *RUNTIMES):
+        raise UsageError(f"--runtime {runtime}: choose from auto, {', '.join(RUNTIMES)}")
     session, passed_over = open_session(runtime, bundle, SessionOptions(batch), OWN_RUNTIMES)
     for line in passed_over:
-        logger.debug("passed over %s", line)
+        logger.info("passed over %s", line)
     try:
         in_half = half_views if "half.dp_max" in bounds else 0
         measured = measure(listing, bundle.contract, session, reference, in_half, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
         "failed_views": judgement.failed,
         "studies": len(judgement.studies.names),
         "figures": [
-            {"level": figure.level, "name": figure.name, "value": figure.value}
+            {"level": figure.level, "name": figure.name, "value": _number(figure.value)}
             | ({} if figure.bound is None else {"bound": figure.bound, "kept": figure.kept})
             | ({} if figure.interval is None else {"interval": list(figure.interval)})
             for figure in judgement.figures
         ],
-        "worst_views": [{"view": name, "dp": difference} for name, difference in judgement.worst],
+        "worst_views": [{"view": name, "dp": _number(difference)} for name, difference in judgement.worst],
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity and no NaN: what is not finite is null."""
+    return value if math.isfinite(value) else None
 
 
 def table(judgement: Judgement) -> str:
@@ -75,6 +81,8 @@ def _value(figure: Figure) -> str:
 
 
 def _short(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
     return f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
 
 

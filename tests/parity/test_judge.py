@@ -103,7 +103,13 @@ def test_one_view_far_off_is_named() -> None:
 def test_nan_keeps_no_bound() -> None:
     found = measured()
     found.probability[3] = np.nan
-    assert {"model.dp_mean", "model.dp_max"} <= missed(judge(found, listing(), BOUNDS_HERE))
+    judgement = judge(found, listing(), BOUNDS_HERE)
+    assert {"model.dp_mean", "model.dp_max", "studies.dp_max"} <= missed(judgement)
+    assert judgement.worst[0][0].endswith("patient00001/study1_positive/image1.png")
+    assert "nan" in table(judgement)
+    json.dumps(as_json(judgement), allow_nan=False)
+    found.probability[:] = np.nan
+    assert "studies.dp_mean" in missed(judge(found, listing(), BOUNDS_HERE))
 
 
 def test_decisions_that_turn_count_by_share_and_by_distance() -> None:
