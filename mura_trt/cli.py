@@ -291,12 +291,15 @@ def _forecast(found: dict[str, Any]) -> str:
 
 def _summary(run: dict[str, Any]) -> str:
     failed = f", {run['failed']} failed (see {run['out']}/failures)" if run["failed"] else ""
+    from mura_trt.runtimes import OWN_RUNTIMES
+
     bundle = run["bundle"]
     return (
         f"{run['studies']} studies, {run['listed']} views: {run['scored']} scored{failed}\n"
         f"{run['views_per_s']:.2f} views/s with {run['runtime']}, {run['wall_s']} s in all;"
         f" engine {bundle['name']}; results in {run['out']}\n"
-        f"the engine ({bundle['precision']}) against PyTorch in FP32: {bundle['parity']}"
+        f"{'its plan' if run['runtime'] in OWN_RUNTIMES else 'its plan, not used here,'} ({bundle['precision']})"
+        f" against PyTorch in FP32: {bundle['parity']}"
     )
 
 

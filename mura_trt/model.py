@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from mura_trt.contract import IMAGENET_MEAN, IMAGENET_STD
 
@@ -69,9 +69,12 @@ class Network(nn.Module):
         """The body's convolutions with their names, in the order they run in."""
         return ((name, module) for name, module in self.named_modules() if isinstance(module, nn.Conv2d))
 
-    def half_body(self) -> Network:
+    def half_body(self) -> Self:
         """Puts everything up to the last feature map in half precision; input, normalisation and head stay FP32."""
-        raise NotImplementedError
+        for module in self.modules():
+            if isinstance(module, MuraNet):
+                module.features.half()
+        return self
 
 
 class MuraNet(Network):
@@ -103,11 +106,6 @@ class MuraNet(Network):
         self.classifier = nn.Linear(channels, 1)
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)), persistent=False)
-
-    def half_body(self) -> MuraNet:
-        """Puts everything up to the last feature map in half precision; input, normalisation and head stay FP32."""
-        self.features.half()
-        return self
 
     def normalise(self, image: Tensor) -> Tensor:
         """Gray pixels as the three normalised channels that ImageNet networks take.
@@ -164,12 +162,6 @@ class Ensemble(Network):
     def __init__(self, members: Sequence[MuraNet]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-
-    def half_body(self) -> Ensemble:
-        """Likewise, in every member."""
-        for member in self.members:
-            cast("MuraNet", member).half_body()
-        return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores raw views as :meth:`MuraNet.forward` does.

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import logging
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +24,10 @@ from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
 from mura_trt.ledger import Failure, Rows
 from mura_trt.recipe import RECIPE, note_recipe, noted_recipe
+from mura_trt.shards import SHARD_FILE, encoded, read_shard, shard_name
 from mura_trt.studies import study_tables
+from mura_trt.tables import FORMATS, ROWS_AT_ONCE, failure_table, vanished_table, view_tables, write_table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-FORMATS = ("csv", "parquet")
 RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
 HEADERS_FILE = "headers.dat"
@@ -46,8 +41,6 @@ _LOCK = ".lock"
 _WAY_OUT = "run again with --resume, which scores anew what is missing"
 # What a finished run leaves, the mark that it is finished first.
 _RESULTS = (RUN_FILE, *(f"{table}.{suffix}" for table in ("studies", "views", "failures") for suffix in FORMATS))
-_SHARD_FILE = re.compile(r"\d{12}\.json|\.\d{12}\.json\.part")
-ROWS_AT_ONCE = 100_000  # of a table in memory while it is written
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +122,7 @@ class OutputFolder:
             raise UsageError(f"{path}: another run is writing there; wait for it, or choose another folder") from error
         except OSError as error:
             raise UsageError(f"{path}: no lock can be taken there ({error.strerror}); choose a local folder") from error
-        foreign = [file.name for file in (path / _SHARDS).iterdir() if not _SHARD_FILE.fullmatch(file.name)]
+        foreign = [file.name for file in (path / _SHARDS).iterdir() if not SHARD_FILE.fullmatch(file.name)]
         if foreign:
             raise UsageError(f"{path / _SHARDS} holds {foreign[0]}, which no run wrote; choose another folder")
         finished = (path / RUN_FILE).exists()
@@ -227,41 +220,15 @@ class OutputFolder:
         kept = [path for path in self._kept_tables() if path.exists()]
         if not kept:
             return None
-        import pandas as pd
-
-        there = np.concatenate([np.empty(0, np.uint64), *map(_name_hashes, listing.view_names_in_parts(ROWS_AT_ONCE))])
-        there.sort()
-        gone = [pd.DataFrame({"view": [], "study": []}, dtype=str)]
-        for path in kept:
-            for names in _read_names(path):
-                gone.append(names[~np.isin(_name_hashes(names["view"].tolist()), there)])
-        table = pd.concat(gone).sort_values("view")
+        table = vanished_table(listing, kept)
         with self._told_what_to_do():
             write_atomically(self.path / VANISHED_FILE, table.to_csv(index=False, lineterminator="\n").encode())
         return len(table)
 
     def commit(self, rows: Rows) -> None:
         """Makes a shard's rows final: they are on the disk, whole, when this returns."""
-        content = {
-            "views": rows.views.tolist(),
-            # A float32 goes through JSON's double and back without loss.
-            "logit": rows.logit.tolist(),
-            "probability": rows.probability.tolist(),
-            "colored": rows.colored,
-            "failures": [[failure.view, failure.stage, failure.code, failure.message] for failure in rows.failures],
-        }
-        body = json.dumps(content).encode()
-        record = {
-            "start": rows.start,
-            "stop": rows.stop,
-            "scored": len(rows.views),
-            "failed": len(rows.failures),
-            "sha256": hashlib.sha256(body).hexdigest(),
-        }
         with self._told_what_to_do():
-            write_atomically(
-                self.path / _SHARDS / _shard_name(rows), json.dumps(record).encode() + b"\n" + body + b"\n"
-            )
+            write_atomically(self.path / _SHARDS / shard_name(rows), encoded(rows))
 
     def committed(self) -> Iterator[Rows]:
         """The committed shards in order.
@@ -273,7 +240,7 @@ class OutputFolder:
         """
         for path in self._shard_files():
             try:
-                yield _read_shard(path)
+                yield read_shard(path)
             except ValueError as error:
                 raise EnvironmentProblem(f"{path}: damaged since it was committed ({error}); {_WAY_OUT}") from error
 
@@ -287,7 +254,7 @@ class OutputFolder:
         sync_folder(self.path)
         for path in self._shard_files():
             try:
-                yield _read_shard(path)
+                yield read_shard(path)
             except ValueError as error:
                 logger.warning("%s is damaged (%s): its views are scored anew", path, error)
                 path.unlink()
@@ -324,11 +291,11 @@ class OutputFolder:
         """Writes studies, views and failures; returns how many studies there are."""
         tables = {
             "studies": study_tables(listing, outcome.probability, threshold, ROWS_AT_ONCE),
-            "views": _view_tables(listing, outcome),
+            "views": view_tables(listing, outcome.logit, outcome.probability, outcome.colored),
             "failures": iter([failure_table(listing, outcome.failures)]),
         }
         with self._told_what_to_do():
-            rows = {name: self._write(name, parts, table_format) for name, parts in tables.items()}
+            rows = {name: write_table(self.path / f"{name}.{table_format}", parts) for name, parts in tables.items()}
         return rows["studies"]
 
     def write_headers(self, index: HeaderIndex) -> None:
@@ -360,21 +327,6 @@ class OutputFolder:
                 f" {'make room' if full else 'mend that'}, then run again with {way}"
             ) from error
 
-    def _write(self, name: str, parts: Iterator[pd.DataFrame], table_format: str) -> int:
-        path = self.path / f"{name}.{table_format}"
-        temporary = path.with_name(f".{path.name}.part")
-        write = _write_csv if table_format == "csv" else _write_parquet
-        try:
-            rows = write(temporary, parts)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(self.path)
-        return rows
-
 
 def _kept(name: str) -> str:
     """The name of a table, or the mark of an ended run, while an update is under way."""
@@ -383,111 +335,3 @@ def _kept(name: str) -> str:
 
 def _no_folder(path: Path, error: OSError) -> UsageError:
     return UsageError(f"{path}: cannot be an output folder: {error.strerror}")
-
-
-def _shard_name(rows: Rows) -> str:
-    return f"{rows.start:012d}.json"
-
-
-def _read_shard(path: Path) -> Rows:
-    """Raises ValueError where the file is not what was committed."""
-    try:
-        head, body = path.read_bytes().splitlines()
-        record, content = json.loads(head), json.loads(body)
-        if hashlib.sha256(body).hexdigest() != record["sha256"]:
-            raise ValueError("wrong SHA-256")
-        rows = Rows(
-            record["start"],
-            record["stop"],
-            np.array(content["views"], np.int64),
-            np.array(content["logit"], np.float32),
-            np.array(content["probability"], np.float32),
-            [Failure(*failure) for failure in content["failures"]],
-            content["colored"],
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{type(error).__name__} {error}") from error
-    if path.name != _shard_name(rows):
-        raise ValueError(f"it holds the shard of view {rows.start}")
-    if (record["scored"], record["failed"]) != (len(rows.views), len(rows.failures)):
-        raise ValueError("another number of rows than committed")
-    return rows
-
-
-def _read_names(path: Path) -> Iterator[pd.DataFrame]:
-    """Views and studies of a table, in parts."""
-    import pandas as pd
-    import pyarrow.parquet as pq
-
-    columns = ["view", "study"]
-    if path.suffix == ".csv":
-        yield from pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False, chunksize=ROWS_AT_ONCE)
-    else:
-        with pq.ParquetFile(path) as file:
-            yield from (part.to_pandas() for part in file.iter_batches(ROWS_AT_ONCE, columns=columns))
-
-
-def _name_hashes(names: list[str]) -> NDArray[np.uint64]:
-    return np.array(
-        [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) for name in names], np.uint64
-    )
-
-
-def _write_csv(path: Path, parts: Iterator[pd.DataFrame]) -> int:
-    rows = 0
-    with path.open("w", newline="", encoding="utf-8") as file:
-        for number, part in enumerate(parts):
-            part.to_csv(file, index=False, header=number == 0, lineterminator="\n")
-            rows += len(part)
-    return rows
-
-
-def _write_parquet(path: Path, parts: Iterator[pd.DataFrame]) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows, writer = 0, None
-    for part in parts:
-        table = pa.Table.from_pandas(part, preserve_index=False)
-        writer = writer or pq.ParquetWriter(path, table.schema)
-        writer.write_table(table.cast(writer.schema))
-        rows += len(part)
-    assert writer is not None  # every table has a first part, be it empty
-    writer.close()
-    return rows
-
-
-def _view_tables(listing: Listing, outcome: Outcome) -> Iterator[pd.DataFrame]:
-    import pandas as pd
-
-    color = np.zeros(len(listing), np.int64)
-    color[outcome.colored] = 1
-    for start in range(0, len(listing), ROWS_AT_ONCE):
-        stop = min(start + ROWS_AT_ONCE, len(listing))
-        table = pd.DataFrame(
-            {
-                "view": listing.view_names(listing.keys(start, stop)),
-                "study": listing.study_names(listing.study_of[start:stop]),
-                "logit": outcome.logit[start:stop],
-                "probability": outcome.probability[start:stop],
-                "color": color[start:stop],
-            }
-        )
-        yield table[table["probability"].notna()]
-
-
-def failure_table(listing: Listing, failures: list[Failure]) -> pd.DataFrame:
-    """What became of views without pixels or score: view, study, stage, code, message."""
-    import pandas as pd
-
-    numbers = np.array([failure.view for failure in failures], np.int64)
-    return pd.DataFrame(
-        {
-            "view": listing.view_names(listing.views.take(numbers).to_pylist()),
-            "study": listing.study_names(listing.study_of[numbers]),
-            "stage": [failure.stage for failure in failures],
-            "code": [failure.code for failure in failures],
-            "message": [failure.message for failure in failures],
-        },
-        dtype="str",
-    )

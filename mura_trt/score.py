@@ -28,10 +28,11 @@ from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.ledger import Ledger, Rows
 from mura_trt.recipe import RECIPE, check_recipe, note_recipe
-from mura_trt.results import FORMATS, HEADERS_FILE, UPDATING, WORKER_LOG, Existing, OutputFolder
+from mura_trt.results import HEADERS_FILE, UPDATING, WORKER_LOG, Existing, OutputFolder
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.supervisor import Progress, Supervisor, WorkerProcess
+from mura_trt.tables import FORMATS
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from mura_trt import build
-from mura_trt.build import Recipe, build_bundle, build_plan, find_builder
+from mura_trt import plan
+from mura_trt.build import Recipe, build_bundle
 from mura_trt.bundle import Bundle
+from mura_trt.contract import PRECISIONS
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import CheckpointError, EnvironmentProblem, UsageError
+from mura_trt.parity.bounds import BOUNDS
+from mura_trt.plan import build_plan, find_builder
 
 ENGINES = Path(__file__).parent.parent / "engines"
 
@@ -32,6 +35,16 @@ def test_shipped_recipe_reads(path: Path) -> None:
         ("builder = 'make'", "builder 'make'"),
         ("precison = 'fp16'", "unknown key precison"),
         ("= 3", "not a readable recipe"),
+        ("error_budget = -1", "error_budget"),
+        ("calibration_method = 'mse'", "percentile, max"),
+        ("check_views = 0", "check_views 0"),
+        ("calibration_views = 6.5", "calibration_views 6.5: a whole number"),
+        ("[parity.model]\ndp_min = 1", "bound 'model.dp_min': there is none"),
+        ("[parity.model]\ndp_max = -1", "model.dp_max: -1 is no number from 0 up"),
+        ("[parity.model]\ndp_max = 'a'", "'a' is no number"),
+        ("[parity]\nmodel = 3", "takes tables"),
+        ("parity = 3", "takes tables"),
+        ("precision = 'fp32'\n[parity.half]\nlargest = 3", "half.largest"),
     ],
 )
 def test_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -40,6 +53,14 @@ def test_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> Non
         Recipe.read(tmp_path / "r.toml")
     with pytest.raises(UsageError, match="not a readable recipe"):
         Recipe.read(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_recipe_for_another_precision_has_that_ones_bounds_and_name(precision: str) -> None:
+    recipe = Recipe.read(Path("engines/densenet169-fp16.toml")).in_precision(precision)
+    assert recipe.bounds == BOUNDS[precision]
+    assert recipe.precision in recipe.name
+    assert Recipe(name="mine").in_precision(precision).name == f"mine-{precision}"
 
 
 def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
@@ -92,6 +113,6 @@ def test_builder_is_chosen_by_what_works(monkeypatch: pytest.MonkeyPatch) -> Non
         assert find_builder("auto") == "tensorrt-rtx"
         with pytest.raises(EnvironmentProblem, match=r"--builder tensorrt: .*none here"):
             find_builder("tensorrt")
-    monkeypatch.setitem(build.BUILDERS, "tensorrt-rtx", "no_such_module")
+    monkeypatch.setitem(plan.BUILDERS, "tensorrt-rtx", "no_such_module")
     with pytest.raises(EnvironmentProblem, match=r"no_such_module does not import.*pip install tensorrt-rtx"):
         find_builder("tensorrt-rtx")

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from mura_trt.build import build_plan
 from mura_trt.bundle import Bundle
+from mura_trt.plan import build_plan
 from mura_trt.precision import HALF_LEAST, Quantization, convolutions, lower, raised
 
 STEM = "features.conv0"

@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mura_trt import results
+from mura_trt import tables as tables_module
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing, display
 from mura_trt.errors import EnvironmentProblem, UsageError
@@ -249,10 +250,11 @@ def test_tables_written_in_parts_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int, lost: dict[int, str]
 ) -> None:
     tables = {}
-    for rows in (results.ROWS_AT_ONCE, rows_at_once):
-        monkeypatch.setattr(results, "ROWS_AT_ONCE", rows)
+    for rows in (tables_module.ROWS_AT_ONCE, rows_at_once):
+        for module in (results, tables_module):
+            monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
         out = OutputFolder(tmp_path / str(rows), Existing.REFUSE)
-        for table_format in results.FORMATS:
+        for table_format in tables_module.FORMATS:
             assert out.write_tables(LISTING, outcome_of(LISTING, lost), 0.5, table_format) == len(STUDIES)
         out.close()
         tables[rows] = {path.name: path.read_bytes() for path in out.path.glob("*.csv")}
@@ -267,7 +269,7 @@ def test_tables_written_in_parts_are_the_same(
 @pytest.mark.parametrize("lost", [{}, LOST], ids=["no failure", "failures"])
 def test_parquet_equals_csv(out: OutputFolder, lost: dict[int, str]) -> None:
     outcome = outcome_of(LISTING, lost)
-    for table_format in results.FORMATS:
+    for table_format in tables_module.FORMATS:
         out.write_tables(LISTING, outcome, 0.5, table_format)
     floats = {"logit": np.float32, "probability": np.float32}
     for name in ("studies", "views", "failures"):

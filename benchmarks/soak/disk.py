@@ -25,13 +25,14 @@ from unittest import mock
 import numpy as np
 
 import mura_trt.score
-from mura_trt import results, worker
+from mura_trt import worker
 from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Reference
 from mura_trt.bundle import Bundle
 from mura_trt.errors import MuraTrtError
 from mura_trt.ledger import Failure, Rows, Task
+from mura_trt.shards import read_shard
 from mura_trt.supervisor import Message, Progress
 
 VIEWS, SHARD_VIEWS = 60, 8
@@ -458,7 +459,7 @@ def cut_power(work: Path, engine: Path, cuts: int, seed: int = 0) -> dict[str, i
             if update:  # which puts aside what is committed
                 continue
             counts["committed_views_found_again"] += committed
-            shards = [results._read_shard(path) for path in (before / "out/shards").glob("*.json")]
+            shards = [read_shard(path) for path in (before / "out/shards").glob("*.json")]
             found = sum(rows.stop - rows.start for rows in shards)
             assert found >= committed, f"{committed} views were committed, and {found} are there after the cut"
             if (before / "out/run.json").exists():

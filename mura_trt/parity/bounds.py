@@ -12,7 +12,7 @@ Bounds = dict[str, float]
 
 # The same for all precisions, for they speak of pixels and of decisions.
 _ALWAYS: Bounds = {
-    "pixels.inside": 1.0,  # gray levels from Pillow's; twice that where a file stores color
+    "pixels.inside": 1.0,  # gray levels from Pillow's, of files that store no color
     "pixels.border": 12.0,  # the same, of the outermost pixels
     "studies.flip_margin": 0.05,  # from 0.5: no study further away than that may be decided otherwise
     "studies.flip_share": 0.01,  # of all studies may be decided otherwise
@@ -72,6 +72,8 @@ def with_changes(bounds: Bounds, changes: Mapping[str, float]) -> Bounds:
 def flattened(tables: Mapping[str, Any]) -> dict[str, Any]:
     """``{"model": {"dp_max": 1}}``, as a recipe has it, to ``{"model.dp_max": 1}``."""
     flat: dict[str, Any] = {}
+    if not isinstance(tables, Mapping):
+        raise UsageError(f"parity = {tables!r}: it takes tables such as [parity.model]")
     for level, content in tables.items():
         if not isinstance(content, Mapping):
             raise UsageError(f"[parity] has {level} = {content!r}; it takes tables such as [parity.model]")

@@ -12,6 +12,7 @@ from mura_trt.archives.listing import Listing, label
 from mura_trt.metrics import auroc, cohen_kappa
 from mura_trt.parity.bounds import Bounds
 from mura_trt.parity.measure import Measured
+from mura_trt.studies import study_means
 
 RESAMPLES = 2000  # of the paired bootstrap (Efron and Tibshirani 1993, chapter 13: percentile interval)
 WORST = 5  # views that are named
@@ -125,13 +126,14 @@ def _arithmetic(measured: Measured, bounds: Bounds) -> Iterator[Figure]:
 def _studies(measured: Measured, listing: Listing) -> Studies:
     count = len(listing.studies)
     study_of = listing.study_of[measured.rows]
-    views = np.bincount(study_of, minlength=count)
+    means = []
+    for probability in (measured.probability, measured.true_probability):
+        views, _, mean = study_means(study_of, count, probability)
+        # Not the mean over what is a number, as when scoring: where a score is NaN, the study's shall be.
+        mean[study_of[np.isnan(probability)]] = np.nan
+        means.append(mean)
+    ours, theirs = means
     scored = np.flatnonzero(views)
-    # Not the mean over what is a number: where a score is NaN, the study's shall be.
-    ours, theirs = (
-        np.bincount(study_of, probability.astype(np.float64), minlength=count) / np.maximum(views, 1)
-        for probability in (measured.probability, measured.true_probability)
-    )
     first = listing.first_views()
     labels = [label(first[number]) for number in scored.tolist()]
     known = [value for value in labels if value is not None]

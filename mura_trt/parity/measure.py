@@ -6,14 +6,15 @@ import copy
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.archives.listing import Listing
 from mura_trt.contract import InputContract
+from mura_trt.errors import UsageError
 from mura_trt.ledger import Failure
 from mura_trt.pixels import decoded_views
 from mura_trt.runtimes import Session
@@ -54,19 +55,19 @@ class Measured:
         Views without pixels.
     """
 
-    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    probability: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    logit: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    true_probability: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    true_logit: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    inside: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    border: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    colored: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
-    pillow_dp: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    company_dp: float = 0.0
-    largest: dict[str, float] = field(default_factory=dict)
-    half_dp: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    failures: list[Failure] = field(default_factory=list)
+    rows: NDArray[np.int64]
+    probability: NDArray[np.float32]
+    logit: NDArray[np.float32]
+    true_probability: NDArray[np.float32]
+    true_logit: NDArray[np.float32]
+    inside: NDArray[np.int64]
+    border: NDArray[np.int64]
+    colored: NDArray[np.bool_]
+    pillow_dp: NDArray[np.float32]
+    company_dp: float
+    largest: dict[str, float]
+    half_dp: NDArray[np.float32]
+    failures: list[Failure]
 
 
 class Reference:
@@ -144,19 +145,26 @@ def measure(
         How many views go through half-precision arithmetic, too.
     report
         Takes a line on how far it has come.
+
+    Raises
+    ------
+    UsageError
+        No view has pixels.
     """
-    found = Measured()
+    failures: list[Failure] = []
+    pillow_dp = half_dp = np.empty(0, np.float32)
+    company_dp = 0.0
     columns: dict[str, list[NDArray[np.generic]]] = {}
     count = len(listing)
     size = contract.height, contract.width
     views = decoded_views(listing.source, listing.references(0, count), size, listing.kinds_of(0, count))
     done = 0
     for decoded in views:
-        found.failures += decoded.failures
+        failures += decoded.failures
         if not decoded.views:
             continue
         pixels = decoded.pixels.copy()
-        probability, logit = _in_batches(session, pixels, session.batch)
+        probability, logit = in_batches(session, pixels, session.batch)
         true_probability, true_logit = reference.scores(pixels)
         read, theirs = _pillows(decoded.files, size)
         inside, border = (np.full(len(pixels), -1) for _ in range(2))
@@ -164,12 +172,12 @@ def measure(
         if not done:
             few = read[:PILLOW_VIEWS]
             if len(few):
-                found.pillow_dp = np.abs(reference.scores(theirs[: len(few)])[0] - true_probability[few])
-            found.company_dp = _company(session, pixels[: session.batch])
+                pillow_dp = np.abs(reference.scores(theirs[: len(few)])[0] - true_probability[few])
+            company_dp = _company(session, pixels[: session.batch])
             if half_views:
                 report(f"half precision on the CPU, {half_views} views")
                 spread = np.unique(np.linspace(0, len(pixels) - 1, half_views).round().astype(np.int64))
-                found.half_dp = np.abs(reference.half_scores(pixels[spread]) - true_probability[spread])
+                half_dp = np.abs(reference.half_scores(pixels[spread]) - true_probability[spread])
         row = {
             "rows": np.array(decoded.views),
             "probability": probability,
@@ -184,10 +192,13 @@ def measure(
             columns.setdefault(name, []).append(values)
         done += len(decoded.views)
         report(f"compared {done} of {count} views")
-    for name, parts_of in columns.items():
-        setattr(found, name, np.concatenate(parts_of))
-    found.largest = dict(reference.largest)
-    return found
+    if not done:
+        raise UsageError(f"none of the {count} views has pixels; the first: {failures[0].message}")
+    whole: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
+    largest = dict(reference.largest)
+    return Measured(
+        **whole, pillow_dp=pillow_dp, company_dp=company_dp, largest=largest, half_dp=half_dp, failures=failures
+    )
 
 
 def pillow_pixels(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -223,11 +234,11 @@ def _differences(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> tuple[ND
 def _company(session: Session, pixels: NDArray[np.uint8]) -> float:
     """How far a view's probability depends on the size of its batch and on its place there."""
 
-    together, sevens, alone = (_in_batches(session, pixels, size)[0] for size in (len(pixels), 7, 1))
+    together, sevens, alone = (in_batches(session, pixels, size)[0] for size in (len(pixels), 7, 1))
     return float(np.max(np.abs([together - sevens, together - alone])))
 
 
-def _in_batches(
+def in_batches(
     session: Session, pixels: NDArray[np.uint8], size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probability and logit; copied batch by batch, for a session may give the same memory each time."""

@@ -9,7 +9,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.runtimes.base import Scores, Session, SessionOptions
 
-__all__ = ["AUTO", "RUNTIMES", "Scores", "Session", "SessionOptions", "open_session"]
+__all__ = ["AUTO", "OWN_RUNTIMES", "RUNTIMES", "Scores", "Session", "SessionOptions", "open_session"]
 
 # Name -> where its session class is; the module is imported only when the runtime is tried.
 RUNTIMES = {
@@ -21,6 +21,8 @@ RUNTIMES = {
     "null": ("null", "NullSession"),
 }
 AUTO = ("tensorrt", "tensorrt_rtx", "onnxruntime")
+# What computes in the bundle's own precision: its plan, or the graph that the plan was compiled from.
+OWN_RUNTIMES = ("tensorrt", "tensorrt_rtx", "emulated")
 
 
 def open_session(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.build import BUILDERS
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import RuntimeUnavailable, UsageError
+from mura_trt.plan import BUILDERS
 from mura_trt.runtimes.base import Scores, Session, SessionOptions
 from mura_trt.runtimes.cuda import Device
 

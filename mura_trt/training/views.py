@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mura_trt.files import write_atomically
 from mura_trt.ledger import Failure
 from mura_trt.pixels import decoded_views
-from mura_trt.results import failure_table
+from mura_trt.tables import failure_table
 from mura_trt.training.catalogue import Catalogue
 
 PIXELS = "pixels.npy"
