@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -25,15 +26,19 @@ def run(*arguments: object, program: tuple[str, ...] = ("-m", "mura_trt")) -> su
 
 
 def test_help_is_quick_and_names_the_commands() -> None:
-    took = []
+    took, worked = [], []
     for _ in range(3):
-        started = time.monotonic()
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = run("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         took.append(time.monotonic() - started)
+        worked.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert done.returncode == 0
     for command in ("score", "build-engine", "export", "demo"):
         assert command in done.stdout
-    assert min(took) < 0.5
+    # Processor time, which does not grow where other tests keep the cores busy; and no waiting to speak of.
+    assert min(worked) < 0.5
+    assert min(took) < 2
 
 
 def test_version_and_root_script() -> None:

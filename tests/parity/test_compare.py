@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 from mura_trt.archives import list_archive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
-from mura_trt.calibrate import input_ranges
+from mura_trt.calibrate import _rounded, input_ranges
 from mura_trt.contract import InputContract
 from mura_trt.errors import BundleError, UsageError
 from mura_trt.model import Ensemble, MuraNet
@@ -211,6 +211,24 @@ def test_integer_kernels_of_cpus_with_vnni_agree_with_the_emulation(int8: Bundle
     if "vnni" not in flags:
         pytest.skip(f"a CPU without VNNI: its kernels are {apart:.4f} apart, and say nothing of the graph")
     assert 0 < apart <= INT8["model.dp_max"]  # not the same kernels, and no other scores
+
+
+@pytest.mark.parametrize("narrow", ["int8", "fp8"])
+def test_the_emulation_rounds_as_torch_does(
+    narrow: str, bundle: Bundle, model: MuraNet, pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    ranges = input_ranges(model, pixels, "percentile")
+    graph = lower(onnx.load(bundle.path("fp32_onnx")), Quantization(narrow, ranges))
+    session, _ = open_session("emulated", remade(bundle, tmp_path / "engine", graph), SessionOptions())
+    rounding = copy.deepcopy(model)
+    for name, layer in rounding.convolutions():
+        with torch.no_grad():
+            layer.weight.copy_(_rounded(layer.weight, layer.weight.abs().amax((1, 2, 3), keepdim=True), narrow))
+        layer.register_forward_pre_hook(lambda _, x, at=ranges[name]: (_rounded(x[0], torch.tensor(at), narrow),))
+    with torch.inference_mode():
+        expected = rounding(torch.from_numpy(pixels[:4]))[0].numpy()
+    # Not to many digits: a sum that comes out otherwise in its last may be rounded the other way.
+    assert np.abs(session.run(pixels[:4]).probability - expected).max() < LOOSE["model.dp_max"]
 
 
 def test_emulated_gives_a_view_the_same_bits_in_any_company(int8: Bundle, pixels: NDArray[np.uint8]) -> None:
