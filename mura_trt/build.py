@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mura_trt
-from mura_trt.archives import list_archive
-from mura_trt.archives.disclosure import Disclosure, default_salt_file
+from mura_trt.archives import NamedArchive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import FILES, Bundle, Manifest, describe_file, new_bundle, write_manifest
 from mura_trt.calibrate import METHODS, Calibration, calibrate
@@ -49,7 +48,7 @@ class Recipe:
     """Views in a batch: least, the number the plan is tuned for, and most."""
     builder: str = "auto"
     """``auto``, ``tensorrt`` (needs a GPU), ``tensorrt-rtx`` or ``none``."""
-    calibration_method: str = METHODS[0]
+    calibration_method: str = "percentile"
     """Of INT8 and FP8: ``percentile`` or ``max``."""
     calibration_views: int = 64
     """Likewise: how many, as evenly as can be from the archive's body parts."""
@@ -118,8 +117,7 @@ def build_bundle(
     recipe: Recipe,
     out: Path,
     *,
-    archive: Path | str | None = None,
-    uid_salt_file: Path | None = None,
+    archive: NamedArchive | None = None,
     check: bool = True,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda _: None,
@@ -137,8 +135,6 @@ def build_bundle(
     archive
         Views to calibrate on, which INT8 and FP8 need, and others to check on; without it, synthetic ones are drawn to
         check on.
-    uid_salt_file
-        Where the archive holds DICOM files, what the bundle names their views by; None takes the user's own.
     check
         Compare the bundle with PyTorch, and keep in it what was found.
     overwrite
@@ -165,8 +161,7 @@ def build_bundle(
     builder = find_builder(recipe.builder)
     with new_bundle(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
         network = load_network(checkpoints)
-        disclosure = Disclosure(uid_salt_file or default_salt_file())
-        views = _views(archive, disclosure, recipe, Path(scratch) / "archive", check)
+        views = _views(archive, recipe, Path(scratch) / "archive", check)
         started = time.monotonic()
         logger.info("exporting %s", FILES["fp32_onnx"])
         graph = exported(network)
@@ -205,7 +200,7 @@ def build_bundle(
         if check:
             assert views.to_check is not None
             proof = _checked(Bundle.open(folder), network, views.to_check, recipe, report)
-            proof = {"archive": "synthetic" if archive is None else str(archive), **proof}
+            proof = {"archive": "synthetic" if archive is None else str(archive.place), **proof}
             write_manifest(folder, replace(manifest, parity=proof))
     return Bundle.open(out)
 
@@ -215,14 +210,14 @@ class _Views(NamedTuple):
     to_check: Listing | None
 
 
-def _views(archive: Path | str | None, disclosure: Disclosure, recipe: Recipe, scratch: Path, check: bool) -> _Views:
+def _views(archive: NamedArchive | None, recipe: Recipe, scratch: Path, check: bool) -> _Views:
     """Which views to calibrate and to check on; no view is for both, where there are enough."""
     if archive is None:
         if not check:
             return _Views(None, None)
         listing = synthetic(scratch)
         return _Views(None, listing.take(np.sort(spread_views(listing, recipe.check_views))))
-    listing = list_archive(archive, disclosure=disclosure)
+    listing = archive.listing()
     wanted = recipe.calibration_views if recipe.precision in FORMATS else 0
     drawn = spread_views(listing, wanted + recipe.check_views)
     return _Views(listing.take(np.sort(drawn[:wanted])), listing.take(np.sort(drawn[-recipe.check_views :])))

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.errors import UsageError
+from mura_trt.model import MuraNet, Network
 from mura_trt.precision import FORMATS, HALF_LEAST, Quantization
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mura_trt.model import Network
-
-METHODS = ("percentile", "max")
-PERCENTILE = 99.999  # of an input's values; see benchmarks/results/int8-2cores.json for others
+# Of an input's values, the share that its range covers, by method; `benchmarks.calibrations` compares them.
+METHODS = {"percentile": 0.99999, "max": 1.0}
 BINS = 8192  # of a histogram, which its largest value fills by more than half
 MOST_KEPT = 0.25  # of the convolutions in half precision: with more of them the rest gains little
 
@@ -73,7 +72,7 @@ def calibrate(
         raise UsageError(f"calibration method {method!r}: choose from {', '.join(METHODS)}")
     if not len(pixels):
         raise UsageError("no views to calibrate on")
-    ranges = input_ranges(model, pixels, method, report)
+    ranges = input_ranges(model, pixels, METHODS[method], report)
     errors = rounding_errors(model, pixels, ranges, narrow, report)
     left = math.sqrt(sum(error**2 for error in errors.values()))
     kept: list[str] = []
@@ -86,9 +85,9 @@ def calibrate(
 
 
 def input_ranges(
-    model: Network, pixels: NDArray[np.uint8], method: str, report: Callable[[str], None] = lambda _: None
+    model: Network, pixels: NDArray[np.uint8], share: float, report: Callable[[str], None] = lambda _: None
 ) -> dict[str, float]:
-    """Of each convolution's input, the absolute value that bounds it by the method's rule."""
+    """Of each convolution's input, the absolute value that so large a share of its values is not above."""
     import torch
 
     seen = {name: _Histogram() for name, _ in model.convolutions()}
@@ -100,7 +99,6 @@ def input_ranges(
         for number, batch in enumerate(_batches(pixels, 8)):
             model(batch)
             report(f"calibrating: {min(8 * (number + 1), len(pixels))} of {len(pixels)} views")
-    share = 1.0 if method == "max" else PERCENTILE / 100
     return {name: histogram.quantile(share) for name, histogram in seen.items()}
 
 
@@ -121,12 +119,13 @@ def rounding_errors(
     from torch.nn import functional as F
 
     moved: dict[str, list[Tensor]] = {name: [] for name, _ in model.convolutions()}
+    size = max(1, 4 // sum(isinstance(module, MuraNet) for module in model.modules()))  # 1.4 GB a network of four views
 
     def compare(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         with torch.no_grad():
             largest = layer.weight.abs().amax((1, 2, 3), keepdim=True)
-            weight = _rounded(layer.weight, largest, narrow)
-            given = _rounded(inputs[0], torch.tensor(ranges[name]), narrow)
+            weight = rounded(layer.weight, largest, narrow)
+            given = rounded(inputs[0], torch.tensor(ranges[name]), narrow)
             change = F.conv2d(given, weight, None, layer.stride, layer.padding) - output
         output = output if output.requires_grad else output.requires_grad_()
         output.register_hook(  # type: ignore[no-untyped-call]
@@ -139,17 +138,27 @@ def rounding_errors(
         parameter.requires_grad_(False)
     try:
         with _watched(model, compare, behind=True), torch.enable_grad():
-            for number, batch in enumerate(_batches(pixels, 4)):
+            for number, batch in enumerate(_batches(pixels, size)):
                 model(batch)[0].sum().backward()
-                report(f"measuring layers: {min(4 * (number + 1), len(pixels))} of {len(pixels)} views")
+                report(f"measuring layers: {min(size * (number + 1), len(pixels))} of {len(pixels)} views")
     finally:
         for parameter, learns in frozen:
             parameter.requires_grad_(learns)
     return {name: float(torch.cat(parts).square().mean().sqrt()) for name, parts in moved.items()}
 
 
-def _rounded(values: Tensor, largest: Tensor, narrow: str) -> Tensor:
-    """As the graph rounds: to what the format has, times a scale."""
+def rounded(values: Tensor, largest: Tensor, narrow: str) -> Tensor:
+    """As the graph rounds: to what the format has, times a scale; float32 of one shape with ``values``.
+
+    Parameters
+    ----------
+    values
+        float32.
+    largest
+        float32, broadcast over them: beyond it, all are taken for this one.
+    narrow
+        ``int8`` or ``fp8``.
+    """
     import torch
 
     limit = FORMATS[narrow].largest

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mura_trt import calibrate as calibrate_module
-from mura_trt.calibrate import _Histogram, _rounded, calibrate, input_ranges, rounding_errors
+from mura_trt.calibrate import METHODS, _Histogram, calibrate, input_ranges, rounded, rounding_errors
 from mura_trt.errors import UsageError
 from mura_trt.model import MuraNet
 
@@ -46,9 +46,9 @@ def test_ranges_cover_what_convolutions_are_given(model: MuraNet, pixels: NDArra
         seen[FIRST] = max(seen.get(FIRST, 0.0), float(inputs[0].abs().max()))
 
     watched = dict(model.named_modules())[FIRST].register_forward_pre_hook(note)
-    largest = input_ranges(model, pixels[:4], "max")
+    largest = input_ranges(model, pixels[:4], METHODS["max"])
     watched.remove()
-    percentile = input_ranges(model, pixels[:4], "percentile")
+    percentile = input_ranges(model, pixels[:4], METHODS["percentile"])
     assert len(largest) == len(percentile) == 168
     assert largest[FIRST] == seen[FIRST]
     assert all(0 < percentile[name] <= largest[name] for name in largest)
@@ -56,7 +56,7 @@ def test_ranges_cover_what_convolutions_are_given(model: MuraNet, pixels: NDArra
 
 
 def test_the_estimate_of_a_layers_error_is_what_rounding_it_does(model: MuraNet, pixels: NDArray[np.uint8]) -> None:
-    ranges = input_ranges(model, pixels[:4], "max")
+    ranges = input_ranges(model, pixels[:4], METHODS["max"])
     estimated = rounding_errors(model, pixels[:4], ranges, "int8")
     images = torch.from_numpy(pixels[:4])
     with torch.inference_mode():
@@ -71,8 +71,8 @@ def test_the_estimate_of_a_layers_error_is_what_rounding_it_does(model: MuraNet,
         layer = dict(changed.named_modules())[name]
         assert isinstance(layer, torch.nn.Conv2d)
         with torch.no_grad():
-            layer.weight.copy_(_rounded(layer.weight, layer.weight.abs().amax((1, 2, 3), keepdim=True), "int8"))
-        layer.register_forward_pre_hook(lambda _, x, at=ranges[name]: (_rounded(x[0], torch.tensor(at), "int8"),))
+            layer.weight.copy_(rounded(layer.weight, layer.weight.abs().amax((1, 2, 3), keepdim=True), "int8"))
+        layer.register_forward_pre_hook(lambda _, x, at=ranges[name]: (rounded(x[0], torch.tensor(at), "int8"),))
         with torch.inference_mode():
             found = float((changed(images)[0] - exact).square().mean().sqrt())
         assert estimated[name] / factor < found < estimated[name] * factor, name

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from mura_trt.archives.dicoms import HeaderIndex, sorted_by_headers
-from mura_trt.archives.disclosure import Disclosure
+from mura_trt.archives.disclosure import Disclosure, default_salt_file
 from mura_trt.archives.folder import UNREAD_SUFFIXES, list_folder
 from mura_trt.archives.listing import IMAGE_SUFFIXES, Listing
 from mura_trt.archives.lists import LIST_SUFFIXES, list_file
@@ -19,6 +20,23 @@ from mura_trt.errors import UsageError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in shards-{00000..00099}.tar
 MAX_TARS = 100_000
+
+
+@dataclass(frozen=True)
+class NamedArchive:
+    """An archive and how it is to be read, for commands that show none of its DICOM files' paths and UIDs."""
+
+    place: Path | str
+    """A string is a URL."""
+    study_depth: int | None = None
+    root: Path | None = None
+    uid_salt_file: Path | None = None
+    """What hashes are keyed with; None takes the user's own."""
+
+    def listing(self) -> Listing:
+        """Its views; raises what :func:`list_archive` does."""
+        disclosure = Disclosure(self.uid_salt_file or default_salt_file())
+        return list_archive(self.place, study_depth=self.study_depth, root=self.root, disclosure=disclosure)
 
 
 def list_archive(

@@ -119,8 +119,10 @@ def _arithmetic(measured: Measured, bounds: Bounds) -> Iterator[Figure]:
     if "half.largest" in bounds:
         layer = max(measured.largest, key=lambda name: measured.largest[name])
         yield Figure("half", f"largest, of {layer}", measured.largest[layer], bounds.get("half.largest"))
+        yield Figure("half", "views that it was looked for in", len(measured.rows))
         if len(measured.half_dp):
             yield Figure("half", "dp_max", float(measured.half_dp.max()), bounds.get("half.dp_max"))
+            yield Figure("half", "views computed in half precision", len(measured.half_dp))
 
 
 def _studies(measured: Measured, listing: Listing) -> Studies:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mura_trt.archives import list_archive
-from mura_trt.archives.disclosure import Disclosure, default_salt_file
+from mura_trt.archives import NamedArchive, list_archive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.errors import UsageError
@@ -24,6 +23,7 @@ from mura_trt.sample import whole_studies
 
 SYNTHETIC_STUDIES, SYNTHETIC_SEED = 48, 11
 HALF_VIEWS = 4
+RANGE_VIEWS = 64  # on fewer, large values may not have come up
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class ParityOptions:
     """What to compare."""
 
     bundle: Path
-    archive: Path | str
+    archive: NamedArchive
     checkpoints: Sequence[Path]
     """Those that the bundle was built from: the reference."""
     runtime: str = "auto"
@@ -45,7 +45,6 @@ class ParityOptions:
     batch: int | None = None
     out: Path | None = None
     """Folder for JSON and picture; None writes none."""
-    uid_salt_file: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("studies", "batch"):
@@ -70,8 +69,7 @@ def parity(options: ParityOptions, report: Callable[[str], None] = lambda _: Non
 
     bundle = Bundle.open(options.bundle)
     bounds = with_changes(bundle.manifest.bounds, options.changes)
-    disclosure = Disclosure(options.uid_salt_file or default_salt_file())
-    listing = list_archive(options.archive, disclosure=disclosure)
+    listing = options.archive.listing()
     if options.studies is not None:
         listing = whole_studies(listing, options.studies)
     if [sha256_of(path) for path in options.checkpoints] != bundle.manifest.checkpoints_sha256:
@@ -80,7 +78,7 @@ def parity(options: ParityOptions, report: Callable[[str], None] = lambda _: Non
     judgement, found = compare(
         bundle, listing, Reference(network), bounds, options.runtime, options.batch, HALF_VIEWS, report
     )
-    found = {"bundle": str(options.bundle), "archive": str(options.archive), **found}
+    found = {"bundle": str(options.bundle), "archive": str(options.archive.place), **found}
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         write_atomically(options.out / "parity.json", (json.dumps(found, indent=2) + "\n").encode())
@@ -113,6 +111,10 @@ def compare(
     finally:
         session.close()
     judgement = judge(measured, listing, bounds)
+    if "half.largest" in bounds and judgement.views < RANGE_VIEWS:
+        logger.warning(
+            "the range of half precision was looked at on %d views only; take %d or more", judgement.views, RANGE_VIEWS
+        )
     return judgement, {
         "name": bundle.manifest.name,
         "precision": bundle.manifest.precision,

@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from benchmarks.calibrations import rounding
 from mura_trt.archives import list_archive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
-from mura_trt.calibrate import _rounded, input_ranges
+from mura_trt.calibrate import METHODS, input_ranges
 from mura_trt.contract import InputContract
 from mura_trt.errors import BundleError, UsageError
 from mura_trt.model import Ensemble, MuraNet
@@ -58,7 +59,7 @@ def reference(model: MuraNet) -> Reference:
 @pytest.fixture(scope="module")
 def int8(bundle: Bundle, model: MuraNet, pixels: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """INT8 but for the first convolution, calibrated on the tests' views."""
-    ranges = input_ranges(model, pixels, "percentile")
+    ranges = input_ranges(model, pixels, METHODS["percentile"])
     graph = lower(onnx.load(bundle.path("fp32_onnx")), Quantization("int8", ranges, kept=["features.conv0"]))
     return remade(bundle, tmp_path_factory.mktemp("int8") / "engine", graph, precision="int8", bounds=INT8)
 
@@ -165,7 +166,7 @@ def test_kernels_that_saturate_are_caught(model: MuraNet, pixels: NDArray[np.uin
             if name.endswith("conv1"):
                 layer.weight.copy_(layer.weight.sign() * layer.weight.abs().mean())
     set_batch_norms(network, pixels)
-    ranges = input_ranges(network, pixels, "max")
+    ranges = input_ranges(network, pixels, METHODS["max"])
 
     def spoiled(saturate: bool) -> NDArray[np.float32]:
         changed = copy.deepcopy(network)
@@ -217,16 +218,11 @@ def test_integer_kernels_of_cpus_with_vnni_agree_with_the_emulation(int8: Bundle
 def test_the_emulation_rounds_as_torch_does(
     narrow: str, bundle: Bundle, model: MuraNet, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    ranges = input_ranges(model, pixels, "percentile")
+    ranges = input_ranges(model, pixels, METHODS["percentile"])
     graph = lower(onnx.load(bundle.path("fp32_onnx")), Quantization(narrow, ranges))
     session, _ = open_session("emulated", remade(bundle, tmp_path / "engine", graph), SessionOptions())
-    rounding = copy.deepcopy(model)
-    for name, layer in rounding.convolutions():
-        with torch.no_grad():
-            layer.weight.copy_(_rounded(layer.weight, layer.weight.abs().amax((1, 2, 3), keepdim=True), narrow))
-        layer.register_forward_pre_hook(lambda _, x, at=ranges[name]: (_rounded(x[0], torch.tensor(at), narrow),))
     with torch.inference_mode():
-        expected = rounding(torch.from_numpy(pixels[:4]))[0].numpy()
+        expected = rounding(model, Quantization(narrow, ranges))(torch.from_numpy(pixels[:4]))[0].numpy()
     # Not to many digits: a sum that comes out otherwise in its last may be rounded the other way.
     assert np.abs(session.run(pixels[:4]).probability - expected).max() < LOOSE["model.dp_max"]
 

@@ -1,0 +1,143 @@
+"""From checkpoints to graphs and engine bundles, and whether these agree with PyTorch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mura_trt.commands.shared import (
+    Checkpoint,
+    Checkpoints,
+    Overwrite,
+    Root,
+    SaltFile,
+    StudyDepth,
+    archive_named,
+    errors_told,
+)
+from mura_trt.errors import EXIT_DISAGREES, EXIT_OK, UsageError
+
+
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
+    precision: Annotated[str, typer.Option(help="fp32 or fp16; INT8 and FP8 need build-engine.")] = "fp32",
+) -> None:
+    """Exports a checkpoint to ONNX: raw gray pixels in; probability, logit and activation map out."""
+    with errors_told():
+        import onnx
+
+        from mura_trt.checkpoint import load_checkpoint
+        from mura_trt.export import exported
+        from mura_trt.precision import lower
+
+        if precision not in ("fp32", "fp16"):
+            raise UsageError(f"--precision {precision}: fp32 or fp16; INT8 and FP8 need build-engine")
+        graph = exported(load_checkpoint(checkpoint))
+        onnx.save(graph if precision == "fp32" else lower(graph), out)
+        print(out)
+
+
+def build_engine(
+    checkpoint: Checkpoints,
+    recipe: Annotated[Path | None, typer.Argument(help="Recipe file, as in engines/*.toml.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, int8 or fp8; without it, the recipe's.")] = None,
+    builder: Annotated[str | None, typer.Option(help="auto, tensorrt, tensorrt-rtx or none.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Archive whose views INT8 and FP8 are calibrated on, and any bundle is checked on; it names them."
+        ),
+    ] = None,
+    calibration_method: Annotated[str | None, typer.Option(help="percentile or max.")] = None,
+    calibration_views: Annotated[int | None, typer.Option(help="How many views to calibrate on [64].")] = None,
+    study_depth: StudyDepth = None,
+    root: Root = None,
+    uid_salt_file: SaltFile = None,
+    check: Annotated[bool, typer.Option(help="Compare the bundle with PyTorch, on 64 views.")] = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Builds an engine bundle: ONNX graphs, TensorRT plan, and a manifest with the hash of each.
+
+    Exit code 4: it was built, and misses a bound.
+    """
+    with errors_told():
+        from mura_trt.archives import NamedArchive
+        from mura_trt.build import Recipe, build_bundle
+        from mura_trt.progress import Reporter
+
+        chosen = Recipe.read(recipe) if recipe else Recipe()
+        if precision and precision != chosen.precision:
+            chosen = chosen.in_precision(precision)
+        given: dict[str, Any] = {
+            "builder": builder,
+            "calibration_method": calibration_method,
+            "calibration_views": calibration_views,
+        }
+        chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
+        folder = out or Path("engines") / (recipe.stem if recipe and not precision else chosen.name)
+        archive = NamedArchive(archive_named(calibrate), study_depth, root, uid_salt_file) if calibrate else None
+        with Reporter(sys.stderr) as reporter:
+            bundle = build_bundle(
+                checkpoint,
+                chosen,
+                folder,
+                archive=archive,
+                check=check,
+                overwrite=overwrite,
+                report=reporter.show,
+            )
+        print(bundle.folder)
+    proof = bundle.manifest.parity
+    raise typer.Exit(EXIT_DISAGREES if proof and not proof["kept"] else EXIT_OK)
+
+
+def parity(
+    bundle: Annotated[Path, typer.Argument(help="Engine bundle, made by build-engine.")],
+    archive: Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")],
+    checkpoint: Checkpoints,
+    runtime: Annotated[
+        str,
+        typer.Option(help="auto, tensorrt, tensorrt_rtx, emulated (the plan's graph on a CPU), onnxruntime or torch."),
+    ] = "auto",
+    studies: Annotated[int | None, typer.Option(help="How many studies, evenly spaced [all].")] = None,
+    bound: Annotated[list[str] | None, typer.Option(help="Another bound, such as model.dp_max=0.01.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for parity.json and parity.png.")] = None,
+    study_depth: StudyDepth = None,
+    root: Root = None,
+    uid_salt_file: SaltFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Compares a bundle's scores with PyTorch's in FP32 on the CPU. Exit code 4: a bound is missed."""
+    with errors_told():
+        from mura_trt.archives import NamedArchive
+        from mura_trt.parity.bounds import parsed
+        from mura_trt.parity.run import ParityOptions
+        from mura_trt.parity.run import parity as run_parity
+        from mura_trt.parity.tell import table
+        from mura_trt.progress import Reporter
+
+        options = ParityOptions(
+            bundle=bundle,
+            archive=NamedArchive(archive_named(archive), study_depth, root, uid_salt_file),
+            checkpoints=checkpoint,
+            runtime=runtime,
+            studies=studies,
+            changes=parsed(bound or ()),
+            batch=batch,
+            out=out,
+        )
+        with Reporter(sys.stderr) as reporter:
+            judgement, found = run_parity(options, reporter.show)
+    head = (
+        f"{found['name']} ({found['precision']}) with {found['runtime']} on {found['device']}: {found['views']} views"
+    )
+    print(json.dumps(found, indent=2) if as_json else f"{head}\n{table(judgement)}")
+    raise typer.Exit(EXIT_DISAGREES if judgement.missed else EXIT_OK)
