@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mura_trt
-from mura_trt.commands import engines, scoring, training
+from mura_trt.commands import engines, judging, scoring, training
 
 app = typer.Typer(
     name="mura-trt",
@@ -48,6 +48,7 @@ for command, name in (
     (engines.build_engine, "build-engine"),
     (engines.parity, "parity"),
     (scoring.score, "score"),
+    (judging.evaluate, "evaluate"),
     (training.demo, "demo"),
     (training.train, "train"),
     (training.demo_summary, "demo-summary"),

@@ -72,24 +72,66 @@ def cohen_kappa(labels: ArrayLike, decisions: ArrayLike) -> Estimate:
     ValueError
         The lengths differ, or a value is neither 0 nor 1.
     """
-    truth, decided = _binary(labels), _binary(decisions)
-    if truth.shape != decided.shape:
-        raise ValueError("labels and decisions must be equally many")
-    if len(truth) == 0:
-        return UNDEFINED
-    share = np.array([[np.mean((truth == i) & (decided == j)) for j in (False, True)] for i in (False, True)])
-    rows, columns = share.sum(1), share.sum(0)
-    observed, expected = float(np.trace(share)), float(rows @ columns)
-    if expected == 1:  # one class only, on both sides
-        return UNDEFINED
-    kappa = (observed - expected) / (1 - expected)
-    agreed = np.diag(share) * (1 - (rows + columns) * (1 - kappa)) ** 2
-    # p_ij goes with the marginals the other way about: column i and row j.
-    crossed = share * (columns[:, None] + rows[None, :]) ** 2
-    missed = (1 - kappa) ** 2 * (crossed.sum() - np.trace(crossed))
-    variance = (agreed.sum() + missed - (kappa - expected * (1 - kappa)) ** 2) / (len(truth) * (1 - expected) ** 2)
-    error = float(np.sqrt(max(variance, 0)))
-    return Estimate(kappa, max(-1.0, kappa - Z95 * error), min(1.0, kappa + Z95 * error))
+    counts = Counts.of(labels, decisions)
+    kappa, error = counts.kappa(), counts.kappa_error()
+    low, high = np.clip([kappa - Z95 * error, kappa + Z95 * error], -1, 1).tolist()  # of NaN, NaN
+    return Estimate(kappa, low, high)
+
+
+class Counts(NamedTuple):
+    """Studies by truth and decision."""
+
+    true_positive: float
+    false_negative: float
+    false_positive: float
+    true_negative: float
+
+    @classmethod
+    def of(cls, labels: ArrayLike, decisions: ArrayLike, weights: ArrayLike | None = None) -> Counts:
+        """Counts of labels and decisions, (n,) each and 0 or 1; weights are how many times each study counts.
+
+        Raises
+        ------
+        ValueError
+            The lengths differ, or a value is neither 0 nor 1.
+        """
+        truth, decided = _binary(labels), _binary(decisions)
+        if truth.shape != decided.shape:
+            raise ValueError("labels and decisions must be equally many")
+        found = np.bincount(2 * truth + decided, weights, 4)
+        return cls(*(float(found[kind]) for kind in (3, 2, 1, 0)))
+
+    def kappa(self) -> float:
+        """Cohen's (1960); NaN where there is one class only, on both sides, or nothing."""
+        share, expected = self._shares()
+        return float((np.trace(share) - expected) / (1 - expected)) if expected < 1 else np.nan
+
+    def kappa_error(self) -> float:
+        """Kappa's standard error (Fleiss, Cohen and Everitt 1969, formula 13); NaN where kappa is."""
+        share, expected = self._shares()
+        if not expected < 1:
+            return np.nan
+        kappa = self.kappa()
+        rows, columns = share.sum(1), share.sum(0)
+        agreed = np.diag(share) * (1 - (rows + columns) * (1 - kappa)) ** 2
+        # p_ij goes with the marginals the other way about: column i and row j.
+        crossed = share * (columns[:, None] + rows[None, :]) ** 2
+        missed = (1 - kappa) ** 2 * (crossed.sum() - np.trace(crossed))
+        variance = (agreed.sum() + missed - (kappa - expected * (1 - kappa)) ** 2) / (sum(self) * (1 - expected) ** 2)
+        return float(np.sqrt(max(variance, 0)))
+
+    def f1(self) -> float:
+        """The harmonic mean of precision and recall; NaN where nothing is abnormal and nothing was called so."""
+        either = 2 * self.true_positive + self.false_positive + self.false_negative
+        return 2 * self.true_positive / either if either else np.nan
+
+    def _shares(self) -> tuple[NDArray[np.float64], float]:
+        """The table, truth by decision, as parts of all, and by how much both would agree by chance."""
+        table = np.array([[self.true_negative, self.false_positive], [self.false_negative, self.true_positive]])
+        if not table.any():
+            return table, np.nan
+        share = table / table.sum()
+        return share, float(share.sum(1) @ share.sum(0))
 
 
 def _binary(values: ArrayLike) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from mura_trt.commands.shared import Overwrite, Root, SaltFile, StudyDepth, archive_named, errors_told
+
+logger = logging.getLogger(__name__)
 
 
 def score(
@@ -19,7 +22,9 @@ def score(
     runtime: Annotated[
         str, typer.Option(help="auto, tensorrt, tensorrt_rtx, onnxruntime, emulated, torch or null.")
     ] = "auto",
-    threshold: Annotated[float, typer.Option(help="Abnormal is a mean strictly above this.")] = 0.5,
+    threshold: Annotated[
+        str, typer.Option(help="Abnormal is a mean strictly above this; or a file that evaluate has written.")
+    ] = "0.5",
     study_depth: StudyDepth = None,
     root: Root = None,
     batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
@@ -50,11 +55,13 @@ def score(
 ) -> None:
     """Scores every study of an archive. Exit code 0: all views scored; 3: some failed, see failures.csv."""
     with errors_told():
+        from mura_trt.evaluation.threshold import read_threshold
         from mura_trt.progress import Reporter
         from mura_trt.score import ScoreOptions
         from mura_trt.score import dry_run as run_dry
         from mura_trt.score import score as run_score
 
+        above, chosen_for = read_threshold(threshold)
         options = ScoreOptions(
             archive=archive_named(archive),
             engine=engine,
@@ -62,7 +69,7 @@ def score(
             runtime=runtime,
             batch=batch,
             shard_views=shard_views,
-            threshold=threshold,
+            threshold=above,
             study_depth=study_depth,
             root=root,
             table_format=table_format,
@@ -82,6 +89,8 @@ def score(
             raise typer.Exit
         with Reporter(sys.stderr) as reporter:
             run = run_score(options, reporter.update)
+        if chosen_for not in (None, run["bundle"]["sha256"]):
+            logger.warning("the threshold in %s was chosen for another bundle than %s", threshold, engine)
     print(json.dumps(run, indent=2) if as_json else _summary(run))
     raise typer.Exit(run["exit_code"])
 
