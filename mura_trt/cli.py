@@ -48,6 +48,7 @@ for command, name in (
     (engines.build_engine, "build-engine"),
     (engines.parity, "parity"),
     (scoring.score, "score"),
+    (scoring.heatmap, "heatmap"),
     (judging.evaluate, "evaluate"),
     (training.demo, "demo"),
     (training.train, "train"),

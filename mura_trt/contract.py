@@ -31,3 +31,14 @@ class InputContract:
     """Subtracted inside the graph, per channel of the network, in units of a 0..1 pixel."""
     std: tuple[float, ...] = IMAGENET_STD
     """Divided by inside the graph, likewise."""
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """Height and width of the class activation map."""
+        return self.height // self.stride, self.width // self.stride
+
+    @property
+    def map_size(self) -> int:
+        """How many values the map has."""
+        height, width = self.map_shape
+        return height * width

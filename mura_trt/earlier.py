@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 
 from mura_trt.archives.listing import HeaderReader, Listing, Reference, Unreadable
 from mura_trt.files import read_checked, write_checked
-from mura_trt.ledger import Rows
+from mura_trt.ledger import Rows, ScoreArray, score_type
 
 logger = logging.getLogger(__name__)
 
 Identities = NDArray[np.uint64]
 """uint64 (n, 2): a hash of 16 bytes for each view; zeros for one that cannot be told."""
 
-SCORE = np.dtype([("logit", "<f4"), ("probability", "<f4"), ("color", "?")])
-"""Of a view; the last where its file stores color."""
-
-_NAMES = ("logit", "probability", "color")
 _AT_ONCE = 50_000  # views
 
 
@@ -71,10 +67,10 @@ class Earlier:
     hashes
         uint64 (n, 2); the first of equal ones counts.
     scores
-        ``SCORE`` (n,).
+        (n,) of :func:`mura_trt.ledger.score_type`.
     """
 
-    def __init__(self, hashes: Identities, scores: NDArray[np.void]) -> None:
+    def __init__(self, hashes: Identities, scores: ScoreArray) -> None:
         known = hashes.any(axis=1)
         order = np.argsort(hashes[known, 0], kind="stable")
         self._hashes, self._scores = hashes[known][order], scores[known][order]
@@ -83,20 +79,13 @@ class Earlier:
         return len(self._hashes)
 
     @classmethod
-    def none(cls) -> Earlier:
-        """No scores."""
-        return cls(np.empty((0, 2), np.uint64), np.empty(0, SCORE))
-
-    @classmethod
-    def of(cls, hashes: Identities, rows: Iterable[Rows]) -> Earlier:
-        """The scores of a run whose views have these hashes."""
-        views, scores = [np.empty(0, np.int64)], [np.empty(0, SCORE)]
+    def of(cls, hashes: Identities, rows: Iterable[Rows], map_size: int) -> Earlier:
+        """The scores of a run whose views have these hashes, with maps of so many values."""
+        views, scores = [np.empty(0, np.int64)], [np.empty(0, score_type(map_size))]
         for part in rows:
-            views.append(part.views)
-            of_part = np.empty(len(part.views), SCORE)
-            of_part["logit"], of_part["probability"] = part.logit, part.probability
-            of_part["color"] = np.isin(part.views, part.colored)
-            scores.append(of_part)
+            if len(part.views):
+                views.append(part.views)
+                scores.append(part.scores)
         return cls(hashes[np.concatenate(views)], np.concatenate(scores))
 
     def and_also(self, other: Earlier) -> Earlier:
@@ -104,20 +93,18 @@ class Earlier:
         return Earlier(np.concatenate([self._hashes, other._hashes]), np.concatenate([self._scores, other._scores]))
 
     @classmethod
-    def read(cls, path: Path) -> Earlier:
-        """What was written; no scores where there is no such file, or, which is told, where it is damaged."""
-        kept = _read(path, np.dtype([("hash", "<u8", 2), *SCORE.descr]))
-        scores = np.empty(len(kept), SCORE)
-        for name in _NAMES:
-            scores[name] = kept[name]
-        return cls(kept["hash"], scores)
+    def read(cls, path: Path, map_size: int) -> Earlier:
+        """What was written with maps of so many values.
+
+        No scores where there is no such file, or, which is told, where it is damaged.
+        """
+        kept = _read(path, _kept_type(score_type(map_size)))
+        return cls(kept["hash"], kept["score"])
 
     def write(self, path: Path) -> None:
         """Keeps them in a file; raises OSError."""
-        kept = np.empty(len(self), np.dtype([("hash", "<u8", 2), *SCORE.descr]))
-        kept["hash"] = self._hashes
-        for name in _NAMES:
-            kept[name] = self._scores[name]
+        kept = np.empty(len(self), _kept_type(self._scores.dtype))
+        kept["hash"], kept["score"] = self._hashes, self._scores
         write_checked(path, kept.tobytes())
 
     def rows(self, hashes: Identities, shard_views: int, done: set[int]) -> Iterator[Rows]:
@@ -138,16 +125,17 @@ class Earlier:
             at, found = self._find(hashes[start : start + shard_views])
             edges = np.flatnonzero(np.diff(found.astype(np.int8), prepend=0, append=0))
             for first, stop in edges.reshape(-1, 2).tolist():
-                scores = self._scores[at[first:stop]]
                 views = np.arange(start + first, start + stop)
-                colored = views[scores["color"]].tolist()
-                values = (scores["logit"], scores["probability"])
-                yield Rows(start + first, start + stop, views, *values, colored=colored)
+                yield Rows(start + first, start + stop, views, self._scores[at[first:stop]])
 
     def _find(self, hashes: Identities) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         at = np.minimum(np.searchsorted(self._hashes[:, 0], hashes[:, 0]), len(self) - 1)
         # Two hashes that share their first half are as good as impossible; one of them would be scored again.
         return at, (self._hashes[at] == hashes).all(axis=1) & hashes.any(axis=1)
+
+
+def _kept_type(score: np.dtype[np.void]) -> np.dtype[np.void]:
+    return np.dtype([("hash", "<u8", (2,)), ("score", score)])
 
 
 def write_hashes(path: Path, hashes: Identities) -> None:

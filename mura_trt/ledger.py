@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,40 @@ class Failure:
     message: str
 
 
+ScoreArray = NDArray[np.void]
+
+
+def score_type(map_size: int) -> np.dtype[np.void]:
+    """Of one view: logit and probability, whether its file stores color, and its class activation map, row by row.
+
+    The map has no values where none is kept.
+    """
+    return np.dtype([("logit", "<f4"), ("probability", "<f4"), ("color", "?"), ("map", "<f4", (map_size,))])
+
+
+def scores_of(
+    logit: ArrayLike, probability: ArrayLike, color: ArrayLike = False, maps: NDArray[np.float32] | None = None
+) -> ScoreArray:
+    """Scores of n views from their parts, (n,) each; maps are float32 (n, ...) or not kept."""
+    found = np.empty(len(np.asarray(logit)), score_type(0 if maps is None else int(np.prod(maps.shape[1:]))))
+    found["logit"], found["probability"], found["color"] = logit, probability, color
+    if maps is not None:
+        found["map"] = maps.reshape(found["map"].shape)
+    return found
+
+
 @dataclass(frozen=True)
 class Rows:
     """What became of the views ``start`` to ``stop`` (exclusive) of the listing.
 
-    ``views`` int64 (k,), ``logit`` and ``probability`` float32 (k,) are the scored ones in order; ``colored``
-    are those of them whose files store color.
+    ``views`` int64 (k,) are the scored ones in order, ``scores`` (k,) of :func:`score_type` what they got.
     """
 
     start: int
     stop: int
     views: NDArray[np.int64]
-    logit: NDArray[np.float32]
-    probability: NDArray[np.float32]
+    scores: ScoreArray
     failures: list[Failure] = field(default_factory=list)
-    colored: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         named = sorted([*self.views.tolist(), *(failure.view for failure in self.failures)])
@@ -55,29 +74,26 @@ class Rows:
         for before, after in pairwise(edges):
             if after - before > 1:
                 here = slice(*np.searchsorted(self.views, (before + 1, after)))
-                values = self.views[here], self.logit[here], self.probability[here]
-                colored = [view for view in self.colored if before < view < after]
-                runs.append(Rows(before + 1, after, *values, colored=colored))
+                runs.append(Rows(before + 1, after, self.views[here], self.scores[here]))
         return runs
 
     @classmethod
     def of_one_failure(cls, failure: Failure) -> Rows:
         """The rows of a single view that has no score."""
-        nothing = np.empty(0, np.float32)
-        return cls(failure.view, failure.view + 1, np.empty(0, np.int64), nothing, nothing, [failure])
+        return cls(failure.view, failure.view + 1, np.empty(0, np.int64), scores_of([], []), [failure])
 
     @classmethod
     def joined(cls, parts: list[Rows]) -> Rows:
         """Neighbouring rows as one."""
         parts = sorted(parts, key=lambda part: part.start)
+        # Rows without a score know nothing of maps.
+        scores = [part.scores for part in parts if len(part.scores)] or [parts[0].scores]
         return cls(
             parts[0].start,
             parts[-1].stop,
             np.concatenate([part.views for part in parts]),
-            np.concatenate([part.logit for part in parts]),
-            np.concatenate([part.probability for part in parts]),
+            np.concatenate(scores),
             [failure for part in parts for failure in part.failures],
-            [view for part in parts for view in part.colored],
         )
 
 

@@ -22,6 +22,7 @@ from mura_trt.archives.listing import Listing
 from mura_trt.earlier import Earlier, identities, read_hashes, write_hashes
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
+from mura_trt.heatmaps import FOLDER, heatmap_tables
 from mura_trt.ledger import Failure, Rows
 from mura_trt.recipe import RECIPE, note_recipe, noted_recipe
 from mura_trt.shards import SHARD_FILE, encoded, read_shard, shard_name
@@ -36,11 +37,13 @@ EARLIER_FILE = "earlier.dat"
 VANISHED_FILE = "vanished.csv"
 _NAMED = [f"{table}.{suffix}" for table in ("views", "failures") for suffix in FORMATS]  # tables that name views
 UPDATING = "being updated"  # in place of a recipe's listing
+MAP_SIZE = "map_size"  # of a recipe: values of a class activation map that rows come with
 _SHARDS = "shards"
 _LOCK = ".lock"
 _WAY_OUT = "run again with --resume, which scores anew what is missing"
 # What a finished run leaves, the mark that it is finished first.
-_RESULTS = (RUN_FILE, *(f"{table}.{suffix}" for table in ("studies", "views", "failures") for suffix in FORMATS))
+_TABLES = ("studies", "views", "failures", "heatmaps")
+_RESULTS = (RUN_FILE, *(f"{table}.{suffix}" for table in _TABLES for suffix in FORMATS))
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +158,7 @@ class OutputFolder:
         for name in (*_RESULTS, VIEWS_FILE):
             (self.path / name).unlink(missing_ok=True)
         sync_folder(self.path)
+        shutil.rmtree(self.path / FOLDER, ignore_errors=True)
         shutil.rmtree(self.path / _SHARDS)
         (self.path / _SHARDS).mkdir()
         sync_folder(self.path)
@@ -178,7 +182,8 @@ class OutputFolder:
             self._keep_tables()
             known = read_hashes(hashes)
             rows = (part for part in self.take_up() if part.stop <= len(known))
-            Earlier.of(known, rows).and_also(Earlier.read(earlier)).write(earlier)
+            map_size = self.recipe.get(MAP_SIZE, 0)
+            Earlier.of(known, rows, map_size).and_also(Earlier.read(earlier, map_size)).write(earlier)
             # From here on only another update can go on, which alone looks at what views are.
             note_recipe(self.path, {**self.recipe, "listing": UPDATING})
             self._clear()
@@ -205,9 +210,9 @@ class OutputFolder:
         with self._told_what_to_do():
             write_hashes(self.path / VIEWS_FILE, identities(listing))
 
-    def earlier_rows(self, shard_views: int) -> Iterator[Rows]:
+    def earlier_rows(self, shard_views: int, map_size: int) -> Iterator[Rows]:
         """What earlier runs have scored of views that this one has not committed; commits shards that are whole."""
-        earlier = Earlier.read(self.path / EARLIER_FILE)
+        earlier = Earlier.read(self.path / EARLIER_FILE, map_size)
         hashes = read_hashes(self.path / VIEWS_FILE)
         done = {int(path.stem) for path in self._shard_files()}
         for rows in earlier.rows(hashes, shard_views, done):
@@ -251,6 +256,7 @@ class OutputFolder:
         """
         for name in _RESULTS:
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / FOLDER, ignore_errors=True)
         sync_folder(self.path)
         for path in self._shard_files():
             try:
@@ -278,9 +284,9 @@ class OutputFolder:
         for rows in self.committed():
             if rows.start != expected or rows.stop > views:
                 raise EnvironmentProblem(f"{self.path}: the shard of view {expected} is missing; {_WAY_OUT}")
-            logit[rows.views], probability[rows.views] = rows.logit, rows.probability
+            logit[rows.views], probability[rows.views] = rows.scores["logit"], rows.scores["probability"]
             failures.extend(rows.failures)
-            colored.extend(rows.colored)
+            colored.extend(rows.views[rows.scores["color"]].tolist())
             expected = rows.stop
         outcome = Outcome(logit, probability, failures, colored)
         if expected != views or outcome.scored + len(failures) != views:
@@ -297,6 +303,12 @@ class OutputFolder:
         with self._told_what_to_do():
             rows = {name: write_table(self.path / f"{name}.{table_format}", parts) for name, parts in tables.items()}
         return rows["studies"]
+
+    def write_heatmaps(self, listing: Listing, views: NDArray[np.int64], table_format: str) -> int:
+        """Draws the maps of views and writes their table; returns how many there are."""
+        with self._told_what_to_do():
+            parts = heatmap_tables(listing, views, self.committed(), self.path)
+            return write_table(self.path / f"heatmaps.{table_format}", parts)
 
     def write_headers(self, index: HeaderIndex) -> None:
         """Keeps what DICOM headers say for a run that goes on."""

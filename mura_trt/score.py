@@ -26,9 +26,10 @@ from mura_trt.archives.folder import UNREAD_SUFFIXES
 from mura_trt.archives.listing import Listing, suffix_of
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
+from mura_trt.heatmaps import Choice
 from mura_trt.ledger import Ledger, Rows
 from mura_trt.recipe import RECIPE, check_recipe, note_recipe
-from mura_trt.results import HEADERS_FILE, UPDATING, WORKER_LOG, Existing, OutputFolder
+from mura_trt.results import HEADERS_FILE, MAP_SIZE, UPDATING, WORKER_LOG, Existing, Outcome, OutputFolder
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.supervisor import Progress, Supervisor, WorkerProcess
@@ -86,6 +87,8 @@ class ScoreOptions:
     """Take over from the run in ``out``, where there is one, what it has scored and has not changed since."""
     null_ms: float = 0.0
     """The ``null`` runtime's time for a batch, in milliseconds."""
+    heatmaps: str | None = None
+    """Of which studies class activation maps are drawn: ``abnormal``, ``all`` or ``top:N``; None draws none."""
     allow_unproven: bool = False
     """Take a bundle, too, that missed a bound when it was compared with PyTorch, or was never compared."""
 
@@ -102,6 +105,8 @@ class ScoreOptions:
             raise UsageError(f"--threshold {self.threshold}: a probability, 0 to 1")
         if sum((self.overwrite, self.resume or self.retry_failed, self.update)) > 1:
             raise UsageError("--overwrite, --update and --resume or --retry-failed: choose one")
+        if self.heatmaps is not None:
+            Choice.parsed(self.heatmaps)  # raises
         if self.null_ms and self.runtime != "null":
             raise UsageError("--null-ms needs --runtime null")
         if self.disclosure.salt_file.resolve().is_relative_to(self.out.resolve()):
@@ -232,6 +237,7 @@ def _score(
         recipe = out.recipe
         if recipe:
             _check(options, recipe, bundle, listing)
+            options = replace(options, heatmaps=options.heatmaps or recipe.get("heatmaps"))
         out.write_headers(index)
         config = worker.WorkerConfig(
             bundle,
@@ -240,6 +246,7 @@ def _score(
             options.batch or recipe.get("batch"),
             options.null_ms,
             options.out / WORKER_LOG,
+            _map_size(options, bundle),
         )
         progress = Progress(len(listing), len(listing.studies))
         with WorkerProcess(config, recipe.get("device")) as process:
@@ -253,7 +260,7 @@ def _score(
                 out.write_hashes(listing)
                 note_recipe(options.out, recipe)
             ahead = max(SHARDS_AHEAD * recipe["shard_views"], BATCHES_AHEAD * recipe["batch"])
-            kept = _kept(out, recipe["shard_views"], options.retry_failed, progress)
+            kept = _kept(out, recipe, options.retry_failed, progress)
             ledger = Ledger(len(listing), recipe["shard_views"], ahead, kept)
             supervisor = Supervisor(listing, out, process, ledger, progress, report)
             supervisor.run()
@@ -261,6 +268,8 @@ def _score(
         outcome = out.outcome(len(listing))
         studies = out.write_tables(listing, outcome, options.threshold, options.table_format)
         vanished = out.write_vanished(listing)
+        tabled = time.monotonic()
+        drawn = _draw(options, listing, outcome, out) if options.heatmaps else None
         ended = time.monotonic()
         failed = len(outcome.failures)
         run = {
@@ -289,13 +298,15 @@ def _score(
             "duplicate_entries": listing.duplicates,
             "resumed_views": progress.before,
             "vanished_views": vanished,
+            "heatmaps": drawn,
             "workers_lost": supervisor.losses,
             "views_per_s": round(progress.fresh / supervisor.seconds, 4) if progress.fresh else 0.0,
             "wall_s": round(ended - started, 2),
             "stage_s": {
                 "list": round(listed - started, 2),
                 "score": round(scored - listed, 2),
-                "tables": round(ended - scored, 2),
+                "tables": round(tabled - scored, 2),
+                "heatmaps": round(ended - tabled, 2),
                 **{f"worker_{name}": round(seconds, 2) for name, seconds in supervisor.stage_seconds.items()},
             },
             "out": str(options.out),
@@ -311,10 +322,26 @@ def _score(
         out.close()
 
 
+def _draw(options: ScoreOptions, listing: Listing, outcome: Outcome, out: OutputFolder) -> int:
+    """Draws the heatmaps that were chosen; how many."""
+    assert options.heatmaps is not None
+    views = Choice.parsed(options.heatmaps).views(listing, outcome.probability, options.threshold)
+    logger.info("drawing %d heatmaps", len(views))
+    return out.write_heatmaps(listing, views, options.table_format)
+
+
+def _map_size(options: ScoreOptions, bundle: Bundle) -> int:
+    return bundle.contract.map_size if options.heatmaps else 0
+
+
 def _check(options: ScoreOptions, recipe: dict[str, Any], bundle: Bundle, listing: Listing) -> None:
     """Raises UsageError where the run that is there cannot be gone on with, or updated."""
     if not recipe.keys() >= set(CHOSEN):
         raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
+    if options.heatmaps and not recipe.get(MAP_SIZE):
+        raise UsageError(
+            f"{options.out}: its run kept no class activation maps for --heatmaps; --overwrite begins anew"
+        )
     asked = _asked(options, bundle, listing, recipe["runtime"])
     if options.update:
         free = set(FREE_IN_UPDATES)
@@ -353,6 +380,8 @@ def _recipe(options: ScoreOptions, bundle: Bundle, listing: Listing, ready: work
         "device": ready.device,
         "batch": ready.batch,
         "shard_views": options.shard_views or SHARD_VIEWS[ready.device],
+        MAP_SIZE: _map_size(options, bundle),
+        "heatmaps": options.heatmaps,
     }
 
 
@@ -367,9 +396,10 @@ def _asked(options: ScoreOptions, bundle: Bundle, listing: Listing, runtime: str
     return {**_decided(bundle, listing, runtime), **given}
 
 
-def _kept(out: OutputFolder, shard_views: int, retry_failed: bool, progress: Progress) -> Iterator[Rows]:
+def _kept(out: OutputFolder, recipe: dict[str, Any], retry_failed: bool, progress: Progress) -> Iterator[Rows]:
     """What earlier runs have committed and is not to be done again; counts it as progress."""
-    for rows in itertools.chain(out.take_up(), out.earlier_rows(shard_views)):
+    shard_views = recipe["shard_views"]
+    for rows in itertools.chain(out.take_up(), out.earlier_rows(shard_views, recipe.get(MAP_SIZE, 0))):
         if retry_failed and rows.failures:
             yield from rows.scored_runs()
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mura_trt.ledger import Failure, Rows
+from mura_trt.ledger import Failure, Rows, scores_of
 
 SHARD_FILE = re.compile(r"\d{12}\.json|\.\d{12}\.json\.part")
 
@@ -19,9 +20,10 @@ def encoded(rows: Rows) -> bytes:
     content = {
         "views": rows.views.tolist(),
         # A float32 goes through JSON's double and back without loss.
-        "logit": rows.logit.tolist(),
-        "probability": rows.probability.tolist(),
-        "colored": rows.colored,
+        "logit": rows.scores["logit"].tolist(),
+        "probability": rows.scores["probability"].tolist(),
+        "colored": rows.views[rows.scores["color"]].tolist(),
+        "maps": base64.b64encode(rows.scores["map"].tobytes()).decode(),
         "failures": [[failure.view, failure.stage, failure.code, failure.message] for failure in rows.failures],
     }
     body = json.dumps(content).encode()
@@ -47,15 +49,12 @@ def read_shard(path: Path) -> Rows:
         record, content = json.loads(head), json.loads(body)
         if hashlib.sha256(body).hexdigest() != record["sha256"]:
             raise ValueError("wrong SHA-256")
-        rows = Rows(
-            record["start"],
-            record["stop"],
-            np.array(content["views"], np.int64),
-            np.array(content["logit"], np.float32),
-            np.array(content["probability"], np.float32),
-            [Failure(*failure) for failure in content["failures"]],
-            content["colored"],
-        )
+        views = np.array(content["views"], np.int64)
+        maps = np.frombuffer(base64.b64decode(content["maps"]), "<f4").reshape(len(views), -1) if len(views) else None
+        color = np.isin(views, content["colored"])
+        scores = scores_of(content["logit"], content["probability"], color, maps)
+        failures = [Failure(*failure) for failure in content["failures"]]
+        rows = Rows(record["start"], record["stop"], views, scores, failures)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__} {error}") from error
     if path.name != shard_name(rows):

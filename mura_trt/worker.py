@@ -26,7 +26,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
 from mura_trt.decode import Decoder
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
-from mura_trt.ledger import Failure, Rows, Task
+from mura_trt.ledger import Failure, Rows, ScoreArray, Task, score_type, scores_of
 from mura_trt.processes import work_for
 from mura_trt.readahead import Batch, ReadAhead
 from mura_trt.runtimes import Session, SessionOptions, open_session
@@ -52,6 +52,8 @@ class WorkerConfig:
     """The ``null`` runtime's time for a batch, in milliseconds."""
     log: Path
     """File that takes what the libraries print to standard error."""
+    map_size: int = 0
+    """Values of a class activation map that rows come with: all it has, or none."""
 
 
 class Ready(NamedTuple):
@@ -133,7 +135,7 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         decoder = Decoder((bundle.contract.height, bundle.contract.width), threads, session.batch)
         reader = config.source.open()
         connection.send(Ready(session.name, session.device, session.batch, passed_over))
-        Worker(connection, reader, decoder, session).run()
+        Worker(connection, reader, decoder, session, config.map_size).run()
         session.close()
     except MuraTrtError as error:
         connection.send(Fatal(error))
@@ -168,22 +170,21 @@ class _OpenTask:
     """A task at work; scores fill in as batches end, and a view that failed keeps NaN."""
 
     task: Task
-    logit: NDArray[np.float32]
-    probability: NDArray[np.float32]
+    scores: ScoreArray
     failures: list[Failure] = field(default_factory=list)
-    colored: set[int] = field(default_factory=set)
     settled: int = 0
 
     @classmethod
-    def of(cls, task: Task) -> _OpenTask:
-        nothing = np.full(task.stop - task.start, np.nan, np.float32)
-        return cls(task, nothing, nothing.copy())
+    def of(cls, task: Task, map_size: int) -> _OpenTask:
+        nothing = np.zeros(task.stop - task.start, score_type(map_size))
+        nothing["probability"] = np.nan
+        return cls(task, nothing)
 
-    def score(self, views: NDArray[np.int64], logit: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+    def score(self, views: NDArray[np.int64], scores: ScoreArray) -> None:
         """Takes what belongs to this task of a batch."""
         mine = (views >= self.task.start) & (views < self.task.stop)
         at = views[mine] - self.task.start
-        self.logit[at], self.probability[at] = logit[mine], probability[mine]
+        self.scores[at] = scores[mine]
         self.settled += len(at)
 
     def fail(self, failure: Failure) -> None:
@@ -193,27 +194,22 @@ class _OpenTask:
 
     @property
     def complete(self) -> bool:
-        return self.settled == len(self.logit)
+        return self.settled == len(self.scores)
 
     def rows(self) -> Rows:
-        scored = np.flatnonzero(~np.isnan(self.probability))
+        scored = np.flatnonzero(~np.isnan(self.scores["probability"]))
         self.failures.sort(key=lambda failure: failure.view)
-        return Rows(
-            self.task.start,
-            self.task.stop,
-            scored + self.task.start,
-            self.logit[scored],
-            self.probability[scored],
-            self.failures,
-            sorted(self.colored.intersection((scored + self.task.start).tolist())),
-        )
+        return Rows(self.task.start, self.task.stop, scored + self.task.start, self.scores[scored], self.failures)
 
 
 class Worker:
     """The loop from tasks to rows, over one reader, one decoder and one session."""
 
-    def __init__(self, connection: Connection, reader: Reader, decoder: Decoder, session: Session) -> None:
+    def __init__(
+        self, connection: Connection, reader: Reader, decoder: Decoder, session: Session, map_size: int
+    ) -> None:
         self._connection, self._session, self._decoder = connection, session, decoder
+        self._map_size = map_size
         self._sending = threading.Lock()
         self._ahead = ReadAhead(session.batch, reader)
         self._inbox: SimpleQueue[Assignment | Flush | Stop] = SimpleQueue()
@@ -290,7 +286,7 @@ class Worker:
                 self._ahead.flush()
             else:
                 task, references, kinds = message
-                self._open.append(_OpenTask.of(task))
+                self._open.append(_OpenTask.of(task, self._map_size))
                 self._ahead.add(task.start, references, kinds)
             idle = False
         return True
@@ -317,21 +313,16 @@ class Worker:
             with self._doing("engine"):
                 scores = self._session.run(pixels)
             views = np.array([batch.views[at] for at in kept])
-            self._settle(views, scores.logit, scores.probability, batch.colored)
+            color = np.array([view in batch.colored for view in views.tolist()])
+            maps = scores.cam if self._map_size else None
+            self._settle(views, scores_of(scores.logit, scores.probability, color, maps))
 
-    def _settle(
-        self,
-        views: NDArray[np.int64],
-        logit: NDArray[np.float32],
-        probability: NDArray[np.float32],
-        colored: frozenset[int],
-    ) -> None:
-        finite = np.isfinite(logit) & np.isfinite(probability)
+    def _settle(self, views: NDArray[np.int64], scores: ScoreArray) -> None:
+        finite = np.isfinite(scores["logit"]) & np.isfinite(scores["probability"])
         message = "the network gave no finite number; with FP16, check the checkpoint's range in FP32"
         self._fail([Failure(int(view), "engine", "NOT_FINITE", message) for view in views[~finite]])
         for task in self._open:
-            task.score(views[finite], logit[finite], probability[finite])
-            task.colored |= colored
+            task.score(views[finite], scores[finite])
 
     def _fail(self, failures: list[Failure]) -> None:
         for failure in failures:

@@ -8,14 +8,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mura_trt.ledger import Failure, Ledger, Rows, Task
+from mura_trt.ledger import Failure, Ledger, Rows, Task, scores_of
 
 
 def rows_of(start: int, stop: int, failed: frozenset[int] = frozenset()) -> Rows:
     """What a worker returns: a score that tells the view, or a failure."""
     views = np.array([view for view in range(start, stop) if view not in failed], np.int64)
     failures = [Failure(view, "read", "ENOENT", "gone") for view in range(start, stop) if view in failed]
-    return Rows(start, stop, views, (views * 3).astype(np.float32), (views / 1e3).astype(np.float32), failures)
+    return Rows(start, stop, views, scores_of(views * 3, views / 1e3, views % 2 == 0), failures)
 
 
 class Simulation:
@@ -118,7 +118,9 @@ def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: in
         scored = [view for rows in shards for view in rows.views.tolist()]
         lost = simulation.poison | simulation.unreadable
         assert scored == [view for view in range(simulation.views) if view not in lost], seed
-        assert [value for rows in shards for value in rows.logit.tolist()] == [3 * view for view in scored], seed
+        assert [value for rows in shards for value in rows.scores["logit"].tolist()] == [3 * view for view in scored], (
+            seed
+        )
         blamed = [failure.view for failure in failures if failure.code == "DECODER_CRASH"]
         assert sorted(blamed) == sorted(simulation.poison), seed
         assert {failure.stage for failure in failures if failure.code == "DECODER_CRASH"} <= {"worker"}
@@ -180,8 +182,7 @@ def test_scored_runs_are_the_rows_between_failures(failed: list[int]) -> None:
     assert all(before.stop < after.start for before, after in pairwise(runs))
     assert not [failure for run in runs for failure in run.failures]
     if runs:
-        assert np.concatenate([run.logit for run in runs]).tolist() == rows.logit.tolist()
-        assert np.concatenate([run.probability for run in runs]).tolist() == rows.probability.tolist()
+        assert np.concatenate([run.scores for run in runs]).tobytes() == rows.scores.tobytes()
 
 
 def test_no_views_are_done_at_once() -> None:
@@ -251,7 +252,7 @@ def test_rows_of_no_task_are_refused() -> None:
 def test_rows_refuse_lost_and_doubled_views(views: list[int], failed: list[int]) -> None:
     values = np.zeros(len(views), np.float32)
     with pytest.raises(ValueError, match="views 4 to 7: some are lost or doubled"):
-        Rows(4, 7, np.array(views), values, values, [Failure(view, "read", "EIO", "x") for view in failed])
+        Rows(4, 7, np.array(views), scores_of(values, values), [Failure(view, "read", "EIO", "x") for view in failed])
 
 
 def test_joined_rows_are_in_order_whatever_the_parts_order_and_refuse_a_gap() -> None:
@@ -261,7 +262,7 @@ def test_joined_rows_are_in_order_whatever_the_parts_order_and_refuse_a_gap() ->
         joined = Rows.joined(list(parts))
         assert (joined.start, joined.stop) == (0, 9)
         assert joined.views.tolist() == [0, 2, 3, 5, 6, 7]
-        assert joined.logit.tolist() == [0, 6, 9, 15, 18, 21]
+        assert joined.scores["logit"].tolist() == [0, 6, 9, 15, 18, 21]
         assert [failure.view for failure in joined.failures] == [1, 4, 8]
     with pytest.raises(ValueError, match="lost or doubled"):
         Rows.joined([rows_of(0, 3), rows_of(4, 9)])
@@ -271,5 +272,5 @@ def test_rows_of_one_failure_hold_that_view_alone() -> None:
     failure = Failure(7, "worker", "DECODER_CRASH", "x")
     rows = Rows.of_one_failure(failure)
     assert (rows.start, rows.stop, rows.failures) == (7, 8, [failure])
-    assert rows.views.dtype == np.int64 and rows.logit.dtype == rows.probability.dtype == np.float32
-    assert len(rows.views) == len(rows.logit) == len(rows.probability) == 0
+    assert rows.views.dtype == np.int64
+    assert len(rows.views) == len(rows.scores) == 0

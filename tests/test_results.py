@@ -22,7 +22,7 @@ from mura_trt import tables as tables_module
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing, display
 from mura_trt.errors import EnvironmentProblem, UsageError
-from mura_trt.ledger import Failure, Rows
+from mura_trt.ledger import Failure, Rows, scores_of
 from mura_trt.recipe import note_recipe
 from mura_trt.results import Existing, Outcome, OutputFolder
 
@@ -59,7 +59,7 @@ def rows_of(start: int, stop: int, lost: dict[int, str] = LOST) -> Rows:
     views = np.array([view for view in range(start, stop) if view not in lost], np.int64)
     logit, probability = (values[views] for values in scores(stop))
     failures = [Failure(view, lost[view], "CODE", f'why, "{view}"') for view in range(start, stop) if view in lost]
-    return Rows(start, stop, views, logit, probability, failures)
+    return Rows(start, stop, views, scores_of(logit, probability), failures)
 
 
 def outcome_of(listing: Listing, lost: dict[int, str] = LOST) -> Outcome:
@@ -85,16 +85,17 @@ def out(tmp_path: Path) -> Iterator[OutputFolder]:
 
 def test_committed_rows_come_back_exactly_and_in_order(out: OutputFolder) -> None:
     edges = np.array([0, -0.0, 1e-45, 3.4028235e38, 0.1, 1 / 3, math.pi, 1 - 2**-24], np.float32)
-    first = Rows(0, 9, np.arange(8), edges, edges[::-1].copy(), [Failure(8, "read", "ENOENT", 'a "b"\n\u00e9\udcff')])
+    maps = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
+    scores = scores_of(edges, edges[::-1], np.arange(8) % 3 == 0, maps)
+    first = Rows(0, 9, np.arange(8), scores, [Failure(8, "read", "ENOENT", 'a "b"\n\u00e9\udcff')])
     for rows in (rows_of(20, 30), first, rows_of(9, 20)):
         out.commit(rows)
     back = list(out.committed())
     assert [(rows.start, rows.stop) for rows in back] == [(0, 9), (9, 20), (20, 30)]
     for rows, expected in zip(back, [first, rows_of(9, 20), rows_of(20, 30)], strict=True):
         assert rows.views.tolist() == expected.views.tolist() and rows.views.dtype == np.int64
-        assert rows.logit.dtype == rows.probability.dtype == np.float32
-        assert rows.logit.tobytes() == expected.logit.tobytes()
-        assert rows.probability.tobytes() == expected.probability.tobytes()
+        assert rows.scores.dtype == expected.scores.dtype
+        assert rows.scores.tobytes() == expected.scores.tobytes()
         assert rows.failures == expected.failures
 
 
@@ -184,7 +185,7 @@ def test_a_shard_under_another_name_is_not_counted_twice(out: OutputFolder) -> N
 
 
 def test_outcome_refuses_a_score_that_is_no_number(out: OutputFolder) -> None:
-    out.commit(Rows(0, 2, np.arange(2), np.zeros(2, np.float32), np.array([0.5, np.nan], np.float32)))
+    out.commit(Rows(0, 2, np.arange(2), scores_of([0, 0], [0.5, np.nan])))
     with pytest.raises(EnvironmentProblem, match="run again"):
         out.outcome(2)
 

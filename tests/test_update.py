@@ -15,8 +15,9 @@ from PIL import Image
 
 from mura_trt.archives import list_archive
 from mura_trt.bundle import Bundle
-from mura_trt.earlier import SCORE, Earlier, identities
+from mura_trt.earlier import Earlier, identities
 from mura_trt.errors import UsageError
+from mura_trt.ledger import score_type, scores_of
 from mura_trt.recipe import RECIPE
 from mura_trt.results import EARLIER_FILE, UPDATING
 from mura_trt.score import ScoreOptions, score
@@ -152,23 +153,26 @@ def test_scores_are_found_by_hash_and_never_for_what_cannot_be_told() -> None:
     hashes = rng.integers(1, 1 << 63, (50, 2)).astype(np.uint64)
     hashes[7] = 0
     logit = rng.normal(size=50).astype(np.float32)
-    scores = np.zeros(50, SCORE)
+    scores = np.zeros(50, score_type(3))
     scores["logit"], scores["color"][12] = logit, True
     earlier = Earlier(hashes, scores)
     assert len(earlier) == 49
     asked = np.concatenate([hashes[10:18], rng.integers(1, 9, (3, 2)).astype(np.uint64), hashes[5:9]])
     rows = list(earlier.rows(asked, 6, done=set()))
     assert [(part.start, part.stop) for part in rows] == [(0, 6), (6, 8), (11, 12), (12, 13), (14, 15)]
-    np.testing.assert_array_equal(np.concatenate([part.logit for part in rows]), logit[[*range(10, 18), 5, 6, 8]])
-    assert [view for part in rows for view in part.colored] == [2]
+    np.testing.assert_array_equal(
+        np.concatenate([part.scores["logit"] for part in rows]), logit[[*range(10, 18), 5, 6, 8]]
+    )
+    assert [view for part in rows for view in part.views[part.scores["color"]].tolist()] == [2]
     assert [part.start for part in earlier.rows(asked, 6, done={0, 12})] == [6, 11]
-    assert list(Earlier.none().rows(asked, 6, done=set())) == []
+    assert list(Earlier.of(asked, [], 3).rows(asked, 6, done=set())) == []
 
 
 def test_of_two_scores_the_newer_counts(tmp_path: Path) -> None:
     hashes = np.array([[1, 2], [3, 4]], np.uint64)
-    old, new = (np.array([(value, 0, False)] * 2, SCORE) for value in (1, 2))
+    old, new = (scores_of([value] * 2, [0] * 2, maps=np.full((2, 3), value, np.float32)) for value in (1, 2))
     both = Earlier(hashes[:1], new[:1]).and_also(Earlier(hashes, old))
     both.write(tmp_path / "earlier.dat")
-    (rows,) = Earlier.read(tmp_path / "earlier.dat").rows(hashes, 2, done=set())
-    assert rows.logit.tolist() == [2, 1]
+    (rows,) = Earlier.read(tmp_path / "earlier.dat", 3).rows(hashes, 2, done=set())
+    assert rows.scores["logit"].tolist() == [2, 1]
+    assert rows.scores["map"].tolist() == [[2, 2, 2], [1, 1, 1]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mura_trt.ledger import Failure, Rows, Task
+from mura_trt.ledger import Failure, Rows, Task, scores_of
 from mura_trt.worker import _OpenTask, decoding_threads
 
 
@@ -17,15 +17,18 @@ def test_decoding_gets_the_cores_that_the_engine_leaves(cores: int, engine_on_cp
 
 
 def test_open_task_takes_its_own_views_of_mixed_batches() -> None:
-    task = _OpenTask.of(Task(10, 14))
+    task = _OpenTask.of(Task(10, 14), 2)
     half = np.array([0.5, 0.25, 0.125], np.float32)
-    task.score(np.array([8, 9, 10]), half, half)
+    scores = scores_of(half, half, [False, True, True], np.arange(6, dtype=np.float32).reshape(3, 2, 1))
+    task.score(np.array([8, 9, 10]), scores)
     task.fail(Failure(9, "read", "ENOENT", "of another task"))
     task.fail(Failure(13, "read", "ENOENT", "gone"))
     assert not task.complete
-    task.score(np.array([11, 12, 20]), half, half)
+    task.score(np.array([11, 12, 20]), scores)
     assert task.complete
     rows: Rows = task.rows()
     assert rows.views.tolist() == [10, 11, 12]
-    assert rows.probability.tolist() == [0.125, 0.5, 0.25]
+    assert rows.scores["probability"].tolist() == [0.125, 0.5, 0.25]
+    assert rows.scores["color"].tolist() == [True, False, True]
+    assert rows.scores["map"].tolist() == [[4, 5], [0, 1], [2, 3]]
     assert [failure.view for failure in rows.failures] == [13]

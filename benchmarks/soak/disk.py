@@ -31,7 +31,7 @@ from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Reference
 from mura_trt.bundle import Bundle
 from mura_trt.errors import MuraTrtError
-from mura_trt.ledger import Failure, Rows, Task
+from mura_trt.ledger import Failure, Rows, Task, scores_of
 from mura_trt.shards import read_shard
 from mura_trt.supervisor import Message, Progress
 
@@ -76,7 +76,7 @@ class PlayedWorker:
         good = sums % 7 != 3
         logit = np.sin(sums[good]).astype(np.float32)
         lost = [Failure(view, "read", "EIO", "gone") for view in views[~good].tolist()]
-        return Rows(task.start, task.stop, views[good], logit, (1 / (1 + np.exp(-logit))).astype(np.float32), lost)
+        return Rows(task.start, task.stop, views[good], scores_of(logit, 1 / (1 + np.exp(-logit))), lost)
 
 
 class Runs:

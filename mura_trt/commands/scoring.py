@@ -44,6 +44,9 @@ def score(
         bool, typer.Option("--update", help="Score what is new, changed or failed since the run in --out; else begin.")
     ] = False,
     overwrite: Overwrite = False,
+    heatmaps: Annotated[
+        str | None, typer.Option(help="Draw class activation maps of studies: abnormal, all or top:N.")
+    ] = None,
     allow_unproven: Annotated[
         bool,
         typer.Option("--allow-unproven", help="Score with a bundle that disagrees with PyTorch or was not compared."),
@@ -81,6 +84,7 @@ def score(
             retry_failed=retry_failed,
             update=update,
             null_ms=null_ms,
+            heatmaps=heatmaps,
             allow_unproven=allow_unproven,
         )
         if dry_run:
@@ -120,3 +124,18 @@ def _summary(run: dict[str, Any]) -> str:
         f"{'its plan' if run['runtime'] in OWN_RUNTIMES else 'its plan, not used here,'} ({bundle['precision']})"
         f" against PyTorch in FP32: {bundle['parity']}"
     )
+
+
+def heatmap(
+    image: Annotated[Path, typer.Argument(help="A PNG, JPEG or DICOM file.")],
+    engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .jpg or .png.")] = Path("heatmap.png"),
+    runtime: Annotated[str, typer.Option(help="As for score.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the map, too, as JSON.")] = False,
+) -> None:
+    """Scores one image and draws what speaks for abnormal over it."""
+    with errors_told():
+        from mura_trt.heatmaps import heatmap_of_image
+
+        found = heatmap_of_image(image, engine, out, runtime)
+    print(json.dumps(found) if as_json else f"probability {found['probability']:.4f}; {found['file']}")

@@ -42,7 +42,7 @@ class Session(ABC):
         self.batch = batch
         """The most views in a batch."""
         self._shape = (contract.height, contract.width, 1)
-        self._map_shape = (contract.height // contract.stride, contract.width // contract.stride)
+        self._map_shape = contract.map_shape
 
     def run(self, images: NDArray[np.uint8]) -> Scores:
         """Scores a batch; the arrays may be the session's own and are reused by the next call.

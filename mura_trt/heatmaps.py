@@ -1,0 +1,229 @@
+"""Class activation maps of chosen views, drawn over their X-rays: what moved each view's score, and where.
+
+The map comes with the score (see :mod:`mura_trt.model`); drawing waits until all is scored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import DICOM, Listing
+from mura_trt.contract import InputContract
+from mura_trt.cores import usable_cores
+from mura_trt.errors import UsageError
+from mura_trt.ledger import Rows, ScoreArray, score_type
+from mura_trt.pixels import decoded_views
+from mura_trt.studies import study_means
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = "heatmaps"
+IN_A_FOLDER = 10_000  # pictures
+# A map's values add up to the logit, as parts of it. Below 2 at its peak, where nothing is found, it is drawn paler.
+FULL_SCALE = 2.0
+OPACITY = 0.6  # of the map at its peak
+JPEG_QUALITY = 88
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Of which studies all scored views are drawn: ``all``, ``abnormal``, or those of the highest probability."""
+
+    abnormal: bool = False
+    top: int | None = None
+
+    @classmethod
+    def parsed(cls, text: str) -> Choice:
+        """``all``, ``abnormal`` or ``top:N``; raises UsageError."""
+        found = re.fullmatch(r"all|(abnormal)|top:([1-9]\d*)", text)
+        if not found:
+            raise UsageError(f"--heatmaps {text}: give abnormal, all or top:N, such as top:100")
+        return cls(found[1] is not None, int(found[2]) if found[2] else None)
+
+    def views(self, listing: Listing, probability: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
+        """Numbers of the views to draw, in order; ``probability`` is float32 (n,), NaN for a view that failed."""
+        count = len(listing.studies)
+        _, _, mean = study_means(listing.study_of, count, probability)
+        chosen = ~np.isnan(mean)
+        if self.abnormal:
+            chosen = mean > threshold
+        elif self.top is not None:
+            highest = np.argsort(np.where(chosen, -mean, np.inf), kind="stable")[: self.top]
+            chosen &= np.isin(np.arange(count), highest)
+        return np.flatnonzero(chosen[listing.study_of] & ~np.isnan(probability))
+
+
+def heatmap_tables(
+    listing: Listing, views: NDArray[np.int64], committed: Iterable[Rows], folder: Path
+) -> Iterator[pd.DataFrame]:
+    """Draws views and gives the rows of ``heatmaps.csv``, some at a time; a view that has vanished since gets none.
+
+    Columns are view, study, probability, file (of the picture, from the output folder), and ``m0``, ``m1``, ... the
+    map, row by row.
+
+    Parameters
+    ----------
+    listing
+        The archive.
+    views
+        int64 (k,): numbers of the views, in order.
+    committed
+        Their run's rows with maps, in order.
+    folder
+        The output folder.
+
+    Raises
+    ------
+    OSError
+        A picture cannot be written.
+    """
+    some, contract = listing.take(views), InputContract()
+    size, shape = (contract.height, contract.width), contract.map_shape
+    yield _table(some, [], [], np.empty(0, score_type(contract.map_size)))  # which has the columns
+    scores = _scores(committed)
+
+    def draw(view: int, pixels: NDArray[np.uint8], cam: NDArray[np.float32]) -> str:
+        file = picture_name(view)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        save(overlay(pixels[..., 0], cam.reshape(shape)), folder / file)
+        return file
+
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="draw") as threads:
+        for decoded in decoded_views(some.source, some.references(0, len(some)), size, some.kinds_of(0, len(some))):
+            for failure in decoded.failures:
+                logger.warning("a view that was scored has no heatmap: %s", failure.message)
+            numbers = views[decoded.views].tolist()
+            # Both come in order.
+            found = np.array([next(score for view, score in scores if view == number) for number in numbers])
+            if numbers:
+                files = list(threads.map(draw, numbers, decoded.pixels, found["map"]))
+                yield _table(some, decoded.views, files, found)
+
+
+def overlay(gray: NDArray[np.uint8], cam: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A class activation map in color over its X-ray, uint8 (H, W, 3).
+
+    What speaks for abnormal is drawn, from yellow to red, up to the map's peak or to ``FULL_SCALE`` where the peak is
+    lower; what speaks against it is left gray.
+
+    Parameters
+    ----------
+    gray
+        uint8 (H, W).
+    cam
+        float32 (h, w), parts of the logit; bilinear between positions.
+    """
+    from PIL import Image
+
+    height, width = gray.shape
+    strength = np.clip(cam / max(float(cam.max()), FULL_SCALE), 0, 1).astype(np.float32)
+    smooth = np.asarray(Image.fromarray(strength).resize((width, height), Image.Resampling.BILINEAR))[..., None]
+    color = np.concatenate([np.full_like(smooth, 255), 255 * (1 - smooth) * 0.85, np.zeros_like(smooth)], 2)
+    opacity = OPACITY * smooth
+    return np.rint(gray[..., None] * (1 - opacity) + color * opacity).astype(np.uint8)
+
+
+def save(picture: NDArray[np.uint8], path: Path) -> None:
+    """Writes a picture as a JPEG or a PNG, by its suffix; raises OSError."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(path, quality=JPEG_QUALITY)
+
+
+def check_picture(path: Path) -> None:
+    """Raises UsageError where the suffix is no picture's."""
+    if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise UsageError(f"{path}: a heatmap is a .jpg or .png file")
+
+
+def picture_name(view: int) -> str:
+    """Of a view's picture, from the output folder: its number in the listing, for names in archives are not trusted."""
+    return f"{FOLDER}/{view // IN_A_FOLDER:08d}/{view:012d}.jpg"
+
+
+def _scores(committed: Iterable[Rows]) -> Iterator[tuple[int, np.void]]:
+    """Every scored view's number and scores in order, without holding those of all."""
+    for rows in committed:
+        yield from zip(rows.views.tolist(), rows.scores, strict=True)
+
+
+def _table(listing: Listing, at: list[int], files: list[str], scores: ScoreArray) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = np.array(at, np.int64)
+    names = {
+        "view": listing.view_names(listing.views.take(rows).to_pylist()),
+        "study": listing.study_names(listing.study_of[rows]),
+        "probability": scores["probability"],
+        "file": files,
+    }
+    columns = [f"m{position}" for position in range(scores["map"].shape[1])]
+    named = pd.DataFrame(names).astype(dict.fromkeys(("view", "study", "file"), "str"))
+    return pd.concat([named, pd.DataFrame(scores["map"], columns=columns)], axis=1)
+
+
+def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto") -> dict[str, Any]:
+    """Scores one image and draws its class activation map.
+
+    Parameters
+    ----------
+    image
+        PNG, JPEG or DICOM.
+    engine
+        Engine bundle.
+    out
+        A ``.jpg`` or ``.png`` file.
+    runtime
+        As for ``score``.
+
+    Returns
+    -------
+    dict
+        ``probability``, ``logit``, ``map`` (rows of parts of the logit: their mean plus the classifier's bias is the
+        logit, but for ensembles), ``runtime`` and ``file``.
+
+    Raises
+    ------
+    UsageError
+        The image cannot be read, or the picture's suffix means nothing.
+    BundleError, EnvironmentProblem
+        The engine cannot be used.
+    """
+    from mura_trt.bundle import Bundle
+    from mura_trt.runtimes import SessionOptions, open_session
+
+    check_picture(out)
+    bundle = Bundle.open(engine)
+    size = bundle.contract.height, bundle.contract.width
+    source, name = FolderSource(str(image.absolute().parent)), os.fsencode(image.name)
+    # Whatever its name says: what begins as DICOM files do is read as one.
+    decoded = next(decoded_views(source, [name], size, bytes([DICOM])))
+    if decoded.failures:
+        raise UsageError(f"{image}: {decoded.failures[0].message}")
+    session, _ = open_session(runtime, bundle, SessionOptions(batch=1))
+    try:
+        scores = session.run(decoded.pixels)
+        save(overlay(decoded.pixels[0, ..., 0], scores.cam[0]), out)
+        return {
+            "probability": float(scores.probability[0]),
+            "logit": float(scores.logit[0]),
+            "map": scores.cam[0].tolist(),
+            "runtime": session.name,
+            "file": str(out),
+        }
+    finally:
+        session.close()
