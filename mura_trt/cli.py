@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mura_trt
-from mura_trt.commands import engines, scoring, training
+from mura_trt.commands import challenge, engines, scoring, training
 
 app = typer.Typer(
     name="mura-trt",
@@ -48,6 +48,8 @@ for command, name in (
     (engines.build_engine, "build-engine"),
     (engines.parity, "parity"),
     (scoring.score, "score"),
+    (challenge.predict, "predict"),
+    (challenge.submission, "submission"),
     (training.demo, "demo"),
     (training.train, "train"),
     (training.demo_summary, "demo-summary"),
