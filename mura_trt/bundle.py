@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from typing import Any
 
 from mura_trt.contract import InputContract
 from mura_trt.errors import BundleError, UsageError
-from mura_trt.files import sha256_of, sync_folder, write_atomically
+from mura_trt.files import new_folder, sha256_of, write_atomically
 from mura_trt.precision import FORMATS
 
 SCHEMA = 2
@@ -190,18 +188,8 @@ def new_bundle(folder: Path, overwrite: bool) -> Iterator[Path]:
             raise UsageError(f"{folder} exists and is no engine bundle; choose another output folder")
         if not overwrite and any(folder.iterdir()):
             raise UsageError(f"{folder} exists; add --overwrite to replace this bundle, or choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
-    scratch.mkdir()
-    try:
+    with new_folder(folder) as scratch:
         yield scratch
-        if folder.exists():
-            folder.rename(old)
-        scratch.rename(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def describe_file(path: Path) -> dict[str, Any]:

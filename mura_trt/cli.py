@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mura_trt
-from mura_trt.commands import engines, judging, scoring, training
+from mura_trt.commands import challenge, engines, judging, scoring, training
 
 app = typer.Typer(
     name="mura-trt",
@@ -50,6 +50,8 @@ for command, name in (
     (scoring.score, "score"),
     (scoring.heatmap, "heatmap"),
     (judging.evaluate, "evaluate"),
+    (challenge.predict, "predict"),
+    (challenge.submission, "submission"),
     (training.demo, "demo"),
     (training.train, "train"),
     (training.demo_summary, "demo-summary"),

@@ -1,9 +1,12 @@
-"""Files that are either whole or not there."""
+"""Files and folders that are either whole or not there."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -39,6 +42,33 @@ def read_checked(path: Path) -> bytes:
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise ValueError("wrong SHA-256")
     return data
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder that takes ``folder``'s place when the block ends well, and vanishes when it does not.
+
+    What was in ``folder`` before is deleted: whether it may be is for the caller to look at.
+    """
+    folder = folder.resolve()  # where it is a link, that stays
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
+    scratch.mkdir()
+    try:
+        yield scratch
+        replaces = folder.exists()
+        if replaces:
+            folder.rename(old)
+        try:
+            scratch.rename(folder)
+        except BaseException:
+            if replaces:
+                old.rename(folder)
+            raise
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -91,6 +91,8 @@ class ScoreOptions:
     """Of which studies class activation maps are drawn: ``abnormal``, ``all`` or ``top:N``; None draws none."""
     allow_unproven: bool = False
     """Take a bundle, too, that missed a bound when it was compared with PyTorch, or was never compared."""
+    passing: bool = False
+    """``out`` goes when the run ends, so that nobody is told of going on with it."""
 
     def __post_init__(self) -> None:
         if self.runtime not in ("auto", *RUNTIMES):
@@ -181,7 +183,13 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
         count = min(max(SAMPLE_VIEWS, SAMPLE_GROWTH * count), len(listing))
         with tempfile.TemporaryDirectory() as folder:
             sample = replace(
-                options, out=Path(folder) / "out", resume=False, retry_failed=False, overwrite=False, update=False
+                options,
+                out=Path(folder) / "out",
+                resume=False,
+                retry_failed=False,
+                overwrite=False,
+                update=False,
+                passing=True,
             )
             run = _score(sample, bundle, listing.sample(count), index, time.monotonic(), lambda _: None)
         seconds = count / run["views_per_s"] if run["views_per_s"] else ENOUGH_SECONDS
@@ -315,8 +323,9 @@ def _score(
         out.write_run(run)
         return run
     except (KeyboardInterrupt, SystemExit):
-        way = "--update" if options.update else "--resume"
-        logger.warning("stopped; what is committed stays in %s, and %s goes on with it", options.out, way)
+        if not options.passing:
+            way = "--update" if options.update else "--resume"
+            logger.warning("stopped; what is committed stays in %s, and %s goes on with it", options.out, way)
         raise
     finally:
         out.close()

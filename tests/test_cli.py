@@ -34,7 +34,7 @@ def test_help_is_quick_and_names_the_commands() -> None:
         took.append(time.monotonic() - started)
         worked.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert done.returncode == 0
-    for command in ("score", "build-engine", "export", "demo"):
+    for command in ("score", "predict", "submission", "build-engine", "export", "demo"):
         assert command in done.stdout
     # Processor time, which does not grow where other tests keep the cores busy; and no waiting to speak of.
     assert min(worked) < 0.5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mura_trt.files import sha256_of, sync_folder, write_atomically
+from mura_trt.files import new_folder, sha256_of, sync_folder, write_atomically
 
 
 @pytest.mark.parametrize("data", [b"", b"new", bytes(range(256)) * 5000])
@@ -84,3 +84,25 @@ def test_sha256_is_that_of_the_files_bytes(tmp_path: Path) -> None:
     assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     path.write_bytes(data := os.urandom(3_000_000))
     assert sha256_of(path) == hashlib.sha256(data).hexdigest()
+
+
+def test_a_new_folder_takes_the_old_ones_place_or_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "old").touch()
+    (tmp_path / "link").symlink_to("f")
+    rename = Path.rename
+
+    def refuse_the_new(self: Path, target: Path) -> Path:
+        if self.name.endswith(".new"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refuse_the_new)
+        with pytest.raises(OSError, match="Input/output"), new_folder(tmp_path / "f") as scratch:
+            (scratch / "new").touch()
+    assert [path.name for path in (tmp_path / "f").iterdir()] == ["old"]
+    with new_folder(tmp_path / "link") as scratch:
+        (scratch / "new").touch()
+    assert [path.name for path in (tmp_path / "f").iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "link"]

@@ -1,0 +1,66 @@
+"""The MURA challenge: its predictions, and the folder to hand in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mura_trt.commands.shared import Overwrite, errors_told
+from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
+
+
+def predict(
+    paths: Annotated[Path, typer.Argument(help="List of images, one path a line, from the working directory.")],
+    out: Annotated[Path, typer.Argument(help="File for the predictions; one that is there is replaced.")],
+    engine: Annotated[
+        Path | None, typer.Option(envvar="MURA_TRT_ENGINE", help="Engine bundle, made by build-engine.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="auto, tensorrt, tensorrt_rtx, onnxruntime, emulated, torch or null.")
+    ] = "auto",
+    threshold: Annotated[float, typer.Option(help="Abnormal is a mean strictly above this.")] = 0.5,
+    batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
+    allow_unproven: Annotated[
+        bool,
+        typer.Option("--allow-unproven", help="Score with a bundle that disagrees with PyTorch or was not compared."),
+    ] = False,
+) -> None:
+    """Predicts studies as the MURA challenge asks: STUDY/,0 or STUDY/,1 a line, without a header.
+
+    Exit code 3: some views could not be scored, standard error says which; a study with none that could gets 1.
+    """
+    with errors_told():
+        from mura_trt.challenge import PredictOptions
+        from mura_trt.challenge import predict as run_predict
+        from mura_trt.progress import Reporter
+
+        if engine is None:
+            raise UsageError("no engine bundle: name one with --engine, or in the variable MURA_TRT_ENGINE")
+        options = PredictOptions(paths, out, engine, runtime, threshold, batch, allow_unproven)
+        with Reporter(sys.stderr) as reporter:
+            predictions = run_predict(options, reporter.update)
+    incomplete = [prediction for prediction in predictions if prediction.failures]
+    for prediction in incomplete:
+        print(f"mura-trt: {prediction.told}", file=sys.stderr)
+    abnormal = sum(prediction.abnormal for prediction in predictions)
+    print(f"{len(predictions)} studies, {abnormal} of them abnormal; predictions in {out}")
+    raise typer.Exit(EXIT_FAILURES if incomplete else EXIT_OK)
+
+
+def submission(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
+    engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Writes the folder that the MURA challenge takes: src/predict.py, with its engine and this package."""
+    with errors_told():
+        from mura_trt.submission import write_submission
+
+        bundle = write_submission(folder, engine, overwrite)
+        print(
+            f"{folder}: engine {bundle.manifest.name}; there, with the images below it:"
+            " python src/predict.py valid_image_paths.csv predictions.csv"
+        )
