@@ -189,6 +189,7 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
                 retry_failed=False,
                 overwrite=False,
                 update=False,
+                heatmaps=None,
                 passing=True,
             )
             run = _score(sample, bundle, listing.sample(count), index, time.monotonic(), lambda _: None)
