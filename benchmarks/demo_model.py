@@ -78,12 +78,13 @@ def batches_of(archive: Path, views: list[str]) -> Iterator[NDArray[np.uint8]]:
             yield decoded.pixels[start : start + BATCH].copy()
 
 
-def peak_shares(maps: NDArray[np.float32], boxes: NDArray[np.float64]) -> dict[str, Any]:
+def peak_shares(maps: NDArray[np.float32], boxes: NDArray[np.float64], studies: NDArray[np.int64]) -> dict[str, Any]:
     """How often a map's highest position lies in the lesion, and how often any position would.
 
     A position stands for 32 x 32 pixels of the network's input. ``touching``: this square and the box overlap;
     ``centre``: the square's centre lies in the box, which a box narrower than the square can miss through no fault of
-    the map. ``chance`` is the share of all positions that would count, averaged over the views.
+    the map. ``chance`` is the share of all positions that would count, averaged over the views. ``interval`` is the
+    share's, ``beyond_chance`` the difference's: 95 %, by a bootstrap over studies.
 
     Parameters
     ----------
@@ -91,6 +92,8 @@ def peak_shares(maps: NDArray[np.float32], boxes: NDArray[np.float64]) -> dict[s
         float32 (n, h, w).
     boxes
         float64 (n, 4): x0, y0, x1, y1 as parts of width and height.
+    studies
+        int64 (n,): views of one number are of one study; no number is left out.
     """
     height, width = maps.shape[1:]
     low, high = (boxes[:, None, part] * (width, height) for part in (slice(0, 2), slice(2, 4)))
@@ -100,28 +103,39 @@ def peak_shares(maps: NDArray[np.float32], boxes: NDArray[np.float64]) -> dict[s
         "centre": np.all((position + 0.5 >= low) & (position + 0.5 < high), axis=-1),
     }
     peak = maps.reshape(len(maps), -1).argmax(1)
-    return {
-        name: {
-            "share": round(float(counts[np.arange(len(maps)), peak].mean()), 4),
-            "chance": round(float(counts.mean()), 4),
+    rng = np.random.default_rng(0)
+    count = studies.max() + 1
+    weights = np.array([np.bincount(rng.integers(0, count, count), minlength=count)[studies] for _ in range(2000)])
+    found = {}
+    for name, counts in inside.items():
+        hit, chance = counts[np.arange(len(maps)), peak].astype(float), counts.mean(1)
+        shares, chances = (weights @ values / weights.sum(1) for values in (hit, chance))
+        found[name] = {
+            "share": round(float(hit.mean()), 4),
+            "interval": np.quantile(shares, [0.025, 0.975]).round(4).tolist(),
+            "chance": round(float(chance.mean()), 4),
+            "beyond_chance": np.quantile(shares - chances, [0.025, 0.975]).round(4).tolist(),
         }
-        for name, counts in inside.items()
-    }
+    return found
 
 
-def peaks(archive: Path, engine: Path, detected: pd.DataFrame) -> dict[str, Any]:
-    """:func:`peak_shares` of abnormal views, all and by kind of lesion."""
-    from mura_trt.bundle import Bundle
-    from mura_trt.runtimes import SessionOptions, open_session
+def peaks(heatmaps: pd.DataFrame, detected: pd.DataFrame) -> dict[str, Any]:
+    """:func:`peak_shares` of abnormal views, all and by kind of lesion; ``heatmaps`` is the run's table of them."""
+    from mura_trt.contract import InputContract
 
     if detected.empty:
         return {}
-    session, _ = open_session("onnxruntime", Bundle.open(engine), SessionOptions(batch=BATCH))
-    maps = np.concatenate([session.run(pixels).cam.copy() for pixels in batches_of(archive, detected["view"].tolist())])
-    boxes = detected[["x0", "y0", "x1", "y1"]].to_numpy() / detected[["width", "height"] * 2].to_numpy()
-    parts = {"all": np.ones(len(detected), bool)}
-    parts |= {kind: (detected["kind"] == kind).to_numpy() for kind in sorted(set(detected["kind"]))}
-    return {name: {"views": int(rows.sum()), **peak_shares(maps[rows], boxes[rows])} for name, rows in parts.items()}
+    contract = InputContract()
+    columns = [f"m{at}" for at in range(contract.map_size)]
+    drawn = detected.merge(heatmaps[["view", *columns]], on="view", validate="1:1")
+    found = {}
+    for name in ("all", *sorted(set(drawn["kind"]))):
+        rows = drawn if name == "all" else drawn[drawn["kind"] == name]
+        maps = rows[columns].to_numpy(np.float32).reshape(-1, *contract.map_shape)
+        boxes = rows[["x0", "y0", "x1", "y1"]].to_numpy() / rows[["width", "height"] * 2].to_numpy()
+        _, studies = np.unique(rows["study"], return_inverse=True)
+        found[name] = {"views": len(rows), **peak_shares(maps, boxes, studies)}
+    return found
 
 
 def int8_difference(work: Path, archive: Path, views: list[str]) -> dict[str, Any]:
@@ -180,7 +194,8 @@ def measure(work: Path, checkpoint: Path, studies: int) -> dict[str, Any]:
     if not archive.exists():
         command("demo", archive, "--studies", studies, "--seed", HELD_OUT_SEED)
     command("build-engine", "--checkpoint", checkpoint, "--builder", "none", "-o", engine, "--overwrite")
-    command("score", archive, "--engine", engine, "-o", out, "--runtime", "onnxruntime", "--overwrite")
+    options = ("--runtime", "onnxruntime", "--heatmaps", "all", "--overwrite")
+    command("score", archive, "--engine", engine, "-o", out, *options)
     views = pd.read_csv(out / "views.csv")
     abnormal = pd.read_csv(archive / "lesions.csv").merge(views[["view", "probability"]], on="view")
     detected = abnormal[abnormal["probability"] > 0.5]
@@ -192,7 +207,7 @@ def measure(work: Path, checkpoint: Path, studies: int) -> dict[str, Any]:
         "activation_peaks": {
             "abnormal_views": len(abnormal),
             "detected": len(detected),
-            **peaks(archive, engine, detected),
+            **peaks(pd.read_csv(out / "heatmaps.csv"), detected),
         },
         "int8": int8_difference(work, archive, views["view"].iloc[:: max(1, len(views) // INT8_VIEWS)].tolist()),
     }

@@ -1,0 +1,98 @@
+"""What heatmaps cost: maps in the engine and on their way to the disk while a run scores, and drawing behind it.
+
+    python -m benchmarks.heatmaps ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
+
+Runs without and with ``--heatmaps abnormal`` take turns, with the ``null`` runtime, which leaves all the time to the
+rest; its checksums make about half of all studies abnormal. A session of ONNX Runtime takes turns with and without the
+map among its outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime as ort
+import typer
+
+from benchmarks.pipeline import finish, repeated
+from mura_trt.bundle import Bundle
+from mura_trt.runtimes.onnxruntime import BATCH
+
+VIEWS = 3200
+SESSION_BATCHES = 12  # of one turn
+
+
+def scored(archive: Path, engine: Path, *options: str) -> dict[str, Any]:
+    """A run's ``run.json``."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(engine), "-o", folder]
+        done = subprocess.run(
+            [*command, "--runtime", "null", "--batch", "64", "--json", *options], check=True, stdout=subprocess.PIPE
+        )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+def session_seconds(session: ort.InferenceSession, outputs: list[str]) -> float:
+    """Of some batches."""
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, 320, 320, 1), np.uint8)
+    started = time.monotonic()
+    for _ in range(SESSION_BATCHES):
+        session.run(outputs, {"image": images})
+    return time.monotonic() - started
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": round(statistics.median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
+
+
+def measure(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
+    """Ratios with to without, and how fast is drawn."""
+    session = ort.InferenceSession(Bundle.open(engine).path("fp32_onnx"), providers=["CPUExecutionProvider"])
+    session_seconds(session, ["probability", "logit", "cam"])
+    rates, drawing, in_engine, whole = [], [], [], []
+    with repeated(archive, VIEWS) as large:
+        scored(large, engine)  # what is read is in the page cache
+        for number in range(repeats):
+            # Who goes first changes, for a machine's speed drifts.
+            turns = [("--heatmaps", "abnormal"), ()]
+            runs = {
+                bool(options): scored(large, engine, *options) for options in (turns if number % 2 else turns[::-1])
+            }
+            rates.append(runs[True]["views_per_s"] / runs[False]["views_per_s"])
+            drawing.append(runs[True]["heatmaps"] / runs[True]["stage_s"]["heatmaps"])
+            whole.append(runs[True]["wall_s"] / runs[False]["wall_s"])
+            without = session_seconds(session, ["probability", "logit"])
+            in_engine.append(session_seconds(session, ["probability", "logit", "cam"]) / without)
+    return {
+        "views": VIEWS,
+        "drawn": runs[True]["heatmaps"],
+        "views_per_s": {"with": runs[True]["views_per_s"], "without": runs[False]["views_per_s"]},
+        "scoring_rate_ratio": spread(rates),
+        "drawn_per_s": spread(drawing),
+        "whole_run_ratio": spread(whole),
+        "engine_time_ratio": spread(in_engine),
+    }
+
+
+def main(
+    archive: Annotated[Path, typer.Argument(help="Folder of PNG files.")],
+    engine: Annotated[Path, typer.Option(help="Engine bundle.")],
+    repeats: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
+) -> None:
+    """Measures both, in turns."""
+    finish(measure(archive, engine, repeats), json_file)
+
+
+if __name__ == "__main__":
+    typer.run(main)
