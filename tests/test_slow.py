@@ -9,12 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from benchmarks import demo_model, pipeline
+from mura_trt.archives import list_archive
 from mura_trt.bundle import Bundle
 from mura_trt.checkpoint import load_checkpoint
+from mura_trt.pixels import decoded_views
 from tests import reference
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -96,3 +100,23 @@ def test_memory_is_bounded_whatever_the_archive() -> None:
     peaks = pipeline.measure_memory(DEMO / "archive", DEMO / "engine")["peak_gb_by_views"]
     print(json.dumps(peaks))
     assert max(peaks.values()) <= 2.0
+
+
+def test_heatmaps_of_the_demo_are_their_definition(tmp_path: Path) -> None:
+    """M(x, y) = sum over k of w_k f_k(x, y), from torch's features of the pixels that were scored."""
+    wrists = next((DEMO / "archive").rglob("XR_WRIST"))
+    options = ["--engine", str(DEMO / "engine"), "--runtime", "onnxruntime", "--heatmaps", "all"]
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, "-m", "mura_trt", "score", str(wrists), "-o", str(out), *options], check=True)
+    table = pd.read_csv(out / "heatmaps.csv")
+    maps = table[[f"m{at}" for at in range(100)]].to_numpy().reshape(-1, 10, 10)
+    listing, model = list_archive(wrists), load_checkpoint(CHECKPOINT)
+    (decoded,) = decoded_views(listing.source, listing.references(0, len(listing)), (320, 320))
+    with torch.inference_mode():
+        features = model.activation(torch.from_numpy(decoded.pixels.copy()))
+        defined = torch.einsum("k,nkyx->nyx", model.classifier.weight[0], features).numpy()
+    difference = float(np.abs(maps - defined).max())
+    print(f"{len(maps)} maps, from {defined.min():.1f} to {defined.max():.1f}: differ by {difference:.1e}")
+    assert difference <= 1e-4
+    logit = pd.read_csv(out / "views.csv")["logit"]
+    np.testing.assert_allclose(maps.mean((1, 2)) + model.classifier.bias.item(), logit, atol=1e-4, rtol=0)
