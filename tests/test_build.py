@@ -75,6 +75,7 @@ def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
     assert set(bundle.manifest.versions) == {"mura_trt", "torch", "onnx"}
 
 
+@pytest.mark.slow  # for the exporter
 def test_bundle_without_a_builder_has_both_graphs(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -114,6 +114,7 @@ def test_wrong_use_is_one_line_and_the_right_code(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # for the exporter
 def test_export_writes_a_graph_that_runs(checkpoint: Path, tmp_path: Path) -> None:
     done = run("export", checkpoint, "-o", tmp_path / "model.onnx")
     assert done.returncode == 0, done.stderr

@@ -308,7 +308,7 @@ def test_the_command_prints_a_table_writes_its_files_and_ends_with_4_where_a_bou
         "--checkpoint",
         checkpoint,
         "--studies",
-        2,
+        1,
         "--bound",
         "studies.flip_share=1",
         "--bound",
@@ -321,7 +321,7 @@ def test_the_command_prints_a_table_writes_its_files_and_ends_with_4_where_a_bou
     assert "MISSED" not in done.stdout
     told = json.loads((tmp_path / "out/parity.json").read_text())
     assert told["kept"] is True
-    assert told["studies"] == 2
+    assert told["studies"] == 1
     assert {figure["name"] for figure in told["figures"] if figure["level"] == "half"} >= {"dp_max"}
     assert (tmp_path / "out/parity.png").read_bytes().startswith(b"\x89PNG")
     strict = run(
