@@ -39,7 +39,10 @@ def errors_told() -> Iterator[None]:
         print(f"mura-trt: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except ImportError as error:
-        print(f"mura-trt: {error}; install the extra `build`; `train` for training, `evaluate` for evaluation", file=sys.stderr)
+        print(
+            f"mura-trt: {error}; install the extra `build`; `train` for training, `evaluate` for evaluation",
+            file=sys.stderr,
+        )
         raise typer.Exit(EXIT_ENVIRONMENT) from error
     except OSError as error:  # a full disk, a folder that vanished; the error names the file
         print(f"mura-trt: {error}", file=sys.stderr)
