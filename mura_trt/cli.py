@@ -49,6 +49,7 @@ for command, name in (
     (engines.parity, "parity"),
     (scoring.score, "score"),
     (judging.evaluate, "evaluate"),
+    (judging.report, "report"),
     (training.demo, "demo"),
     (training.train, "train"),
     (training.demo_summary, "demo-summary"),
