@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from mura_trt.report.judged import Judged, judged
 from mura_trt.report.page import page
 from mura_trt.report.thumbnails import Pictures, chosen_views, pictures
 from mura_trt.report.worklist import worklist
+
+logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 THUMBNAIL_STUDIES = 2000
@@ -61,7 +64,7 @@ def report(options: ReportOptions, progress: Callable[[str], None] = lambda _: N
         The page cannot be written.
     """
     run = read_run(options.out)
-    progress("figures and their intervals")
+    logger.info("%d studies; their figures, and %d resamples for intervals", len(run.studies), options.resamples)
     found = judged(options.out, options.labels, options.readers, options.partial, options.resamples)
     drawn = Pictures()
     if wanted := chosen_views(run, options.thumbnails):
