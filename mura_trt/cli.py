@@ -50,6 +50,7 @@ for command, name in (
     (scoring.score, "score"),
     (scoring.heatmap, "heatmap"),
     (judging.evaluate, "evaluate"),
+    (judging.report, "report"),
     (challenge.predict, "predict"),
     (challenge.submission, "submission"),
     (training.demo, "demo"),

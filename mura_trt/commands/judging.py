@@ -1,14 +1,18 @@
-"""Scores against labels."""
+"""Scores against labels, and a page that shows both."""
 
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import errors_told
+from mura_trt.commands.shared import SaltFile, errors_told
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -46,3 +50,39 @@ def evaluate(
         )
         found = run_evaluation(options)
         print(json.dumps(found, indent=2) if as_json else table(found))
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="Output folder of score.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Lines of STUDY/,0|1 or of three readers' decisions [what the studies' names say]."),
+    ] = None,
+    readers: Annotated[
+        Path | None, typer.Option(help="Decisions of readers to compare with: lines of STUDY/,0|1,...")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Evaluate without studies that are on one side only or have no score.")
+    ] = False,
+    page: Annotated[Path | None, typer.Option("--out", help="File to write [report.html in OUT].")] = None,
+    thumbnails: Annotated[
+        int, typer.Option(help="Pictures of the views of so many studies, the highest probabilities first.")
+    ] = 2000,
+    uid_salt_file: SaltFile = None,
+) -> None:
+    """Writes one HTML file for people: the worklist with pictures, and how the scores do where labels are known."""
+    with errors_told():
+        from mura_trt.progress import Reporter
+        from mura_trt.report.run import ReportOptions
+        from mura_trt.report.run import report as run_report
+
+        options = ReportOptions(out, labels, readers, partial, page, thumbnails, uid_salt_file)
+        with Reporter(sys.stderr) as reporter:
+            found = run_report(options, reporter.show)
+        for note in found["notes"]:
+            logger.warning("%s", note)
+        of_heatmaps = f" ({found['overlays']:,} of them heatmaps)" if found["overlays"] else ""
+        print(
+            f"{found['page']}: {found['bytes'] / 1e6:.1f} MB; {found['studies']:,} studies,"
+            f" {found['pictures']:,} pictures{of_heatmaps}; {'with' if found['evaluated'] else 'without'} evaluation"
+        )

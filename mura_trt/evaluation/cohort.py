@@ -33,6 +33,8 @@ class Cohort:
         Of each study; empty where unknown.
     notes
         What became of studies that are not among these, and how names were matched.
+    names
+        Of each study, as the predictions have it; empty where nobody asks.
     """
 
     truth: NDArray[np.int64]
@@ -42,6 +44,7 @@ class Cohort:
     patients: NDArray[np.int64]
     body_parts: list[str]
     notes: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -126,6 +129,7 @@ def matched(predictions: Predictions, labels: Labels, readers: Labels | None = N
         numbers,
         [predictions.body_parts[row] for row in rows],
         notes,
+        names,
     )
 
 

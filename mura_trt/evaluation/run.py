@@ -69,7 +69,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     UsageError
         A file cannot be used, or studies do not match.
     """
-    predictions, cohort = _matched(options)
+    predictions, cohort = cohort_of(options)
     chosen = None
     if options.rule is not None:
         if cohort.probability is None:
@@ -111,7 +111,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     }
 
 
-def _matched(options: EvaluateOptions) -> tuple[Predictions, Cohort]:
+def cohort_of(options: EvaluateOptions) -> tuple[Predictions, Cohort]:
+    """The predictions, and the studies of theirs whose truth is known; raises UsageError as :func:`evaluate`."""
     # A rule decides anew, so that there need be no decisions; any threshold will do until then.
     predictions = read_predictions(options.predictions, 0.5 if options.rule else options.threshold)
     labels = labels_of_names(predictions.names) if options.labels is None else read_labels(options.labels)
