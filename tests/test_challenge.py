@@ -347,7 +347,7 @@ def test_a_submission_holds_program_engine_package_and_requirements(handed_in: P
     ]  # fmt: skip
     assert Bundle.open(source / "engine").sha256 == bundle.sha256
     package = Path(mura_trt.__file__).parent
-    ours = {path.relative_to(package) for path in package.rglob("*") if path.suffix in (".py", ".typed")}
+    ours = {path.relative_to(package) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     theirs = {path.relative_to(source / "mura_trt") for path in (source / "mura_trt").rglob("*") if path.is_file()}
     assert ours == {path for path in theirs if path.suffix != ".pyc"}
     assert "__pycache__" not in (source / "submission.json").read_text()
