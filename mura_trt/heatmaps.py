@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +154,17 @@ def check_picture(path: Path) -> None:
 def picture_name(view: int) -> str:
     """Of a view's picture, from the output folder: its number in the listing, for names in archives are not trusted."""
     return f"{FOLDER}/{view // IN_A_FOLDER:08d}/{view:012d}.jpg"
+
+
+def clear(folder: Path) -> None:
+    """Removes the pictures of an earlier run from an output folder, and nothing else that may lie beside them."""
+    for part in (folder / FOLDER).glob("[0-9]" * 8):
+        for picture in part.glob("[0-9]" * 12 + ".jpg"):
+            picture.unlink()
+        with suppress(OSError):  # which is not empty
+            part.rmdir()
+    with suppress(OSError):
+        (folder / FOLDER).rmdir()
 
 
 def _scores(committed: Iterable[Rows]) -> Iterator[tuple[int, np.void]]:

@@ -17,12 +17,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt import heatmaps
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Listing
 from mura_trt.earlier import Earlier, identities, read_hashes, write_hashes
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
-from mura_trt.heatmaps import FOLDER, heatmap_tables
 from mura_trt.ledger import Failure, Rows
 from mura_trt.recipe import RECIPE, note_recipe, noted_recipe
 from mura_trt.shards import SHARD_FILE, encoded, read_shard, shard_name
@@ -158,7 +158,7 @@ class OutputFolder:
         for name in (*_RESULTS, VIEWS_FILE):
             (self.path / name).unlink(missing_ok=True)
         sync_folder(self.path)
-        shutil.rmtree(self.path / FOLDER, ignore_errors=True)
+        heatmaps.clear(self.path)
         shutil.rmtree(self.path / _SHARDS)
         (self.path / _SHARDS).mkdir()
         sync_folder(self.path)
@@ -256,7 +256,7 @@ class OutputFolder:
         """
         for name in _RESULTS:
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / FOLDER, ignore_errors=True)
+        heatmaps.clear(self.path)
         sync_folder(self.path)
         for path in self._shard_files():
             try:
@@ -307,7 +307,7 @@ class OutputFolder:
     def write_heatmaps(self, listing: Listing, views: NDArray[np.int64], table_format: str) -> int:
         """Draws the maps of views and writes their table; returns how many there are."""
         with self._told_what_to_do():
-            parts = heatmap_tables(listing, views, self.committed(), self.path)
+            parts = heatmaps.heatmap_tables(listing, views, self.committed(), self.path)
             return write_table(self.path / f"heatmaps.{table_format}", parts)
 
     def write_headers(self, index: HeaderIndex) -> None:

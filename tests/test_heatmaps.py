@@ -112,8 +112,9 @@ def test_a_run_that_goes_on_draws_what_it_would_have(copied: Path, bundle: Bundl
     # Another choice of those whose maps are there.
     assert scored(copied, bundle, tmp_path / "out", resume=True, heatmaps="top:1")["heatmaps"] < run["heatmaps"]
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == len(drawn(tmp_path / "out"))
+    (tmp_path / "out/heatmaps/mine.jpg").touch()
     scored(copied, bundle, tmp_path / "out", overwrite=True)
-    assert not list((tmp_path / "out").rglob("*.jpg"))
+    assert [path.name for path in (tmp_path / "out").rglob("*.jpg")] == ["mine.jpg"]
     with pytest.raises(UsageError, match=r"kept no class activation maps.*--overwrite"):
         scored(copied, bundle, tmp_path / "out", resume=True, heatmaps="all")
 

@@ -114,6 +114,8 @@ def matched(predictions: Predictions, labels: Labels, readers: Labels | None = N
     if readers is not None:
         read = _read(readers, [predictions.names[row] for row in rows])
         notes += readers.notes
+        if len(readers.names) > len(rows):
+            notes.append(f"{len(readers.names) - len(rows)} studies of the readers are not among these, left out")
     elif read is not None:
         notes.append("the readers make the gold standard themselves, which favours each of them")
     names = [predictions.names[row] for row in rows]

@@ -89,13 +89,16 @@ def read_predictions(path: Path, threshold: float | None) -> Predictions:
     if path.is_dir():
         if not (path / "run.json").exists():
             raise UsageError(f"{path}: no run.json, so no run has come to its end there; go on with score --resume")
-        run = json.loads((path / "run.json").read_text())
+        try:
+            run = dict(json.loads((path / "run.json").read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(f"{path / 'run.json'}: cannot be read ({error}); score again with --resume") from error
         path = path / ("studies.csv" if (path / "studies.csv").exists() else "studies.parquet")
     if path.suffix == ".parquet" or {"study", "probability"} <= set(_first_line(path).split(",")):
         found = _of_table(path, threshold)
     else:
         if threshold is not None:
-            raise UsageError(f"{path}: it has decisions only, and --threshold needs probabilities; leave it out")
+            raise UsageError(f"{path}: it has decisions only, and a threshold needs probabilities; leave it out")
         names, values, notes = _rows(path)
         if values.shape[1] != 1:
             raise UsageError(f"{path}: {values.shape[1]} decisions a line; predictions have one")
@@ -198,7 +201,7 @@ def _rows(path: Path) -> tuple[list[str], NDArray[np.int64], list[str]]:
     notes = [f"{path}: its lines end in CR LF; taken as LF"] if "\r\n" in text else []
     rows = enumerate(csv.reader(text.splitlines()), 1)
     lines = [(number, [field.strip() for field in row]) for number, row in rows if row]
-    if lines and not re.search(r"[/\\\d]", "".join(lines[0][1])):  # words alone
+    if lines and _is_header(lines[0][1]):
         number, header = lines.pop(0)
         notes.append(f"{path}: line {number} is a header ({','.join(header)}); left out")
     for number, (study, *given) in lines:
@@ -214,6 +217,11 @@ def _rows(path: Path) -> tuple[list[str], NDArray[np.int64], list[str]]:
         notes.append(f"{path}: {bare} of {len(names)} studies lack the slash at their end; taken as if they had it")
     _check_not_doubled(path, names)
     return names, np.array([line[1:] for _, line in lines]).astype(np.int64), notes
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Whether a first line is words: no folder in front, and no number where decisions stand."""
+    return not re.search(r"[/\\]", fields[0]) and not any(re.fullmatch(r"[-+.\d]*", field) for field in fields[1:])
 
 
 def _check_not_doubled(path: Path, names: list[str]) -> None:

@@ -72,8 +72,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     predictions, cohort = cohort_of(options)
     chosen = None
     if options.rule is not None:
-        if cohort.probability is None:
-            raise UsageError(f"{options.predictions}: it has decisions only; a threshold is chosen on probabilities")
+        assert cohort.probability is not None  # or it could not have been read with a threshold
         choice = choose_threshold(cohort.truth, cohort.probability, options.rule)
         chosen = {"rule": options.rule, **choice._asdict()}
         cohort.decided = (cohort.probability > choice.threshold).astype(np.int64)
@@ -92,7 +91,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     told = {name: _told(group, options.resamples) for name, group in groups.items()}
     threshold = options.threshold if chosen is None else chosen["threshold"]
     if threshold is None and predictions.run is not None:
-        threshold = predictions.run["threshold"]
+        threshold = predictions.run.get("threshold")
     return {
         "predictions": str(options.predictions),
         "labels": "names of studies" if options.labels is None else str(options.labels),

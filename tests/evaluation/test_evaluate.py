@@ -73,6 +73,7 @@ def test_the_challenges_files(write: Write) -> None:
     ("spoil", "note"),
     [
         (lambda text: "study,abnormal\n" + text, "line 1 is a header"),
+        (lambda text: "study,reader1\n" + text, "line 1 is a header"),
         (lambda text: text.replace("\n", "\r\n"), "CR LF"),
         (lambda text: text.replace("/,", ","), "20 of 20 studies lack the slash"),
         (lambda text: "\ufeff" + text, None),
@@ -109,6 +110,7 @@ def test_what_is_unusual_is_taken_as_stated(write: Write, spoil: Callable[[str],
         ("", lines(TRUTH), "no study in it"),
         ("study,abnormal\n", lines(TRUTH), "no study in it"),
         ("what/,x\n", lines(TRUTH), "line 1: 'what/,x' is not STUDY/,0"),
+        ("what,2\n", lines(TRUTH), "line 1: 'what,2' is not STUDY/,0"),
         (lines({"a": 1}), lines({"b": 0}), "no study is in both: predictions have a, labels b"),
         (lines({"a": 1}), "b/,0,1\n", "2 readers have no majority"),
         ("a/,1,1,1\n", lines({"a": 0}), "3 decisions a line; predictions have one"),
@@ -151,6 +153,9 @@ def test_three_readers_make_the_gold_standard_or_stand_beside_it(write: Write) -
     assert beside[0]["kappa"]["all"]["value"] == pytest.approx(0.8)
     assert beside[0]["model_less_reader"]["value"] == 0.0
     assert beside[1]["model_less_reader"]["value"] == pytest.approx(0.8)
+    more = write("more.csv", lines(DECIDED | {"a/XR_HAND/x": 1}))
+    notes = run(write, lines(DECIDED), lines(TRUTH), readers=more)["notes"]
+    assert "1 studies of the readers are not among these, left out" in notes
     short = write("short.csv", lines(dict(list(DECIDED.items())[1:])))
     with pytest.raises(UsageError, match="1 studies that the readers have not decided"):
         run(write, lines(DECIDED), lines(TRUTH), readers=short)
@@ -213,13 +218,18 @@ def test_studies_without_a_score_are_an_error_or_left_out(scored: Path, tmp_path
 def test_a_run_that_has_not_ended_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no run\.json"):
         evaluate(EvaluateOptions(tmp_path))
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UsageError, match=r"run\.json: cannot be read"):
+        evaluate(EvaluateOptions(tmp_path))
 
 
 def test_labels_in_names_are_missed_where_there_are_none(write: Write) -> None:
     with pytest.raises(UsageError, match=r"no label in the name.*--labels"):
         evaluate(EvaluateOptions(write("predictions.csv", lines(DECIDED))))
-    with pytest.raises(UsageError, match=r"decisions only.*--threshold needs probabilities"):
+    with pytest.raises(UsageError, match="decisions only, and a threshold needs probabilities"):
         evaluate(EvaluateOptions(write("predictions.csv", lines(DECIDED)), threshold=0.3))
+    with pytest.raises(UsageError, match="decisions only, and a threshold needs probabilities"):
+        evaluate(EvaluateOptions(write("predictions.csv", lines(DECIDED)), rule="youden"))
 
 
 def test_thresholds_by_rule() -> None:
