@@ -27,6 +27,7 @@ from mura_trt.cores import usable_cores
 from mura_trt.decode import Decoder
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.ledger import Failure, Rows, ScoreArray, Task, score_type, scores_of
+from mura_trt.places import Place
 from mura_trt.processes import work_for
 from mura_trt.readahead import Batch, ReadAhead
 from mura_trt.runtimes import Session, SessionOptions, open_session
@@ -54,6 +55,8 @@ class WorkerConfig:
     """File that takes what the libraries print to standard error."""
     map_size: int = 0
     """Values of a class activation map that rows come with: all it has, or none."""
+    place: Place = field(default_factory=Place)
+    """The device that it works on."""
 
 
 class Ready(NamedTuple):
@@ -130,7 +133,9 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
     _send_output_to(config.log)
     try:
         bundle = config.bundle
-        session, passed_over = open_session(config.runtime, bundle, SessionOptions(config.batch, config.null_ms))
+        config.place.take()
+        options = SessionOptions(config.batch, config.null_ms, config.place.gpu or 0)
+        session, passed_over = open_session(config.runtime, bundle, options)
         threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
         decoder = Decoder((bundle.contract.height, bundle.contract.width), threads, session.batch)
         reader = config.source.open()

@@ -63,7 +63,7 @@ class Simulation:
         for _ in range(20 * self.views + 100):
             assert self.ledger.done == (self.committed_views == self.views)
             if self.ledger.done:
-                assert self.ledger.next_task() is None
+                assert self.ledger.next_task(0) is None
                 return
             self._hand_out()
             self._step()
@@ -76,7 +76,7 @@ class Simulation:
     def _hand_out(self) -> None:
         while True:
             before = self.views_at_work
-            task = self.ledger.next_task()
+            task = self.ledger.next_task(0)
             if task is None:
                 assert self.at_work, "nothing at work and nothing to do"
                 return
@@ -91,13 +91,13 @@ class Simulation:
         if (poisoned and self.rng.random() < 0.7) or (self.views_at_work > 1 and self.rng.random() < self.accidents):
             self.at_work.clear()
             self.deaths += 1
-            self._take(self.ledger.worker_lost("DECODER_CRASH", "it died"))
+            self._take(self.ledger.worker_lost(0, "DECODER_CRASH", "it died"))
             return
         able = [task for task in self.at_work if not self.poison.intersection(range(task.start, task.stop))]
         if able:
             task = self.rng.choice(able)
             self.at_work.remove(task)
-            self._take(self.ledger.returned(rows_of(task.start, task.stop, self.unreadable)))
+            self._take(self.ledger.returned(0, rows_of(task.start, task.stop, self.unreadable)))
 
     def _take(self, rows: Rows | None) -> None:
         if rows is not None:
@@ -132,7 +132,7 @@ def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: in
 def tasks_of(ledger: Ledger) -> list[Task]:
     """All that may be sent now."""
     tasks = []
-    while task := ledger.next_task():
+    while task := ledger.next_task(0):
         tasks.append(task)
     return tasks
 
@@ -140,14 +140,14 @@ def tasks_of(ledger: Ledger) -> list[Task]:
 def test_shards_are_handed_out_in_order_until_enough_is_ahead() -> None:
     ledger = Ledger(23, shard_views=5, ahead=10)
     assert tasks_of(ledger) == [Task(0, 5), Task(5, 10)]
-    assert ledger.returned(rows_of(5, 10)) is not None
+    assert ledger.returned(0, rows_of(5, 10)) is not None
     assert tasks_of(ledger) == [Task(10, 15)]
     for start in (0, 10):
-        ledger.returned(rows_of(start, start + 5))
+        ledger.returned(0, rows_of(start, start + 5))
     assert tasks_of(ledger) == [Task(15, 20), Task(20, 23)]
     assert not ledger.done
-    ledger.returned(rows_of(20, 23))
-    ledger.returned(rows_of(15, 20))
+    ledger.returned(0, rows_of(20, 23))
+    ledger.returned(0, rows_of(15, 20))
     assert ledger.done
 
 
@@ -161,17 +161,17 @@ def test_what_is_kept_is_not_handed_out_and_comes_back_with_the_rest_of_its_shar
     kept = [rows_of(3, 6), *rows_of(6, 9, frozenset({6, 8})).scored_runs(), rows_of(9, 12, frozenset({10}))]
     ledger = Ledger(14, shard_views=3, ahead=100, kept=kept)
     assert tasks_of(ledger) == [Task(0, 3), Task(6, 7), Task(8, 9), Task(12, 14)]
-    assert ledger.returned(rows_of(8, 9)) is None
-    shard = ledger.returned(rows_of(6, 7, frozenset({6})))
+    assert ledger.returned(0, rows_of(8, 9)) is None
+    shard = ledger.returned(0, rows_of(6, 7, frozenset({6})))
     assert shard is not None and (shard.start, shard.stop, shard.views.tolist()) == (6, 9, [7, 8])
     for start, stop in ((0, 3), (12, 14)):
-        assert ledger.returned(rows_of(start, stop)) is not None
+        assert ledger.returned(0, rows_of(start, stop)) is not None
     assert ledger.done
 
 
 def test_where_all_is_kept_nothing_is_to_be_done() -> None:
     ledger = Ledger(7, shard_views=3, ahead=9, kept=[rows_of(0, 3), rows_of(6, 7), rows_of(3, 6, frozenset({4}))])
-    assert ledger.done and ledger.next_task() is None
+    assert ledger.done and ledger.next_task(0) is None
 
 
 @pytest.mark.parametrize("failed", [[], [4], [9], [4, 5], [6, 8], range(4, 10), range(4, 9)])
@@ -187,23 +187,23 @@ def test_scored_runs_are_the_rows_between_failures(failed: list[int]) -> None:
 
 def test_no_views_are_done_at_once() -> None:
     ledger = Ledger(0, shard_views=4, ahead=8)
-    assert ledger.done and ledger.next_task() is None
+    assert ledger.done and ledger.next_task(0) is None
 
 
 def test_after_a_death_suspects_go_out_alone_and_the_culprit_is_split() -> None:
     ledger = Ledger(9, shard_views=3, ahead=6)
     assert [task.start for task in tasks_of(ledger)] == [0, 3]
-    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(0, 3)]
-    assert ledger.returned(rows_of(0, 3)) is not None
+    assert ledger.returned(0, rows_of(0, 3)) is not None
     assert tasks_of(ledger) == [Task(3, 6)]
-    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(3, 4)]
-    assert ledger.returned(rows_of(3, 4)) is None
+    assert ledger.returned(0, rows_of(3, 4)) is None
     assert tasks_of(ledger) == [Task(4, 5)]
-    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(5, 6)]
-    shard = ledger.returned(rows_of(5, 6))
+    shard = ledger.returned(0, rows_of(5, 6))
     assert shard is not None and shard.views.tolist() == [3, 5]
     assert [(failure.view, failure.stage, failure.code) for failure in shard.failures] == [
         (4, "worker", "DECODER_CRASH")
@@ -215,26 +215,26 @@ def test_after_a_death_suspects_go_out_alone_and_the_culprit_is_split() -> None:
 def test_death_on_the_last_view_of_a_shard_completes_it() -> None:
     ledger = Ledger(2, shard_views=2, ahead=2)
     tasks_of(ledger)
-    ledger.worker_lost("DECODER_CRASH", "it died")
+    ledger.worker_lost(0, "DECODER_CRASH", "it died")
     tasks_of(ledger)
-    ledger.returned(rows_of(0, 1))
+    ledger.returned(0, rows_of(0, 1))
     tasks_of(ledger)
-    shard = ledger.worker_lost("DECODER_CRASH", "it died")
+    shard = ledger.worker_lost(0, "DECODER_CRASH", "it died")
     assert shard is not None and (shard.start, shard.stop) == (0, 2) and ledger.done
 
 
 def test_death_without_work_changes_nothing() -> None:
     ledger = Ledger(3, shard_views=3, ahead=3)
-    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(0, 3)]
 
 
 def test_rows_of_no_task_are_refused() -> None:
     ledger = Ledger(6, shard_views=3, ahead=6)
     tasks_of(ledger)
-    ledger.returned(rows_of(0, 3))
+    ledger.returned(0, rows_of(0, 3))
     with pytest.raises((StopIteration, ValueError)):
-        ledger.returned(rows_of(0, 3))
+        ledger.returned(0, rows_of(0, 3))
 
 
 @pytest.mark.parametrize(

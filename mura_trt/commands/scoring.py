@@ -22,6 +22,9 @@ def score(
     runtime: Annotated[
         str, typer.Option(help="auto, tensorrt, tensorrt_rtx, onnxruntime, emulated, torch or null.")
     ] = "auto",
+    devices: Annotated[
+        str, typer.Option(help="auto, all GPUs, GPUs by number as 0,1, or cpu, once for each worker.")
+    ] = "auto",
     threshold: Annotated[
         str, typer.Option(help="Abnormal is a mean strictly above this; or a file that evaluate has written.")
     ] = "0.5",
@@ -70,6 +73,7 @@ def score(
             engine=engine,
             out=out,
             runtime=runtime,
+            devices=devices,
             batch=batch,
             shard_views=shard_views,
             threshold=above,

@@ -28,6 +28,8 @@ class SessionOptions:
     """Views in a batch; None takes what suits the runtime."""
     null_ms: float = 0.0
     """The ``null`` runtime's time for a batch, in milliseconds."""
+    device: int = 0
+    """Of a runtime on GPUs: the GPU's number, as the CUDA driver counts them."""
 
 
 class Session(ABC):

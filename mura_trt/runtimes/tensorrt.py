@@ -36,7 +36,7 @@ class TensorRTSession(Session):
         if options.batch and options.batch > most:
             raise UsageError(f"--batch {options.batch}: this bundle's plan takes at most {most} views")
         super().__init__(bundle.contract, options.batch or tuned)
-        self._gpu = Device()
+        self._gpu = Device(options.device)
         try:
             self._engine, self._context = self._load(bundle)
             self._buffers = {
