@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -106,13 +107,10 @@ class Crew:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        members = [member for member in self._members if member.handle]
         graceful = exception[0] is None
-        for member in members:
-            if graceful and member.handle:
-                member.handle.send(Stop())  # to all, so that they end side by side
-        for member in members:
-            self.stop(member.number, graceful and not member.starting)
+        with ThreadPoolExecutor(len(self._members)) as threads:  # side by side, for each may take its time
+            ends = threads.map(lambda member: self.stop(member.number, graceful and not member.starting), self._members)
+        list(ends)  # raises what they raised
 
     def __len__(self) -> int:
         return len(self._members)

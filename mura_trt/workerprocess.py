@@ -69,7 +69,7 @@ class WorkerProcess:
             self._process.kill()
         self.send(Stop())  # which ends the thread that gives it, too
         self._process.join(timeout=END_SECONDS)
-        if self._process.exitcode is None:
+        if self._process.exitcode is None and graceful:
             self._process.kill()
             self._process.join(timeout=END_SECONDS)
         if self._process.exitcode is None:  # it waits for a disk or a device in the kernel, where no signal reaches
