@@ -12,10 +12,10 @@ import pytest
 
 from mura_trt.archives.folder import FolderSource
 from mura_trt.bundle import Bundle
-from mura_trt.crew import PATIENCE, Crew, Handle, Inbox, Lost, Message
+from mura_trt.crew import Crew, Lost
 from mura_trt.ledger import Task
 from mura_trt.places import Place
-from mura_trt.worker import Assignment, Pulse, Ready, Worker, WorkerConfig
+from mura_trt.worker import Assignment, Worker, WorkerConfig
 from mura_trt.workerprocess import WorkerProcess
 
 
@@ -55,66 +55,6 @@ def test_a_worker_ends_by_a_word_and_another_takes_its_place(crew: Crew) -> None
             started = time.monotonic()
             crew.stop(0, graceful=True)
             assert time.monotonic() - started < 5 and not psutil.pid_exists(first)
-
-
-class Played:
-    """In place of a worker: says what it is told to, and keeps what it is told."""
-
-    def __init__(self, config: WorkerConfig, inbox: Inbox) -> None:
-        self.config, self._inbox = config, inbox
-        self.stopped: list[bool] = []
-
-    def says(self, message: Message | None) -> None:
-        self._inbox.put((self, message))
-
-    def send(self, message: object) -> None:
-        raise AssertionError(message)
-
-    def last_words(self) -> str:
-        return "farewell"
-
-    def stop(self, graceful: bool) -> None:
-        self.stopped.append(graceful)
-
-
-class Stage:
-    """A crew of played workers; each says upon its start what is next in the script of its place."""
-
-    def __init__(self, bundle: Bundle, tmp_path: Path, places: list[Place], *scripts: list[Message | None]) -> None:
-        self.hired: list[list[Played]] = [[] for _ in places]
-        config = WorkerConfig(bundle, FolderSource("/"), "auto", None, 0.0, tmp_path / "log")
-
-        def hire(config: WorkerConfig, inbox: Inbox) -> Handle:
-            played = Played(config, inbox)
-            self.hired[places.index(config.place)].append(played)
-            script = scripts[places.index(config.place)]
-            if script:
-                played.says(script.pop(0))
-            return played
-
-        self.crew = Crew(hire, config, places)
-
-
-CPU, GPU = Ready("onnxruntime", "cpu", 8, ["tensorrt: no plan"]), Ready("tensorrt", "cuda", 64, [])
-
-
-@pytest.mark.parametrize(
-    ("pulse", "lost"),
-    [
-        (Pulse(0, "read", PATIENCE["read"] - 1), False),
-        (Pulse(0, "read", PATIENCE["read"] + 1), True),
-        (Pulse(0, "decode", PATIENCE["decode"] + 1), True),
-        (Pulse(0, "engine", PATIENCE["decode"] + 1), False),
-        (Pulse(0, "engine", PATIENCE["engine"] + 1), True),
-        (Pulse(0, "idle", 1e9), False),
-    ],
-)
-def test_patience_ends_by_what_the_worker_is_at(bundle: Bundle, tmp_path: Path, pulse: Pulse, lost: bool) -> None:
-    stage = Stage(bundle, tmp_path, [Place()], [CPU])
-    stage.crew.start()
-    stage.hired[0][0].says(pulse)
-    _, received = stage.crew.receive()
-    assert received == pulse if not lost else isinstance(received, Lost) and pulse.stage in received.hangs
 
 
 def test_what_may_take_its_time_is_not_taken_to_hang() -> None:
