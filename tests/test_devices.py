@@ -91,6 +91,9 @@ def test_workers_keep_to_their_own_cores(archive: Path, bundle: Bundle, tmp_path
     score(options, report)
     assert found and sorted(found[0]) == sorted(before)[: usable_cores()]
     assert os.sched_getaffinity(0) == before
+    assert [path.name for path in sorted((tmp_path / "out").glob("worker*"))] == ["worker-1.log", "worker.log"]
+    run_null(archive, bundle, tmp_path / "out", devices="cpu", overwrite=True)
+    assert [path.name for path in (tmp_path / "out").glob("worker*")] == ["worker.log"]
 
 
 @pytest.fixture
