@@ -104,7 +104,7 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         if self.runtime not in ("auto", *RUNTIMES):
             raise UsageError(f"--runtime {self.runtime}: choose from auto, {', '.join(RUNTIMES)}")
-        self.places  # noqa: B018  raises
+        places_of(self.devices)  # raises
         if self.table_format not in FORMATS:
             raise UsageError(f"--format {self.table_format}: choose from {', '.join(FORMATS)}")
         for name in ("batch", "shard_views"):

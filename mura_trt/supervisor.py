@@ -152,6 +152,8 @@ class Supervisor:
                     self._replace(number, lost)
                 case worker.Fatal(error):
                     self._do_without(number, error)
+                case worker.Ready():
+                    pass  # who replaces another, and gets tasks as all do
             self._send_tasks()
 
     def _send_tasks(self) -> None:
@@ -183,7 +185,10 @@ class Supervisor:
     def _tell(self) -> None:
         through = self._progress.before + self._progress.fresh + self._ledger.culprits
         waiting = through - self._progress.scored - self._progress.failed  # for the rest of their shards
-        self._progress.under_way = waiting + sum(record.settled for record in self.records)
+        settled = sum(record.settled for record in self.records)
+        # A pulse may still tell of what has come meanwhile.
+        left = self._progress.views - self._progress.scored - self._progress.failed
+        self._progress.under_way = min(waiting + settled, left)
         self._report(self._progress)
 
     def _replace(self, number: int, lost: Lost) -> None:
@@ -211,7 +216,7 @@ class Supervisor:
 
     def _do_without(self, number: int, problem: MuraTrtError) -> None:
         """Goes on with the other workers, where there are any."""
-        self.records[number].gone = True
+        self.records[number].gone, self.records[number].settled = True, 0
         if all(record.gone for record in self.records):
             raise problem
         logger.warning("%s; the run goes on without it", problem)
