@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
 # What is kept with a worker: three shards (one coming back, one at work, one to go on with), or enough that full
-# batches are there to read, to decode and to score; and where several share the last of a run, no fewer than four.
-SHARDS_AHEAD, BATCHES_AHEAD, LEAST_BATCHES = 3, 8, 4
+# batches are there to read, to decode and to score; and where several share the last of a run, no fewer than two.
+SHARDS_AHEAD, BATCHES_AHEAD, LEAST_BATCHES = 3, 8, 2
 # Of a run's recipe, what it has chosen itself or was told.
 CHOSEN = ("runtime", "device", "batch", "shard_views")
 # Of a recipe, what a run that updates another may have of its own.

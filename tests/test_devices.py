@@ -56,7 +56,7 @@ def children() -> list[psutil.Process]:
     return [one for one in psutil.Process().children() if any("spawn_main" in part for part in one.cmdline())]
 
 
-@pytest.mark.parametrize("options", [{}, {"shard_views": 7, "batch": 2, "null_ms": 20}])
+@pytest.mark.parametrize("options", [{"batch": 8}, {"shard_views": 7, "batch": 2, "null_ms": 20}])
 def test_two_workers_give_the_bytes_of_one(
     options: dict[str, Any], clean: Path, archive: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -110,10 +110,11 @@ def supervisors(monkeypatch: pytest.MonkeyPatch) -> list[Supervisor]:
     return begun
 
 
-def test_ten_kills_of_one_of_two_at_random_moments_change_no_byte(
-    archive: Path, bundle: Bundle, tmp_path: Path, supervisors: list[Supervisor]
+@pytest.mark.parametrize(("kills", "copies"), [(3, 3), pytest.param(10, 14, marks=pytest.mark.slow)])
+def test_kills_of_one_of_two_at_random_moments_change_no_byte(
+    kills: int, copies: int, archive: Path, bundle: Bundle, tmp_path: Path, supervisors: list[Supervisor]
 ) -> None:
-    for number in range(6):
+    for number in range(copies):
         shutil.copytree(archive / "valid", tmp_path / "archive" / str(number))
     run_null(tmp_path / "archive", bundle, tmp_path / "clean", devices="auto")
     rng = random.Random(7)
@@ -124,7 +125,7 @@ def test_ten_kills_of_one_of_two_at_random_moments_change_no_byte(
         number = rng.randrange(2)
         handle, hand = crew._members[number].handle, ledger._hands[number]
         # A view that a worker is killed on twice, the second time alone, is taken for what killed it.
-        if len(killed) < 10 and rng.random() < 0.3 and handle and not hand.alone and not hand.suspects:
+        if len(killed) < kills and rng.random() < 0.3 and handle and not hand.alone and not hand.suspects:
             assert isinstance(handle, WorkerProcess)
             process = handle._process
             if process.pid not in killed and process.pid is not None:
@@ -142,8 +143,7 @@ def test_ten_kills_of_one_of_two_at_random_moments_change_no_byte(
         null_ms=150,
     )
     run = score(options, report)
-    assert len(killed) == 10 and set(killed.values()) == {0, 1}
-    assert run["workers_lost"] == 10
+    assert len(killed) == run["workers_lost"] == kills
     assert tables(tmp_path / "out") == tables(tmp_path / "clean")
 
 
@@ -192,17 +192,24 @@ class LostPlace(FolderSource):
     """On one core, kills the process at its first read; whoever comes later finds nothing there."""
 
     core: int
-    mark: Path
+    marks: Path
+    last: bytes
+    """A view whose read elsewhere takes until that has come out, so that a run does not end before."""
 
     def open(self) -> LostPlace:
-        if self._here and self.mark.exists():
+        if self._here and (self.marks / "died").exists():
+            (self.marks / "gone").touch()
             raise OSError("the device has fallen off the bus")
         return self
 
     def read(self, reference: Reference) -> bytes:
         if self._here:
-            self.mark.touch()
+            (self.marks / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if reference == self.last:
+            while not (self.marks / "gone").exists():
+                time.sleep(0.1)
+            time.sleep(2)  # for the news to arrive
         return super().read(reference)
 
     @property
@@ -222,7 +229,8 @@ def test_a_device_lost_for_good_ends_the_run_only_where_it_is_the_last(
 ) -> None:
     listing = list_archive(archive)
     core = max(max(place.cores or {0}) for place in places_of(TWO))
-    source = LostPlace(listing.source.root, core, tmp_path / "mark")
+    (last,) = listing.keys(len(listing) - 1, len(listing))
+    source = LostPlace(listing.source.root, core, tmp_path, last)
     monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
     if devices == "cpu":
         with pytest.raises(EnvironmentProblem, match="fallen off the bus"):
@@ -243,8 +251,9 @@ def test_a_device_whose_worker_cannot_start_ends_the_run_before_a_view_is_scored
 ) -> None:
     listing = list_archive(archive)
     core = max(max(place.cores or {0}) for place in places_of(TWO))
-    (tmp_path / "mark").touch()
-    source = LostPlace(listing.source.root, core, tmp_path / "mark")
+    (tmp_path / "died").touch()
+    (last,) = listing.keys(len(listing) - 1, len(listing))
+    source = LostPlace(listing.source.root, core, tmp_path, last)
     monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
     with pytest.raises(EnvironmentProblem, match=rf"CPU cores {core}: the worker cannot work: the device has fallen"):
         run_null(archive, bundle, tmp_path / "out")
