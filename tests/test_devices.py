@@ -260,7 +260,7 @@ def test_a_device_whose_worker_cannot_start_ends_the_run_before_a_view_is_scored
     assert not list((tmp_path / "out" / "shards").iterdir()) and children() == []
 
 
-@pytest.mark.parametrize("devices", ["0,cpu", "4711", "gpu"])
+@pytest.mark.parametrize("devices", ["0,cpu", "4711", "cuda"])
 def test_a_device_that_is_not_there_is_told_before_anything_is_written(
     devices: str, archive: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
