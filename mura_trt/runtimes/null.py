@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.bundle import Bundle
-from mura_trt.runtimes.base import Scores, Session, SessionOptions
+from mura_trt.runtimes.base import HostSession, Scores, SessionOptions
 
 
-class NullSession(Session):
+class NullSession(HostSession):
     """A checksum of each view's pixels in place of a probability: deterministic, and it tells views apart."""
 
     name = "null"
