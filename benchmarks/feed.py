@@ -2,8 +2,8 @@
 
     python -m benchmarks.feed [--views 60000] [--repeats 5] [--json FILE]
 
-The images are 8 x 8 pixels and the network takes 32 x 32, so that pixels cost next to nothing and what is left is what a
-view costs whoever feeds a fast engine: ``mura-trt score`` with the null runtime, on files in the page cache. Told are
+The images are 8 x 8 pixels and the network takes 32 x 32, so that pixels cost next to nothing and what is left is what
+a view costs whoever feeds a fast engine: ``mura-trt score`` with the null runtime, on files in the page cache. Told are
 views a second from the first batch to the last commit, and the CPU time of the worker's main thread a view, in which
 the null runtime's checksum is (1 us).
 """
