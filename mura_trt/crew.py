@@ -229,7 +229,7 @@ class Crew:
         if place.device == "cuda" and ready.device != "cuda":
             passed_over = "".join(f"; {reason}" for reason in ready.passed_over)
             return EnvironmentProblem(
-                f"{place}: {ready.runtime} works on the CPU, which --devices cpu asks for{passed_over}"
+                f"{place}: {ready.runtime} works on the CPU; leave --devices out, or give --devices cpu{passed_over}"
             )
         if self._device not in (None, ready.device):
             return EnvironmentProblem(

@@ -355,13 +355,14 @@ def _workers(crew: Crew, supervisor: Supervisor) -> list[dict[str, Any]]:
     found = []
     for number, record in enumerate(supervisor.records):
         place, ready = crew.place(number), crew.ready(number)
-        on_gpu = ready is not None and ready.device == "cuda"
+        ran: dict[str, Any] = {"runtime": None, "device": None, "device_name": None}  # nothing, where all was done
+        if ready:
+            name = cuda_device_name(place.gpu or 0) if ready.device == "cuda" else processor_name()
+            ran = {"runtime": ready.runtime, "device": ready.device, "device_name": name}
         found.append(
             {
                 "place": str(place),
-                "runtime": ready.runtime if ready else None,
-                "device": ready.device if ready else None,
-                "device_name": cuda_device_name(place.gpu or 0) if on_gpu else processor_name(),
+                **ran,
                 "views": record.views,
                 "lost": record.losses,
                 "given_up": record.gone,
