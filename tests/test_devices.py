@@ -76,7 +76,7 @@ def test_two_workers_give_the_bytes_of_one(
 def test_two_engines_on_a_core_each_give_the_bytes_of_one_on_two(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(archive / "valid" / "XR_WRIST", tmp_path / "archive" / "XR_WRIST")
     for devices in ("auto", TWO):
-        score(ScoreOptions(tmp_path / "archive", bundle.folder, tmp_path / devices, devices=devices, batch=4))
+        run_null(tmp_path / "archive", bundle, tmp_path / devices, runtime="onnxruntime", devices=devices, batch=4)
     assert tables(tmp_path / TWO) == tables(tmp_path / "auto")
 
 
@@ -270,7 +270,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_written(
 
 
 def test_a_runtime_of_gpus_has_no_place_on_the_cpu(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"CPU cores 0.*: no GPU"):
+    with pytest.raises(EnvironmentProblem, match=r"CPU cores .*: no GPU"):
         run_null(archive, bundle, tmp_path / "out", runtime="tensorrt_rtx", devices="cpu")
 
 
