@@ -8,10 +8,11 @@ import onnx
 import pytest
 
 from mura_trt import plan
-from mura_trt.build import Recipe, build_bundle
+from mura_trt.build import build_bundle
 from mura_trt.bundle import Bundle
 from mura_trt.contract import PRECISIONS
 from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import CheckpointError, EnvironmentProblem, UsageError
 from mura_trt.parity.bounds import BOUNDS
 from mura_trt.plan import build_plan, find_builder
@@ -31,7 +32,10 @@ def test_shipped_recipe_reads(path: Path) -> None:
     [
         ("precision = 'fp4'", "fp4.*fp32, fp16"),
         ("batch = [4, 2, 8]", "batch"),
-        ("batch = 4", "batch|int"),
+        ("batch = 0", "batch 0: a number from 1 up"),
+        ("batch = [4, 8]", "batch"),
+        ("batch = 'big'", "batch big"),
+        ("batch = 'auto'\nbuilder = 'none'", "makes no plan"),
         ("builder = 'make'", "builder 'make'"),
         ("precison = 'fp16'", "unknown key precison"),
         ("= 3", "not a readable recipe"),
