@@ -96,7 +96,9 @@ def build_bundle(
         raise EnvironmentProblem(
             "--batch auto measures plans on a GPU, and there is none here, or no builder; give a number: --batch 64"
         )
-    timings = timings or out.with_name(f"{out.name}.timing-cache")
+    if timings is not None and builder != "tensorrt":
+        logger.warning("%s has no timing cache, and nothing is kept in %s", builder, timings)
+    timings = timings or out.resolve().with_name(f"{out.resolve().name}.timing-cache")
     with new_bundle(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
         network = load_network(checkpoints)
         views = _views(archive, recipe, Path(scratch) / "archive", check)
@@ -133,7 +135,7 @@ def build_bundle(
         else:
             logger.info("building %s with %s", FILES["plan"], builder)
             built = _planned(builder, recipe, Bundle(folder, manifest, ""), Path(scratch), timings)
-            built["rebuild"] = command or _command(checkpoints, recipe, out, archive)
+            built["rebuild"] = command or rebuild_command(checkpoints, recipe, out, archive)
             manifest = replace(manifest, builder=built)
         files = {role: describe_file(folder / name) for role, name in FILES.items() if (folder / name).exists()}
         manifest = replace(manifest, files=files)
@@ -159,7 +161,7 @@ def _planned(builder: str, recipe: Recipe, bundle: Bundle, scratch: Path, timing
     return swept.built
 
 
-def _command(checkpoints: Sequence[Path], recipe: Recipe, out: Path, archive: NamedArchive | None) -> str:
+def rebuild_command(checkpoints: Sequence[Path], recipe: Recipe, out: Path, archive: NamedArchive | None) -> str:
     """The command line that comes nearest to what was built."""
     words = ["mura-trt", "build-engine", *(word for path in checkpoints for word in ("--checkpoint", str(path)))]
     words += ["--precision", recipe.precision, *(["--calibrate", str(archive.place)] if archive else [])]

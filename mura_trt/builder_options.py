@@ -87,7 +87,7 @@ class BuilderOptions:
         if self.max_aux_streams != DEFAULTS.max_aux_streams:
             put("max_aux_streams", self.max_aux_streams)
         if not self.tf32:
-            config.clear_flag(trt.BuilderFlag.TF32)
+            config.clear_flag(trt.BuilderFlag.TF32)  # set by default
         if self.targets:
             put("num_compute_capabilities", len(self.targets))
             for number, target in enumerate(self.targets):
