@@ -184,6 +184,22 @@ def why_not(built: Mapping[str, Any], installed: str, compute_capability: tuple[
     return f"the plan was built by {name} {version} for {built['targets']}; {problem}; rebuild it: {rebuild(built)}"
 
 
+def header_problem(trt: Any, runtime: Any, plan: bytes) -> str | None:
+    """What TensorRT-RTX itself finds wrong with a plan on the GPU at hand, by its header; None for nothing.
+
+    TensorRT has no such check, and None. Only where a plan did not load is the answer worth much: the check fails, too,
+    where it cannot ask for the GPU.
+    """
+    check = getattr(runtime, "get_engine_validity", None)
+    if check is None:
+        return None
+    validity, found = check(plan)
+    if validity != trt.EngineValidity.INVALID:
+        return None
+    known = trt.EngineInvalidityDiagnostics.__members__.items()
+    return ", ".join(name for name, flag in known if found & int(flag.value)) or "no reason given"
+
+
 def rebuild(built: Mapping[str, Any]) -> str:
     """The command that builds a plan's bundle again, as far as its manifest's ``builder`` entry knows it."""
     unknown = f"mura-trt build-engine --checkpoint CHECKPOINT --builder {built['name']} -o BUNDLE --overwrite"

@@ -13,7 +13,7 @@ from typing import Any
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device
 from mura_trt.errors import RuntimeUnavailable
-from mura_trt.plan import BUILDERS, rebuild, why_not
+from mura_trt.plan import BUILDERS, header_problem, rebuild, why_not
 
 WARM_UP = 3  # runs
 RUNS = 10  # that are timed
@@ -60,10 +60,14 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
         if problem := why_not(built, trt.__version__, gpu.compute_capability):
             raise RuntimeUnavailable(problem)
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # lives as long as the engine
-        engine = runtime.deserialize_cuda_engine(bundle.path("plan").read_bytes())
+        plan = bundle.path("plan").read_bytes()
+        engine = runtime.deserialize_cuda_engine(plan)
         context = engine.create_execution_context() if engine is not None else None
         if context is None:
-            raise RuntimeUnavailable(f"{module} cannot load the plan on {gpu.name}; rebuild it: {rebuild(built)}")
+            reason = header_problem(trt, runtime, plan) or "it does not say why"
+            raise RuntimeUnavailable(
+                f"{module} cannot load the plan on {gpu.name} ({reason}); rebuild it: {rebuild(built)}"
+            )
         contract = bundle.contract
         context.set_input_shape("image", (built["batch"][1], contract.height, contract.width, contract.channels))
         for number in range(engine.num_io_tensors):

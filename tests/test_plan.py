@@ -9,9 +9,10 @@ import pytest
 import tensorrt_rtx as trt
 
 from mura_trt.builder_options import BuilderOptions
+from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device, cuda_device_count
 from mura_trt.errors import UsageError
-from mura_trt.plan import build_plan, why_not
+from mura_trt.plan import build_plan, header_problem, why_not
 from tests.graphs import tiny_graph
 
 REBUILD = "mura-trt build-engine r.toml --checkpoint c.pth -o engines/mine --overwrite"
@@ -93,6 +94,23 @@ def test_entry_tells_what_the_plan_is_for(tmp_path: Path) -> None:
 def test_targets_are_refused_where_the_gpu_at_hand_is_the_target(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="targets: tensorrt builds for the GPU at hand"):
         build_plan("tensorrt", tmp_path / "g.onnx", tmp_path / "plan", (1, 1, 1), BuilderOptions(targets=("SM80",)))
+
+
+def test_header_of_what_is_no_plan_is_refused_with_the_librarys_words() -> None:
+    runtime = trt.Runtime(trt.Logger(trt.Logger.INTERNAL_ERROR))
+    assert header_problem(trt, runtime, b"no plan at all" * 10) == "MALFORMED_ENGINE"
+    assert header_problem(trt, object(), b"") is None  # TensorRT's runtime has no such check
+
+
+@pytest.mark.gpu
+def test_header_of_a_plan_for_this_gpu_is_sound(bundle: Bundle) -> None:
+    device = cuda_device()
+    assert device is not None
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    problem = header_problem(trt, runtime, bundle.path("plan").read_bytes())
+    if device.compute_capability >= (8, 0) and device.compute_capability[0] != 9:
+        assert problem is None
+    print(f"header of a TensorRT-RTX plan on {device.architecture}: {problem or 'sound'}")
 
 
 def test_device_is_none_where_there_is_none() -> None:
