@@ -43,14 +43,15 @@ def graph_facts(path: Path) -> GraphFacts:
         It cannot be read, or its shapes cannot be told.
     """
     import onnx
-    from onnx.shape_inference import infer_shapes
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from onnx.shape_inference import InferenceError, infer_shapes
 
     try:
         model = onnx.load(path)
         for value in model.graph.input:  # one view, so that all that follows is of one
             value.type.tensor_type.shape.dim[0].dim_value = 1
         model = infer_shapes(model, strict_mode=True)
-    except (OSError, onnx.shape_inference.InferenceError, ValueError) as error:
+    except (OSError, DecodeError, InferenceError) as error:
         raise BundleError(f"{path}: not a readable ONNX graph: {error}") from error
     graph = model.graph
     kinds = Counter(node.op_type for node in graph.node)

@@ -106,7 +106,8 @@ def _of_plan(built: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
         other = [f"{name} {value}" for name, value in built["options"].items() if value != default.get(name)]
         yield "options", ", ".join(other) or "the defaults"
     if "sweep" in built:
-        rates = (f"{batch}: {'-' if rate is None else f'{rate:.0f}'}" for batch, rate in built["sweep"].items())
+        measured = sorted(built["sweep"].items(), key=lambda one: int(one[0]))
+        rates = (f"{batch}: {'-' if rate is None else f'{rate:.0f}'}" for batch, rate in measured)
         yield "sweep", f"views/s by batch: {', '.join(rates)}"
     if "rebuild" in built:
         yield "built by", built["rebuild"]

@@ -58,7 +58,7 @@ def archive_named(named: str) -> Path | str:
 def command_line(context: typer.Context, *more: str) -> str:
     """The command that is running, with the arguments and options that were given, and with more flags."""
     words = ["mura-trt", str(context.command.name)]
-    for parameter in context.command.params:
+    for parameter in sorted(context.command.params, key=lambda one: one.param_type_name):  # arguments, then options
         name = str(parameter.name)
         source = context.get_parameter_source(name)
         if source is None or source.name != "COMMANDLINE":
