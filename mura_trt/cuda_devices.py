@@ -38,8 +38,7 @@ def cuda_device(ordinal: int = 0) -> CudaDevice | None:
     device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
     numbers = [ctypes.c_int(0), ctypes.c_int(0)]
     failed = driver.cuDeviceGet(ctypes.byref(device), ordinal) or driver.cuDeviceGetName(name, len(name), device)
-    for number, attribute in zip(
-        numbers, (75, 76), strict=True
-    ):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+    for number, attribute in zip(numbers, (75, 76), strict=True):
         failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
     return None if failed else CudaDevice(name.value.decode(errors="replace"), (numbers[0].value, numbers[1].value))

@@ -127,7 +127,7 @@ def _of_graph(graph: dict[str, Any] | None, problem: str | None) -> Iterator[tup
 
 def _of_layers(layers: list[dict[str, Any]] | None, problem: str | None) -> Iterator[tuple[str, str]]:
     if problem:
-        yield "layers", f"none to show: {problem}"
+        yield "layers", "none to show"
     if layers is None:
         return
     total = sum(layer["ms"] or 0 for layer in layers)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device
@@ -73,19 +76,28 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
         for number in range(engine.num_io_tensors):
             name = engine.get_tensor_name(number)
             kind = trt.nptype(engine.get_tensor_dtype(name))
-            context.set_tensor_address(name, gpu.buffer(tuple(context.get_tensor_shape(name)), kind).address)
+            size = math.prod(context.get_tensor_shape(name)) * np.dtype(kind).itemsize
+            context.set_tensor_address(name, gpu.memory(size))
         inspector = engine.create_engine_inspector()
         inspector.execution_context = context  # so that shapes and formats are those of this batch
         layers = layers_of(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-        profiler = _profiler(trt)
+        profiler, stream, done = _profiler(trt), gpu.stream(), gpu.event()
         for number in range(WARM_UP + RUNS):
             if number == WARM_UP:
                 context.profiler = profiler
             profiler.begin()
-            if not context.execute_async_v3(gpu.stream):
+            if not context.execute_async_v3(stream.handle):
                 raise RuntimeUnavailable(f"{module} could not run a batch of {built['batch'][1]} views")
-            gpu.synchronise()
-        del inspector, context, engine, runtime  # before the memory that they use, in the order that TensorRT wants
+            done.record(stream)
+            done.synchronize()
+        del (
+            stream,
+            done,
+            inspector,
+            context,
+            engine,
+            runtime,
+        )  # before the memory that they use, in the order that TensorRT wants
         return timed_layers(layers, profiler.runs[WARM_UP:])
     finally:
         gpu.close()

@@ -102,7 +102,7 @@ def test_bundle_without_a_plan_and_one_with_more_to_tell(bundle: Bundle, tmp_pat
 def test_layers_need_a_gpu(bundle: Bundle) -> None:
     done = run(bundle.folder, "--layers")
     assert done.returncode == 5
-    assert "none to show: layers are a plan's on a GPU, and there is none here" in done.stdout
+    assert "no layers to show: layers are a plan's on a GPU, and there is none here" in done.stderr
     assert "13.7 GFLOP" in done.stdout
 
 

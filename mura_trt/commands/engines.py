@@ -124,8 +124,12 @@ def inspect(
 
         found = inspected(bundle, layers)
     print(json.dumps(found, indent=2) if as_json else in_words(found))
-    sound = all(file["problem"] is None for file in found["files"])
-    raise typer.Exit(EXIT_OK if sound and not found["layers_problem"] else EXIT_ENVIRONMENT)
+    problems = [file["problem"] for file in found["files"] if file["problem"]]
+    if found["layers_problem"]:
+        problems.append(f"no layers to show: {found['layers_problem']}")
+    for problem in problems:
+        print(f"mura-trt: {bundle}: {problem}", file=sys.stderr)
+    raise typer.Exit(EXIT_ENVIRONMENT if problems else EXIT_OK)
 
 
 def parity(
