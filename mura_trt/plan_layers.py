@@ -17,6 +17,9 @@ from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.plan import BUILDERS, header_problem, rebuild, why_not
+from mura_trt.runtimes.base import SessionOptions
+from mura_trt.runtimes.cuda import Device
+from mura_trt.runtimes.tensorrt import _make_context  # with the kernels that a session has
 
 WARM_UP = 3  # runs
 RUNS = 10  # that are timed
@@ -56,8 +59,6 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
         trt = importlib.import_module(module)
     except Exception as error:  # its loader raises whatever it meets: a missing library, a stub, a driver
         raise RuntimeUnavailable(f"{module} does not import: {error}") from error
-    from mura_trt.runtimes.cuda import Device
-
     gpu = Device()
     try:
         if problem := why_not(built, trt.__version__, gpu.compute_capability):
@@ -65,7 +66,7 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # lives as long as the engine
         plan = bundle.path("plan").read_bytes()
         engine = runtime.deserialize_cuda_engine(plan)
-        context = engine.create_execution_context() if engine is not None else None
+        context = _make_context(trt, engine, SessionOptions()) if engine is not None else None
         if context is None:
             reason = header_problem(trt, runtime, plan) or "it does not say why"
             raise RuntimeUnavailable(
@@ -90,14 +91,8 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
                 raise RuntimeUnavailable(f"{module} could not run a batch of {built['batch'][1]} views")
             done.record(stream)
             done.synchronize()
-        del (
-            stream,
-            done,
-            inspector,
-            context,
-            engine,
-            runtime,
-        )  # before the memory that they use, in the order that TensorRT wants
+        # Before the memory that they use, and in the order that TensorRT wants.
+        del stream, done, inspector, context, engine, runtime
         return timed_layers(layers, profiler.runs[WARM_UP:])
     finally:
         gpu.close()
