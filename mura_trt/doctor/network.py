@@ -62,7 +62,7 @@ def graph() -> ModelProto:
 
     stem, head, bias = weights()
     height, width, (rows, columns) = _CONTRACT.height, _CONTRACT.width, _CONTRACT.map_shape
-    constants = {
+    constants: dict[str, NDArray[np.generic]] = {
         "mean": np.array(_MEAN, np.float32),
         "scale": np.array(_SCALE, np.float32),
         "features.conv0.weight": stem,

@@ -28,8 +28,8 @@ LIBRARIES = {
 # Of these, one alone may be installed: all of them write into one folder.
 _ALONE = {"ONNX Runtime": "onnxruntime", "DALI": "nvidia-dali-cuda130"}
 LOADER = (
-    "pip install tensorrt; the package is a loader, whose libraries (tensorrt-cu13-libs and -bindings) come from NVIDIA's"
-    " own package index: install it where pip can reach that, or bring the wheels"
+    "pip install tensorrt; the package is a loader, whose libraries (tensorrt-cu13-libs and -bindings) come from"
+    " NVIDIA's own package index: install it where pip can reach that, or bring the wheels"
 )
 _REQUIRED = {"NumPy": "numpy", "DALI": "nvidia-dali-cuda130", "ONNX Runtime": "onnxruntime", "Pillow": "pillow"}
 

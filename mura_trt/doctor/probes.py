@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, nvidia_cards
 from mura_trt.doctor import packages
-from mura_trt.doctor.finding import ABSENT, PROBLEM, WORKS, Finding
-from mura_trt.doctor.toolchain import missing_for_pycuda
+from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
+from mura_trt.doctor.toolchain import HOW_TO_GET, missing_for_pycuda
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +85,9 @@ def network(folder: str) -> Finding:
 
     from mura_trt.doctor.network import BOUND, expected, write_bundle
 
+    if importlib.util.find_spec("onnx") is None:
+        mend = "pip install onnx, or name a bundle with --engine"
+        return Finding(UNKNOWN, "onnx is not installed, which the test network is made with", mend)
     score = expected(np.load(Path(folder, PIXELS)))
     write_bundle(Path(folder, "bundle"))
     return Finding(WORKS, "a network of two convolutions, FP16", facts={"expected": score, "bound": BOUND})
@@ -183,7 +186,7 @@ def plan(builder: str, folder: str) -> Finding:
 
 
 def runtime(name: str, folder: str, bundle: str) -> Finding:
-    """One view through a runtime; facts are its ``scores``, one."""
+    """One view through a runtime; facts are its ``score``, a probability."""
     import numpy as np
 
     from mura_trt.bundle import Bundle
@@ -193,7 +196,7 @@ def runtime(name: str, folder: str, bundle: str) -> Finding:
     score = float(session.run(np.load(Path(folder, PIXELS))[None]).probability[0])
     device = session.device
     session.close()
-    return Finding(WORKS, f"one view on {device}", facts={"scores": [score]})
+    return Finding(WORKS, f"one view on {device}", facts={"score": score})
 
 
 def torch(device: str, folder: str) -> Finding:
@@ -201,7 +204,7 @@ def torch(device: str, folder: str) -> Finding:
     import numpy as np
     import torch
 
-    from mura_trt.doctor.network import normalised, weights
+    from mura_trt.doctor.network import BOUND, expected, normalised, weights
 
     if device == "cuda" and not torch.cuda.is_available():
         if torch.version.cuda is None:
@@ -210,15 +213,21 @@ def torch(device: str, folder: str) -> Finding:
         mend = f"install driver {DRIVERS.get(int(torch.version.cuda.split('.')[0]), DRIVERS[13])} or later"
         return Finding(PROBLEM, f"PyTorch {torch.__version__}, for CUDA {torch.version.cuda}, sees no GPU", mend)
     stem, head, bias = weights()
-    arrays = (normalised(np.load(Path(folder, PIXELS))), stem, head)
+    pixels = np.load(Path(folder, PIXELS))
+    arrays = (normalised(pixels), stem, head)
     devices = [f"cuda:{ordinal}" for ordinal in range(torch.cuda.device_count())] if device == "cuda" else ["cpu"]
     scores = []
     for each in devices:
         image, wide, narrow = (torch.from_numpy(array).to(each) for array in arrays)
         features = torch.relu(torch.nn.functional.conv2d(image, wide, stride=stem.shape[-1]))
         scores.append(float(torch.sigmoid(torch.nn.functional.conv2d(features, narrow).mean() + bias)))
-    told = f"the test network's arithmetic on {', '.join(devices)} (the runtime takes a DenseNet-169: --engine)"
-    return Finding(WORKS, told, facts={"scores": scores})
+    right = expected(pixels)
+    off = max(abs(score - right) for score in scores)
+    told = (
+        f"the test network's arithmetic on {', '.join(devices)}, |dp| {off:.0e}; the runtime itself takes a"
+        " DenseNet-169's graph (--engine)"
+    )
+    return Finding(WORKS if off <= BOUND else PROBLEM, told)
 
 
 def pycuda() -> Finding:
@@ -230,12 +239,9 @@ def pycuda() -> Finding:
         found += (
             f"; to build it, there is no {', no '.join(lacks)}" if lacks else "; all that building it needs is here"
         )
-        mend = "pip install pycuda, which is compiled here"
+        mend = "pip install pycuda, which compiles it"
         if lacks:
-            mend = (
-                "install the CUDA toolkit of the driver's version and a compiler (lacking:"
-                f" {', '.join(lacks)}), then pip install pycuda; or bring a wheel built on another machine"
-            )
+            mend = f"{'; '.join(HOW_TO_GET[name] for name in lacks)}; then {mend}; or bring a wheel built elsewhere"
         return Finding(PROBLEM if gpus else ABSENT, found, mend)
     if not gpus:
         return Finding(ABSENT, "installed; no GPU to try it on")

@@ -58,7 +58,7 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
         found.append(Check(BUNDLE, f"{_PROBES}:engine", {"bundle": str(engine)}))
         found.append(Check("plan", f"{_PROBES}:engine_plan", {"bundle": str(engine)}, needs=(BUNDLE,)))
     else:
-        found.append(Check(BUNDLE, f"{_PROBES}:network", scratch, "onnx", ("onnx",), ("view",)))
+        found.append(Check(BUNDLE, f"{_PROBES}:network", scratch, "onnx", needs=("view",)))
     found += [
         Check("decode-cpu", f"{_PROBES}:decode_cpu", scratch, "nvidia-dali-cuda130", needs=("view",)),
         Check("decode-gpu", f"{_PROBES}:decode_gpu", scratch, "nvidia-dali-cuda130", needs=("view",), gpu=True),
@@ -69,7 +69,7 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
         found.append(runtime("torch", engine, "torch", with_view, "torch", "onnx"))
     else:
         cpu = {"device": "cpu", **scratch}
-        found.append(Check("torch", f"{_PROBES}:torch", cpu, "torch", ("torch", "onnx"), with_view))
+        found.append(Check("torch", f"{_PROBES}:torch", cpu, "torch", ("torch", "onnx"), ("view",)))
     cuda = {"device": "cuda", **scratch}
     found.append(Check("torch-cuda", f"{_PROBES}:torch", cuda, "torch", ("torch",), ("view",), gpu=True))
     found.append(Check("pycuda", f"{_PROBES}:pycuda", package="pycuda"))
@@ -127,9 +127,10 @@ def examine(
             report(check.name)
             found[check.name] = _left_out(check, found, gpus) or _tried(check, folder)
     found = _with_scores_judged(found)
-    if gpus and all(found.get(f"plan-{name}", driver).status == ABSENT for name in GPU_RUNTIMES):
-        name = f"plan-{GPU_RUNTIMES[-1]}"
-        found[name] = dataclasses.replace(found[name], status=PROBLEM, found="not installed, and no TensorRT either")
+    builds = [f"plan-{name}" for name in GPU_RUNTIMES if f"plan-{name}" in found]
+    if gpus and builds and all(found[name].status == ABSENT for name in builds):
+        told = "not installed, and no TensorRT either: nothing uses the GPU"
+        found[builds[-1]] = dataclasses.replace(found[builds[-1]], status=PROBLEM, found=told)
     runtimes = [name for name in SCORING if name in found and found[name].status == WORKS]
     decodes = "decode-cpu" in found and found["decode-cpu"].status == WORKS
     can_score = decodes and bool(runtimes)
@@ -159,7 +160,7 @@ def _left_out(check: Check, found: dict[str, Finding], gpus: bool) -> Finding | 
     failed = [name for name in check.needs if name not in found or found[name].status != WORKS]
     if not failed:
         return None
-    absent = all(name in found and found[name].status == ABSENT and name != BUNDLE for name in failed)
+    absent = all(name in found and found[name].status == ABSENT for name in failed)
     return Finding(ABSENT if absent else UNKNOWN, f"cannot be tried without {' and '.join(failed)}")
 
 
@@ -174,19 +175,22 @@ def _with_scores_judged(found: dict[str, Finding]) -> dict[str, Finding]:
     """The runtimes' findings, each with its score beside the expected one; a problem where that is another."""
     if BUNDLE not in found or found[BUNDLE].status != WORKS:
         return found
-    facts = found[BUNDLE].facts
-    expected, bound = facts["expected"], facts["bound"]
-    scored = {name: finding.facts["scores"] for name, finding in found.items() if "scores" in finding.facts}
-    reference = "is expected"
-    if expected is None:  # a user's bundle: what PyTorch says counts, or what ONNX Runtime says
-        judge = next((name for name in ("torch", "onnxruntime") if name in scored), None)
-        if judge is None:
+    expected, bound = found[BUNDLE].facts["expected"], found[BUNDLE].facts["bound"]
+    scored = {name: finding.facts["score"] for name, finding in found.items() if "score" in finding.facts}
+    reference = None
+    if expected is None:  # a user's bundle: what PyTorch says counts, else what ONNX Runtime says
+        reference = next((name for name in ("torch", "onnxruntime") if name in scored), None)
+        if reference is None:
             return found
-        expected, reference = scored[judge][0], f"is what {judge} says"
+        expected = scored[reference]
     judged = dict(found)
-    for name, scores in scored.items():
-        off = max(abs(score - expected) for score in scores)
-        told = f"{found[name].found}: {scores[0]:.4f} where {expected:.4f} {reference}, |dp| {off:.0e}"
+    for name, score in scored.items():
+        off = abs(score - expected)
+        told = f"{found[name].found}: probability {score:.4f}"
+        if name == reference:
+            told += ", which the others are compared with"
+        else:
+            told += f" where {expected:.4f} is {f'what {reference} says' if reference else 'right'}, |dp| {off:.0e}"
         if off <= bound:
             judged[name] = dataclasses.replace(found[name], found=told)
         else:  # NaN, too

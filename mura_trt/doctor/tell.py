@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from mura_trt.doctor import packages
-from mura_trt.doctor.finding import PROBLEM, UNKNOWN
+from mura_trt.doctor.finding import PROBLEM, UNKNOWN, WORKS
 
 _WIDTH = 120
 
@@ -37,13 +37,13 @@ def table(found: dict[str, Any]) -> str:
 
 def verdict(found: dict[str, Any]) -> str:
     """One sentence or two: whether scoring works here, with what, and whether it would use the GPU."""
-    checks, runtimes = found["checks"], found["runtimes"]
+    status = {name: check["status"] for name, check in found["checks"].items()}
+    runtimes = found["runtimes"]
     if not found["can_score"]:
-        failed = [] if checks["decode-cpu"]["status"] == "works" else ["DALI does not decode"]
+        failed = [] if status.get("decode-cpu") == WORKS else ["DALI does not decode"]
         if not runtimes:
-            tried = "could be tried; name a bundle with --engine, or pip install onnx"
-            unknown = checks["onnxruntime"]["status"] == UNKNOWN
-            failed.append(f"no runtime {tried if unknown else 'works'}")
+            unknown = status.get("onnxruntime") == UNKNOWN
+            failed.append(f"no runtime {'could be tried' if unknown else 'works'}")
         return f"Scoring does not work here: {', and '.join(failed)}."
     told = f"Scoring works here with {', '.join(runtimes)}"
     if found["environment"]["gpus"] and not set(runtimes) & {"tensorrt", "tensorrt_rtx"}:
