@@ -46,7 +46,7 @@ def environment() -> dict[str, Any]:
 
 def driver_finding(folder: Path) -> Finding:
     """What the NVIDIA driver says, asked in a process of its own; ``folder`` is scratch."""
-    return ask(_PROBE, {}, folder, DRIVER_SECONDS)
+    return ask(_PROBE, {}, folder, DRIVER_SECONDS, "install the NVIDIA driver anew, and restart")
 
 
 def described(driver: Finding) -> dict[str, Any]:

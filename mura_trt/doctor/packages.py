@@ -38,9 +38,12 @@ def installed() -> dict[str, str]:
     """Every distribution on this Python's path: name, as pip normalises it, and version."""
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:  # what is left of one that was half removed has none
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+        try:
+            name, version = distribution.metadata["Name"], distribution.version
+        except (OSError, TypeError, ValueError, LookupError):  # what is left of one that was half removed
+            continue
+        if name:
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version or "unknown")
     return found
 
 

@@ -16,6 +16,7 @@ from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, nvidi
 from mura_trt.doctor import packages
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
 from mura_trt.doctor.toolchain import HOW_TO_GET, missing_for_pycuda
+from mura_trt.errors import BundleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +98,11 @@ def engine(bundle: str) -> Finding:
     """Opens the user's bundle; facts are what the manifest tells, and how far a score may be off."""
     from mura_trt.bundle import Bundle
 
-    manifest = Bundle.open(Path(bundle)).manifest
+    try:
+        manifest = Bundle.open(Path(bundle)).manifest
+    except BundleError as error:
+        reason, _, mend = str(error).partition("; ")
+        return Finding(PROBLEM, reason, mend)
     facts = {
         "name": manifest.name,
         "precision": manifest.precision,

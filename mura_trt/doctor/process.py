@@ -23,7 +23,7 @@ _KILLED_SECONDS = 5.0  # a process that hangs in a driver cannot even be killed,
 _WORDS = 300  # characters of what a library said
 
 
-def ask(probe: str, arguments: dict[str, Any], folder: Path, timeout: float) -> Finding:
+def ask(probe: str, arguments: dict[str, Any], folder: Path, timeout: float, mend: str) -> Finding:
     """Calls a function in a new process, and tells how that ended.
 
     Parameters
@@ -36,6 +36,8 @@ def ask(probe: str, arguments: dict[str, Any], folder: Path, timeout: float) -> 
         Scratch; the process's output goes into a file there.
     timeout
         Seconds that it may take.
+    mend
+        What to do about a problem of which nothing better is known.
     """
     answer, log = folder / "answer.json", folder / "log"
     answer.unlink(missing_ok=True)
@@ -61,11 +63,12 @@ def ask(probe: str, arguments: dict[str, Any], folder: Path, timeout: float) -> 
     except (OSError, ValueError, TypeError):
         finding = None
     if code == 0 and finding:
-        return dataclasses.replace(finding, seconds=seconds)
+        instead = mend if finding.status == PROBLEM else None
+        return dataclasses.replace(finding, mend=finding.mend or instead, seconds=seconds)
     ended = _ended(code, timeout)
     if finding:
         ended = f"{finding.found}; then, when it should have ended: {ended}"
-    return Finding(PROBLEM, f"{ended}{_last_words(log)}", _mend(code), seconds)
+    return Finding(PROBLEM, f"{ended}{_last_words(log)}", _mend(code) or mend, seconds)
 
 
 def _ended(code: int | None, timeout: float) -> str:
@@ -81,7 +84,7 @@ def _ended(code: int | None, timeout: float) -> str:
 
 
 def _mend(code: int | None) -> str | None:
-    """What the way it ended tells; the check itself may know more."""
+    """What the way it ended tells."""
     if code is None:
         return "try once more; where it hangs again, look at `dmesg` and `nvidia-smi`, which hangs with a broken driver"
     if code == -signal.SIGKILL:

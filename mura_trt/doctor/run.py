@@ -32,9 +32,9 @@ class Check:
     name: str
     probe: str
     """``module:function``."""
+    mend: str
+    """What to do where it fails for no reason that is known."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    package: str = ""
-    """The distribution to install anew where the check fails for no reason that is known."""
     modules: tuple[str, ...] = ()
     """Without these nothing is wrong, and the check is left out."""
     needs: tuple[str, ...] = ()
@@ -49,39 +49,46 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
     used = engine or folder / "bundle"
     with_view = ("view", BUNDLE)
 
-    def runtime(name: str, bundle: Path, package: str, needs: tuple[str, ...], *modules: str) -> Check:
+    def runtime(name: str, bundle: Path, packages: str, needs: tuple[str, ...], *modules: str) -> Check:
         arguments = {"name": name, "bundle": str(bundle), **scratch}
-        return Check(name, f"{_PROBES}:runtime", arguments, package, modules, needs, name in GPU_RUNTIMES)
+        return Check(name, f"{_PROBES}:runtime", _reinstall(packages), arguments, modules, needs, name in GPU_RUNTIMES)
 
-    found = [Check("view", f"{_PROBES}:view", scratch, "pillow numpy")]
+    dali = _reinstall("nvidia-dali-cuda130")
+    found = [Check("view", f"{_PROBES}:view", _reinstall("pillow numpy"), scratch)]
     if engine:
-        found.append(Check(BUNDLE, f"{_PROBES}:engine", {"bundle": str(engine)}))
-        found.append(Check("plan", f"{_PROBES}:engine_plan", {"bundle": str(engine)}, needs=(BUNDLE,)))
+        given, rebuild = {"bundle": str(engine)}, "rebuild the bundle on this machine: mura-trt build-engine"
+        found.append(Check(BUNDLE, f"{_PROBES}:engine", rebuild, given))
+        found.append(Check("plan", f"{_PROBES}:engine_plan", rebuild, given, needs=(BUNDLE,)))
     else:
-        found.append(Check(BUNDLE, f"{_PROBES}:network", scratch, "onnx", needs=("view",)))
+        found.append(Check(BUNDLE, f"{_PROBES}:network", _reinstall("onnx"), scratch, needs=("view",)))
     found += [
-        Check("decode-cpu", f"{_PROBES}:decode_cpu", scratch, "nvidia-dali-cuda130", needs=("view",)),
-        Check("decode-gpu", f"{_PROBES}:decode_gpu", scratch, "nvidia-dali-cuda130", needs=("view",), gpu=True),
+        Check("decode-cpu", f"{_PROBES}:decode_cpu", dali, scratch, needs=("view",)),
+        Check("decode-gpu", f"{_PROBES}:decode_gpu", dali, scratch, needs=("view",), gpu=True),
         runtime("onnxruntime", used, "onnxruntime", with_view),
         runtime("emulated", used, "onnxruntime onnx", with_view, "onnx"),
     ]
+    arithmetic, torch = f"{_PROBES}:torch", _reinstall("torch")
     if engine:
         found.append(runtime("torch", engine, "torch", with_view, "torch", "onnx"))
     else:
         cpu = {"device": "cpu", **scratch}
-        found.append(Check("torch", f"{_PROBES}:torch", cpu, "torch", ("torch", "onnx"), ("view",)))
+        found.append(Check("torch", arithmetic, torch, cpu, ("torch", "onnx"), ("view",)))
     cuda = {"device": "cuda", **scratch}
-    found.append(Check("torch-cuda", f"{_PROBES}:torch", cuda, "torch", ("torch",), ("view",), gpu=True))
-    found.append(Check("pycuda", f"{_PROBES}:pycuda", package="pycuda"))
+    found.append(Check("torch-cuda", arithmetic, torch, cuda, ("torch",), ("view",), gpu=True))
+    found.append(Check("pycuda", f"{_PROBES}:pycuda", _reinstall("pycuda")))
     for name in GPU_RUNTIMES:
         package = name.replace("_", "-")
         if engine:
             found.append(runtime(name, engine, package, (*with_view, "plan", "pycuda")))
         else:
             build = {"builder": package, **scratch}
-            found.append(Check(f"plan-{name}", f"{_PROBES}:plan", build, package, (name,), (BUNDLE,)))
+            found.append(Check(f"plan-{name}", f"{_PROBES}:plan", _reinstall(package), build, (name,), (BUNDLE,)))
             found.append(runtime(name, folder / name, package, (f"plan-{name}", "pycuda"), name))
     return found
+
+
+def _reinstall(packages: str) -> str:
+    return f"pip install --force-reinstall {packages}"
 
 
 def examine(
@@ -125,7 +132,9 @@ def examine(
         found = {"driver": driver, "packages": packages.judged(packages.installed())}
         for check in chosen(folder, engine):
             report(check.name)
-            found[check.name] = _left_out(check, found, gpus) or _tried(check, folder)
+            found[check.name] = _left_out(check, found, gpus) or ask(
+                check.probe, check.arguments, folder, GPU_SECONDS if check.gpu else CPU_SECONDS, check.mend
+            )
     found = _with_scores_judged(found)
     builds = [f"plan-{name}" for name in GPU_RUNTIMES if f"plan-{name}" in found]
     if gpus and builds and all(found[name].status == ABSENT for name in builds):
@@ -162,13 +171,6 @@ def _left_out(check: Check, found: dict[str, Finding], gpus: bool) -> Finding | 
         return None
     absent = all(name in found and found[name].status == ABSENT for name in failed)
     return Finding(ABSENT if absent else UNKNOWN, f"cannot be tried without {' and '.join(failed)}")
-
-
-def _tried(check: Check, folder: Path) -> Finding:
-    finding = ask(check.probe, check.arguments, folder, GPU_SECONDS if check.gpu else CPU_SECONDS)
-    if finding.status == PROBLEM and finding.mend is None and check.package:
-        return dataclasses.replace(finding, mend=f"pip install --force-reinstall {check.package}")
-    return finding
 
 
 def _with_scores_judged(found: dict[str, Finding]) -> dict[str, Finding]:

@@ -40,11 +40,12 @@ def verdict(found: dict[str, Any]) -> str:
     status = {name: check["status"] for name, check in found["checks"].items()}
     runtimes = found["runtimes"]
     if not found["can_score"]:
-        failed = [] if status.get("decode-cpu") == WORKS else ["DALI does not decode"]
+        failed = []
+        if status.get("decode-cpu") != WORKS:
+            failed.append(f"DALI {'could not be tried' if status.get('decode-cpu') == UNKNOWN else 'does not decode'}")
         if not runtimes:
-            unknown = status.get("onnxruntime") == UNKNOWN
-            failed.append(f"no runtime {'could be tried' if unknown else 'works'}")
-        return f"Scoring does not work here: {', and '.join(failed)}."
+            failed.append(f"no runtime {'could be tried' if status.get('onnxruntime') == UNKNOWN else 'works'}")
+        return f"Scoring does not work here: {' and '.join(failed)}."
     told = f"Scoring works here with {', '.join(runtimes)}"
     if found["environment"]["gpus"] and not set(runtimes) & {"tensorrt", "tensorrt_rtx"}:
         return f"{told}; the GPU would stand idle, because neither TensorRT nor TensorRT-RTX works."
