@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import io
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.errors import EnvironmentProblem
+from mura_trt.runtimes.base import DevicePixels, GpuStream, Piece
 from mura_trt.screen import Rejected
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
 
-class Decoded(NamedTuple):
+P = TypeVar("P", NDArray[np.uint8], DevicePixels)
+
+
+class Decoded(NamedTuple, Generic[P]):
     """A submitted batch, decoded.
 
     ``pixels`` is uint8 (k, H, W, 1), the decodable files in order; ``kept`` holds their k positions in the batch, and
     ``rejected`` the position and reason of every other file.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: P
     kept: list[int]
     rejected: list[tuple[int, Rejected]]
 
 
-class Decoder:
-    """Decodes screened files in batches, in order, in threads of its own.
+class BatchDecoder(ABC, Generic[P]):
+    """Decodes screened files in batches, in order, in threads of its own, to pixels somewhere.
 
     ``submit`` returns at once and ``collect`` waits for the oldest batch, so that a caller who submits ahead overlaps
-    decoding with its own work. Gray is ITU-R 601 luminance, as Pillow's ``convert("L")``; the resize is Pillow's
-    antialiased bilinear, equal to within 1 of 255 inside and 12 on the outermost pixel. EXIF orientation is not
+    decoding with its own work. Gray is ITU-R 601 luminance, as Pillow's ``convert("L")``; EXIF orientation is not
     applied, as Pillow's ``open`` does not.
 
     Parameters
@@ -52,6 +56,9 @@ class Decoder:
     attempted_at
         When a batch, or part of one that failed, was last begun: seconds of the monotonic clock.
     """
+
+    _device = "cpu"  # DALI's name of where images are decoded
+    _gpu: int | None = None
 
     def __init__(self, size: tuple[int, int], threads: int, batch: int) -> None:
         self._size, self._threads, self._batch = size, threads, batch
@@ -72,14 +79,11 @@ class Decoder:
         self._start(encoded)
         self._waiting.append(encoded)
 
-    def collect(self) -> Decoded:
-        """Waits for the oldest submitted batch. A file that cannot be decoded costs no other file anything.
-
-        The pixels are DALI's own memory, valid as long as the array lives.
-        """
+    def collect(self) -> Decoded[P]:
+        """Waits for the oldest submitted batch. A file that cannot be decoded costs no other file anything."""
         files = self._waiting.popleft()
         try:
-            pixels = self._finish()
+            pixels = self._finish(files)
         except RuntimeError:
             decoded = self._isolate(files)
             for batch in self._waiting:  # the broken pipeline lost these too
@@ -95,11 +99,15 @@ class Decoder:
         # A queue of 1, because a deeper one makes the first schedule_run ask for that many batches at once; batches
         # scheduled ahead of collect overlap all the same (measured: no difference between 1 and 2).
         pipeline = Pipeline(
-            batch_size=self._batch, num_threads=self._threads, device_id=None, prefetch_queue_depth=1, exec_dynamic=True
+            batch_size=self._batch,
+            num_threads=self._threads,
+            device_id=self._gpu,
+            prefetch_queue_depth=1,
+            exec_dynamic=True,
         )
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, batch=True, no_copy=True)
-            image = fn.decoders.image(encoded, device="cpu", output_type=types.GRAY, adjust_orientation=False)
+            image = fn.decoders.image(encoded, device=self._device, output_type=types.GRAY, adjust_orientation=False)
             pipeline.set_outputs(
                 fn.resize(image, size=self._size, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)
             )
@@ -111,14 +119,24 @@ class Decoder:
         self._pipeline.feed_input("encoded", files)
         self._pipeline.schedule_run()
 
-    def _finish(self) -> NDArray[np.uint8]:
-        (images,) = self._pipeline.share_outputs()
+    def _taken(self, stream: int | None = None) -> Any:
+        """The oldest batch as DALI has it, ready for the host or on a stream."""
+        (images,) = self._pipeline.share_outputs(cuda_stream=stream)
         self._pipeline.release_outputs()
-        return np.asarray(images.as_tensor())
+        return images
 
-    def _isolate(self, files: list[NDArray[np.uint8]]) -> Decoded:
+    @abstractmethod
+    def _finish(self, files: list[NDArray[np.uint8]]) -> P:
+        """Takes the oldest batch, these files, from the pipeline."""
+
+    @abstractmethod
+    def _joined(self, parts: list[P]) -> P:
+        """Neighbouring pixels, or none, as one batch."""
+
+    def _isolate(self, files: list[NDArray[np.uint8]]) -> Decoded[P]:
         """Decodes a batch that failed by halves, so that only the files at fault are lost; leaves a sound pipeline."""
-        decoded: list[tuple[int, NDArray[np.uint8]]] = []
+        decoded: list[P] = []
+        kept: list[int] = []
         rejected: list[tuple[int, Rejected]] = []
         parts = deque([list(enumerate(files))])
         self._pipeline = self._build()
@@ -126,23 +144,65 @@ class Decoder:
             part = parts.popleft()
             pixels = self._attempt([data for _, data in part])
             if pixels is not None:
-                decoded.extend(zip((position for position, _ in part), pixels, strict=True))
+                decoded.append(pixels)
+                kept.extend(position for position, _ in part)
             elif len(part) > 1:
                 middle = len(part) // 2
                 parts.extendleft((part[middle:], part[:middle]))
             else:
                 ((position, data),) = part
                 rejected.append((position, _rejection(data)))
-        stacked = np.stack([pixels for _, pixels in decoded]) if decoded else np.empty((0, *self._size, 1), np.uint8)
-        return Decoded(stacked, [position for position, _ in decoded], rejected)
+        return Decoded(self._joined(decoded), kept, rejected)
 
-    def _attempt(self, files: list[NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
+    def _attempt(self, files: list[NDArray[np.uint8]]) -> P | None:
         try:
             self._start(files)
-            return self._finish()
+            return self._finish(files)
         except RuntimeError:
             self._pipeline = self._build()
             return None
+
+
+class Decoder(BatchDecoder[NDArray[np.uint8]]):
+    """To the host's memory, which is DALI's own, valid as long as the array lives.
+
+    The resize is Pillow's antialiased bilinear, equal to within 1 of 255 inside and 12 on the outermost pixel.
+    """
+
+    def _finish(self, files: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:  # noqa: ARG002
+        return np.asarray(self._taken().as_tensor())
+
+    def _joined(self, parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        return np.concatenate([np.empty((0, *self._size, 1), np.uint8), *parts])
+
+
+class GpuDecoder(BatchDecoder[DevicePixels]):
+    """To a GPU's memory, which is DALI's own, valid as long as the owner of a piece lives.
+
+    JPEG files are decoded, and all are resized, on the GPU, which rounds otherwise than the CPU; PNG files are decoded
+    in ``threads``. The pixels need not be there yet when ``collect`` returns: it is the stream that waits for them.
+
+    Parameters
+    ----------
+    size, threads, batch
+        As for :class:`BatchDecoder`.
+    stream
+        What the pixels are ready for: whatever it is given next.
+    """
+
+    _device = "mixed"
+
+    def __init__(self, size: tuple[int, int], threads: int, batch: int, stream: GpuStream) -> None:
+        self._gpu, self._stream = stream.gpu, stream.handle
+        super().__init__(size, threads, batch)
+
+    def _finish(self, files: list[NDArray[np.uint8]]) -> DevicePixels:
+        images = self._taken(self._stream)
+        tensor = images.as_tensor()
+        return DevicePixels([Piece(tensor.data_ptr(), len(files), (images, tensor, files))])
+
+    def _joined(self, parts: list[DevicePixels]) -> DevicePixels:
+        return DevicePixels([piece for part in parts for piece in part.pieces])
 
 
 def _rejection(data: NDArray[np.uint8]) -> Rejected:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mura_trt.archives.listing import Reader, Reference, Source
 from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
-from mura_trt.decode import Decoder
+from mura_trt.decode import BatchDecoder, Decoder, GpuDecoder
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.ledger import Failure, Rows, ScoreArray, Task, score_type, scores_of
 from mura_trt.processes import work_for
@@ -132,7 +132,12 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         bundle = config.bundle
         session, passed_over = open_session(config.runtime, bundle, SessionOptions(config.batch, config.null_ms))
         threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
-        decoder = Decoder((bundle.contract.height, bundle.contract.width), threads, session.batch)
+        size = bundle.contract.height, bundle.contract.width
+        decoder = (
+            GpuDecoder(size, threads, session.batch, session.stream)
+            if session.stream
+            else Decoder(size, threads, session.batch)
+        )
         reader = config.source.open()
         connection.send(Ready(session.name, session.device, session.batch, passed_over))
         Worker(connection, reader, decoder, session, config.map_size).run()
@@ -206,7 +211,7 @@ class Worker:
     """The loop from tasks to rows, over one reader, one decoder and one session."""
 
     def __init__(
-        self, connection: Connection, reader: Reader, decoder: Decoder, session: Session, map_size: int
+        self, connection: Connection, reader: Reader, decoder: BatchDecoder[Any], session: Session, map_size: int
     ) -> None:
         self._connection, self._session, self._decoder = connection, session, decoder
         self._map_size = map_size
@@ -214,6 +219,7 @@ class Worker:
         self._ahead = ReadAhead(session.batch, reader)
         self._inbox: SimpleQueue[Assignment | Flush | Stop] = SimpleQueue()
         self._decoding: deque[Batch] = deque()
+        self._computing: deque[tuple[NDArray[np.int64], NDArray[np.bool_]]] = deque()  # views, and whether in color
         self._open: deque[_OpenTask] = deque()
         self._first_batch_at = 0.0
         self._seconds = {"read": 0.0, "decode": 0.0, "engine": 0.0}
@@ -227,9 +233,12 @@ class Worker:
         threading.Thread(target=self._take_messages, name="inbox", daemon=True).start()
         threading.Thread(target=self._send_pulses, name="pulse", daemon=True).start()
         while self._receive():
+            # The decoder gets its next batches first, so that it works while this thread waits for the session.
             while len(self._decoding) < BATCHES_DECODING and self._start_batch():
                 pass
-            if self._decoding:
+            if self._decoding and self._session.room:
+                self._hand_over()
+            elif self._computing:
                 self._finish_batch()
             self._send_complete()
         self._ahead.close()
@@ -275,7 +284,7 @@ class Worker:
 
     def _receive(self) -> bool:
         """Takes what has come, waiting where there is nothing else to do; False when the supervisor is gone."""
-        idle = not self._decoding and not self._ahead.reading
+        idle = not self._decoding and not self._computing and not self._ahead.reading
         if idle and self._ahead.waiting and self._inbox.empty():
             self._send(Hungry())
         while idle or not self._inbox.empty():
@@ -303,19 +312,25 @@ class Worker:
         self._decoding.append(batch)
         return True
 
-    def _finish_batch(self) -> None:
+    def _hand_over(self) -> None:
+        """The oldest batch from the decoder to the session."""
         batch = self._decoding.popleft()
         with self._doing("decode", _allowance(batch)):
             pixels, kept, rejected = self._decoder.collect()
         self._fail([Failure(batch.views[at], "decode", reason.code, str(reason)) for at, reason in rejected])
         if kept:
-            self._start_batch()  # keeps the decoder busy while the engine works on this one
             with self._doing("engine"):
-                scores = self._session.run(pixels)
+                self._session.submit(pixels)
             views = np.array([batch.views[at] for at in kept])
-            color = np.array([view in batch.colored for view in views.tolist()])
-            maps = scores.cam if self._map_size else None
-            self._settle(views, scores_of(scores.logit, scores.probability, color, maps))
+            self._computing.append((views, np.array([view in batch.colored for view in views.tolist()])))
+
+    def _finish_batch(self) -> None:
+        """The oldest batch's scores from the session to the tasks that its views are of."""
+        views, color = self._computing.popleft()
+        with self._doing("engine"):
+            scores = self._session.collect()
+        maps = scores.cam if self._map_size else None
+        self._settle(views, scores_of(scores.logit, scores.probability, color, maps))
 
     def _settle(self, views: NDArray[np.int64], scores: ScoreArray) -> None:
         finite = np.isfinite(scores["logit"]) & np.isfinite(scores["probability"])

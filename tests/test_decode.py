@@ -92,7 +92,7 @@ def clean(png_files: list[bytes]) -> list[Pixels]:
     return [decode(decoder, [data]).pixels[0].copy() for data in png_files]
 
 
-def decode(decoder: Decoder, files: Sequence[bytes]) -> Decoded:
+def decode(decoder: Decoder, files: Sequence[bytes]) -> Decoded[NDArray[np.uint8]]:
     for data in files:
         screen(data)
     decoder.submit(files)
@@ -105,7 +105,9 @@ def assert_like_pillow(pixels: Pixels, data: bytes, inside: int, border: int = 1
     assert difference.max() <= border
 
 
-def assert_only_lost(decoded: Decoded, lost: Sequence[int], expected: Sequence[Pixels | None]) -> None:
+def assert_only_lost(
+    decoded: Decoded[NDArray[np.uint8]], lost: Sequence[int], expected: Sequence[Pixels | None]
+) -> None:
     """Those and no other were rejected, and the others are as if they had been alone."""
     assert [position for position, _ in decoded.rejected] == list(lost)
     assert {reason.code for _, reason in decoded.rejected} <= {"UNDECODABLE"}

@@ -7,20 +7,31 @@ from collections.abc import Sequence
 
 from mura_trt.bundle import Bundle
 from mura_trt.errors import RuntimeUnavailable
-from mura_trt.runtimes.base import Scores, Session, SessionOptions
+from mura_trt.runtimes.base import DevicePixels, Pixels, Scores, Session, SessionOptions
 
-__all__ = ["AUTO", "OWN_RUNTIMES", "RUNTIMES", "Scores", "Session", "SessionOptions", "open_session"]
+__all__ = [
+    "AUTO",
+    "OWN_RUNTIMES",
+    "RUNTIMES",
+    "DevicePixels",
+    "Pixels",
+    "Scores",
+    "Session",
+    "SessionOptions",
+    "open_session",
+]
 
-# Name -> where its session class is; the module is imported only when the runtime is tried.
+# Name -> where its session is opened; the module is imported only when the runtime is tried.
 RUNTIMES = {
     "tensorrt": ("tensorrt", "PlainTensorRTSession"),
     "tensorrt_rtx": ("tensorrt", "TensorRTRTXSession"),
     "onnxruntime": ("onnxruntime", "OnnxRuntimeSession"),
     "emulated": ("onnxruntime", "EmulatedSession"),
-    "torch": ("torch", "TorchSession"),
+    "torch_cuda": ("torch", "TorchCudaSession"),
+    "torch": ("torch", "open_reference"),
     "null": ("null", "NullSession"),
 }
-AUTO = ("tensorrt", "tensorrt_rtx", "onnxruntime")
+AUTO = ("tensorrt", "tensorrt_rtx", "torch_cuda", "onnxruntime")
 # What computes in the bundle's own precision: its plan, or the graph that the plan was compiled from.
 OWN_RUNTIMES = ("tensorrt", "tensorrt_rtx", "emulated")
 

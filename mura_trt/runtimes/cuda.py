@@ -1,11 +1,11 @@
-"""Streams, device memory and copies on the GPU's primary context: the only module that touches PyCUDA.
+"""Streams, events, memory and copies on the GPU's primary context: the only module that touches PyCUDA.
 
 The primary context is the one that torch and DALI use, so that all of them can work on one another's memory.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,34 @@ from numpy.typing import NDArray
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import RuntimeUnavailable
 
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: nothing that others do on the default stream holds this one up
+
+
+class Event(Protocol):
+    """A mark in a stream, as PyCUDA's."""
+
+    def record(self, stream: Stream) -> Any:
+        """Sets the mark behind everything that the stream was given so far."""
+
+    def synchronize(self) -> Any:
+        """Waits, asleep, until the stream has come to the mark."""
+
+
+class Stream(Protocol):
+    """Work in order, as PyCUDA's."""
+
+    @property
+    def handle(self) -> int:
+        """CUDA's handle."""
+
+    def wait_for_event(self, event: Event) -> Any:
+        """Whatever comes after waits until the mark is reached; the caller does not."""
+
 
 class Device:
-    """One GPU, its primary context current on this thread from here to ``close``, and one stream on it.
+    """One GPU, its primary context current on this thread from here to ``close``.
+
+    Copies are started, not waited for; memory that one reads or writes must stay as it is until its stream is through.
 
     Raises
     ------
@@ -33,7 +58,9 @@ class Device:
                 f"PyCUDA does not import ({error}): pip install pycuda, which needs nvcc"
             ) from error
         self._driver = driver
-        self._buffers: list[Buffer] = []
+        self._memory: list[Any] = []
+        self._pinned: list[NDArray[Any]] = []
+        self.ordinal = ordinal
         try:
             driver.init()
             device = driver.Device(ordinal)
@@ -43,63 +70,62 @@ class Device:
             self._context.push()
         except driver.Error as error:
             raise RuntimeUnavailable(f"CUDA device {ordinal} cannot be used: {error}") from error
-        self._stream = driver.Stream()
 
-    @property
-    def stream(self) -> int:
-        """The stream's CUDA handle."""
-        return int(self._stream.handle)
+    def stream(self) -> Stream:
+        """A new stream."""
+        stream: Stream = self._driver.Stream(NON_BLOCKING)
+        return stream
 
-    def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
-        """Pinned host memory and device memory of one shape; both live until ``close``."""
+    def event(self) -> Event:
+        """A new event, on which a thread waits without keeping a core busy."""
+        flags = self._driver.event_flags
+        event: Event = self._driver.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING)
+        return event
+
+    def memory(self, nbytes: int) -> int:
+        """The address of new device memory, all zeros, that lives until ``close``."""
         try:
-            self._buffers.append(Buffer(self._driver, self._stream, shape, dtype))
+            self._memory.append(self._driver.mem_alloc(nbytes))
         except self._driver.Error as error:
             raise RuntimeUnavailable(
                 f"no memory on {self.name} for a batch: {error}; give a smaller --batch"
             ) from error
-        return self._buffers[-1]
+        address = int(self._memory[-1])
+        self._driver.memset_d8(address, 0, nbytes)
+        return address
 
-    def synchronise(self) -> None:
-        """Waits for everything on the stream."""
-        self._stream.synchronize()
+    def pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+        """New host memory that copies to and from the GPU need not stop for; it lives until ``close``."""
+        try:
+            self._pinned.append(self._driver.pagelocked_empty(shape, dtype))
+        except self._driver.Error as error:
+            raise RuntimeUnavailable(f"no page-locked memory for a batch: {error}; give a smaller --batch") from error
+        return self._pinned[-1]
+
+    def upload(self, address: int, host: NDArray[Any], stream: Stream) -> None:
+        """Starts copying an array of pinned memory to the device."""
+        self._driver.memcpy_htod_async(address, host, stream)
+
+    def download(self, host: NDArray[Any], address: int, stream: Stream) -> None:
+        """Starts filling an array of pinned memory from the device."""
+        self._driver.memcpy_dtoh_async(host, address, stream)
+
+    def copy(self, to: int, address: int, nbytes: int, stream: Stream) -> None:
+        """Starts copying from one place of the device's memory to another."""
+        self._driver.memcpy_dtod_async(to, address, nbytes, stream)
+
+    def free_bytes(self) -> int:
+        """How much of the device's memory nobody has."""
+        return int(self._driver.mem_get_info()[0])
 
     def close(self) -> None:
-        """Gives back buffers and stream while their context is still current, then takes it off this thread."""
-        for buffer in self._buffers:
-            buffer.free()
-        del self._stream
+        """Gives memory back while its context is still current, and takes that off this thread.
+
+        Streams, events and pinned arrays must not be used after, and should be gone before.
+        """
+        for memory in self._memory:
+            memory.free()
+        self._memory.clear()
+        self._pinned.clear()
         self._context.pop()
         self._context.detach()
-
-
-class Buffer:
-    """A tensor's two homes: ``host`` (pinned) and ``address`` (device), copied on the device's stream."""
-
-    def __init__(self, driver: Any, stream: Any, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
-        self._driver, self._stream = driver, stream
-        self.host: NDArray[Any] = driver.pagelocked_empty(shape, dtype)
-        self._memory = driver.mem_alloc(self.host.nbytes)
-
-    @property
-    def address(self) -> int:
-        """The device pointer."""
-        return int(self._memory)
-
-    def clear(self) -> None:
-        """Fills both with zeros."""
-        self.host[:] = 0
-        self.upload(len(self.host))
-
-    def upload(self, rows: int) -> None:
-        """Starts copying the first ``rows`` rows to the device."""
-        self._driver.memcpy_htod_async(self._memory, self.host[:rows], self._stream)
-
-    def download(self, rows: int) -> None:
-        """Starts copying the first ``rows`` rows to the host."""
-        self._driver.memcpy_dtoh_async(self.host[:rows], self._memory, self._stream)
-
-    def free(self) -> None:
-        """Gives the memory back; ``host`` must not be used after."""
-        self._memory.free()
-        del self.host, self._stream

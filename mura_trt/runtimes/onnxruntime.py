@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
 from mura_trt.errors import RuntimeUnavailable
-from mura_trt.runtimes.base import Scores, Session, SessionOptions
+from mura_trt.runtimes.base import HostSession, Scores, SessionOptions
 
 BATCH = 8  # on 2 cores 11.3 views/s at 8, 10.9 at 16, 10.8 at 4; 16 takes twice the memory
 
 
-class OnnxRuntimeSession(Session):
+class OnnxRuntimeSession(HostSession):
     """The FP32 graph, whatever the bundle's precision: a CPU computes FP16 in FP32 anyway, with casts on top."""
 
     name = "onnxruntime"

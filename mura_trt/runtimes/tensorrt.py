@@ -5,22 +5,19 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import RuntimeUnavailable, UsageError
 from mura_trt.plan import BUILDERS
-from mura_trt.runtimes.base import Scores, Session, SessionOptions
-from mura_trt.runtimes.cuda import Device
+from mura_trt.runtimes.base import SessionOptions
+from mura_trt.runtimes.cuda import Device, Stream
+from mura_trt.runtimes.device import DeviceSession, Output
 
 
-class TensorRTSession(Session):
-    """A deserialised plan, its execution context, and one set of pinned and device buffers."""
+class TensorRTSession(DeviceSession):
+    """A deserialised plan and its execution context."""
 
-    device = "cuda"
-    builder = "tensorrt"
+    builder: str
 
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
         if cuda_device_count() == 0:
@@ -35,30 +32,18 @@ class TensorRTSession(Session):
         _, tuned, most = built["batch"]
         if options.batch and options.batch > most:
             raise UsageError(f"--batch {options.batch}: this bundle's plan takes at most {most} views")
-        super().__init__(bundle.contract, options.batch or tuned)
-        self._gpu = Device()
+        gpu = Device()
         try:
-            self._engine, self._context = self._load(bundle)
-            self._buffers = {
-                "image": self._gpu.buffer((self.batch, *self._shape), np.uint8),
-                "probability": self._gpu.buffer((self.batch,), np.float32),
-                "logit": self._gpu.buffer((self.batch,), np.float32),
-                "cam": self._gpu.buffer((self.batch, *self._map_shape), np.float32),
-            }
-            for name, buffer in self._buffers.items():
-                if not self._context.set_tensor_address(name, buffer.address):
-                    raise RuntimeUnavailable(f"{self.name} refused the address of tensor {name!r}")
-            # Always a full batch, the rest of a short one being what the last one left there: another shape would have
-            # other kernels, and a view's score would hang on its company.
-            shape = self._buffers["image"].host.shape
+            super().__init__(bundle.contract, options.batch or tuned, gpu)
+            self._load(bundle, options)
+            shape = (self.batch, *self._shape)
             if not self._context.set_input_shape("image", shape):
                 raise RuntimeUnavailable(f"{self.name} refused the input shape {shape}")
-            self._buffers["image"].clear()
         except RuntimeUnavailable:  # the next runtime must not find our context on its thread
-            self._gpu.close()
+            gpu.close()
             raise
 
-    def _load(self, bundle: Bundle) -> tuple[Any, Any]:
+    def _load(self, bundle: Bundle, options: SessionOptions) -> None:
         built = bundle.manifest.builder or {}
         module = BUILDERS[self.builder]
         try:
@@ -67,46 +52,44 @@ class TensorRTSession(Session):
             raise RuntimeUnavailable(f"{module} does not import: {error}") from error
         # Deserialising needs the runtime to live as long as the engine, and reports by None and a line in its log.
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        engine = self._runtime.deserialize_cuda_engine(bundle.path("plan").read_bytes())
-        context = _make_context(trt, engine) if engine is not None else None
-        if context is None:
+        self._engine = self._runtime.deserialize_cuda_engine(bundle.path("plan").read_bytes())
+        self._context: Any = _make_context(trt, self._engine, options) if self._engine is not None else None
+        if self._context is None:
             major, minor = self._gpu.compute_capability
             raise RuntimeUnavailable(
                 f"{module} {trt.__version__} cannot load the plan on {self._gpu.name} (SM{major}{minor}); it was built"
                 f" by {built['name']} {built['version']} for {built['targets']}: rebuild it on this machine with"
                 f" mura-trt build-engine --builder {self.builder}"
             )
-        return engine, context
 
-    def _run(self, images: NDArray[np.uint8]) -> Scores:
-        views = len(images)
-        self._buffers["image"].host[:views] = images
-        self._buffers["image"].upload(views)
-        if not self._context.execute_async_v3(self._gpu.stream):
-            raise RuntimeError(f"{self.name} could not start a batch of {views} views")
-        outputs = [self._buffers[name] for name in ("probability", "logit", "cam")]
-        for output in outputs:
-            output.download(views)
-        self._gpu.synchronise()
-        return Scores(*(output.host[:views] for output in outputs))
+    def _launch(self, image: int, outputs: dict[str, Output], stream: Stream) -> None:
+        for name, address in (("image", image), *((name, output.address) for name, output in outputs.items())):
+            if not self._context.set_tensor_address(name, address):
+                raise RuntimeError(f"{self.name} refused the address of tensor {name!r}")
+        if not self._context.execute_async_v3(stream.handle):
+            raise RuntimeError(f"{self.name} could not start a batch")
 
     def close(self) -> None:
         """Frees the device's memory in the order that TensorRT wants: context, engine, runtime."""
+        while self.pending:
+            self.collect()
         del self._context, self._engine, self._runtime
-        self._gpu.close()
+        super().close()
 
 
-def _make_context(trt: Any, engine: Any) -> Any:
-    """An execution context; of TensorRT-RTX, one whose kernels do not change while it works.
+def _make_context(trt: Any, engine: Any, options: SessionOptions) -> Any:
+    """An execution context, None where it cannot be made; of TensorRT-RTX, one whose kernels stay while it works.
 
-    By default it begins with fallback kernels for a new shape and swaps in better ones when they are compiled, so that
-    the same view could give other bits, and other times, from one run to the next.
+    By default that one begins with fallback kernels for a new shape and swaps in better ones when they are compiled, so
+    that the same view could give other bits, and other times, from one run to the next.
     """
     strategy = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
     if strategy is None:
         return engine.create_execution_context()
     config = engine.create_runtime_config()
     config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
+    if options.cuda_graphs:
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     return engine.create_execution_context(config)
 
 
@@ -114,6 +97,7 @@ class PlainTensorRTSession(TensorRTSession):
     """TensorRT: every GPU, plans built on the GPU they run on."""
 
     name = "tensorrt"
+    builder = "tensorrt"
 
 
 class TensorRTRTXSession(TensorRTSession):

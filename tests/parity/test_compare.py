@@ -33,7 +33,8 @@ from mura_trt.parity.judge import Judgement
 from mura_trt.parity.measure import Reference, in_batches, pillow_pixels
 from mura_trt.parity.run import compare
 from mura_trt.precision import Quantization, lower, raised
-from mura_trt.runtimes import Scores, Session, SessionOptions, open_session
+from mura_trt.runtimes import Scores, SessionOptions, open_session
+from mura_trt.runtimes.base import HostSession
 from mura_trt.sample import whole_studies
 from mura_trt.score import ScoreOptions, score
 from tests.bundles import remade
@@ -240,7 +241,7 @@ def test_pillows_pixels_are_pillows(archive: Path, pixels: NDArray[np.uint8]) ->
 
 
 def test_scores_of_a_session_that_reuses_its_memory_are_taken_before_it_does() -> None:
-    class Reusing(Session):
+    class Reusing(HostSession):
         name = "reusing"
         memory = np.zeros(2, np.float32)
 

@@ -1,0 +1,132 @@
+"""Batches in flight on a GPU: the order of copies, computing and waiting, whatever computes.
+
+    decoder's stream --(ready)--> compute: [gather] launch --(computed)--> copy back: three downloads --(copied)--> host
+
+A batch that the decoder left whole in the GPU's memory is computed on where it lies; any other is gathered in the
+session's own. The host waits for ``copied`` of the oldest batch only, with the younger ones queued behind it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.contract import InputContract
+from mura_trt.runtimes.base import DevicePixels, GpuStream, Piece, Pixels, Scores, Session
+from mura_trt.runtimes.cuda import Device, Event, Stream
+
+
+class Output(NamedTuple):
+    """A tensor's two homes: ``address`` in the GPU's memory and ``host``, pinned, float32 (batch, ...)."""
+
+    address: int
+    host: NDArray[np.float32]
+
+
+@dataclass
+class Slot:
+    """What one batch in flight has for itself."""
+
+    image: int
+    """Address of pixels, uint8 (batch, H, W, 1), where they do not lie together elsewhere."""
+    outputs: dict[str, Output]
+    """``probability``, ``logit`` and ``cam``."""
+    computed: Event
+    copied: Event
+    staged: NDArray[np.uint8] | None = None
+    """Pinned memory for pixels that come from the host's memory."""
+    views: int = 0
+    pieces: list[Piece] = field(default_factory=list)
+    """The batch's pixels, kept whole until they are computed on."""
+
+
+class DeviceSession(Session):
+    """A model on a GPU, with up to ``depth`` batches in flight; one thread's.
+
+    Parameters
+    ----------
+    contract, batch
+        As for :class:`Session`.
+    gpu
+        The device; closed with the session.
+    """
+
+    depth = 3  # one computes, one waits behind it, and one is handed over
+
+    def __init__(self, contract: InputContract, batch: int, gpu: Device) -> None:
+        super().__init__(contract, batch)
+        self._gpu = gpu
+        self._compute, self._copy_back = gpu.stream(), gpu.stream()
+        self.stream = GpuStream(gpu.ordinal, self._compute.handle)
+        self._free = deque(self._slot() for _ in range(self.depth))
+        self._flying: deque[Slot] = deque()
+
+    @abstractmethod
+    def _launch(self, image: int, outputs: dict[str, Output], stream: Stream) -> None:
+        """Starts a whole batch on the stream: from pixels at an address to the outputs' addresses."""
+
+    def _slot(self) -> Slot:
+        shapes = {"probability": (self.batch,), "logit": (self.batch,), "cam": (self.batch, *self._map_shape)}
+        outputs = {}
+        for name, shape in shapes.items():
+            host = self._gpu.pinned(shape, np.float32)
+            outputs[name] = Output(self._gpu.memory(host.nbytes), host)
+        return Slot(self._gpu.memory(self.batch * self._view_bytes), outputs, self._gpu.event(), self._gpu.event())
+
+    @property
+    def _view_bytes(self) -> int:
+        return int(np.prod(self._shape))
+
+    def _submit(self, images: Pixels) -> None:
+        slot = self._free.popleft()
+        slot.views = len(images)
+        # Always a full batch, the rest of a short one being what lies there from before: another shape would have other
+        # kernels, and a view's score would hang on its company.
+        address = slot.image
+        if not isinstance(images, DevicePixels):
+            self._upload(images, slot)
+        elif len(images.pieces) == 1 and len(images) == self.batch:
+            slot.pieces = [*images.pieces]
+            address = images.pieces[0].address
+        else:
+            slot.pieces = [*images.pieces]
+            self._gather(slot)
+        self._launch(address, slot.outputs, self._compute)
+        slot.computed.record(self._compute)
+        self._copy_back.wait_for_event(slot.computed)
+        for address, host in slot.outputs.values():
+            self._gpu.download(host[: slot.views], address, self._copy_back)
+        slot.copied.record(self._copy_back)
+        self._flying.append(slot)
+
+    def _upload(self, images: NDArray[np.uint8], slot: Slot) -> None:
+        if slot.staged is None:
+            slot.staged = self._gpu.pinned((self.batch, *self._shape), np.uint8)
+        slot.staged[: slot.views] = images
+        self._gpu.upload(slot.image, slot.staged[: slot.views], self._compute)
+
+    def _gather(self, slot: Slot) -> None:
+        at = slot.image
+        for piece in slot.pieces:
+            self._gpu.copy(at, piece.address, piece.rows * self._view_bytes, self._compute)
+            at += piece.rows * self._view_bytes
+
+    def _collect(self) -> Scores:
+        slot = self._flying.popleft()
+        slot.copied.synchronize()
+        slot.pieces.clear()  # copied comes after computed, so nothing reads them any more
+        self._free.append(slot)
+        return Scores(*(slot.outputs[name].host[: slot.views] for name in ("probability", "logit", "cam")))
+
+    def close(self) -> None:
+        """Waits for what is in flight, and gives memory and context back."""
+        while self._flying:
+            self._collect()
+        self._free.clear()
+        del self._compute, self._copy_back
+        self._gpu.close()
