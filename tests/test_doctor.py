@@ -33,12 +33,12 @@ from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
 from mura_trt.doctor.process import ask
 from mura_trt.doctor.run import Check, checks
 from mura_trt.doctor.tell import table, verdict
-from mura_trt.runtimes import RUNTIMES
+from mura_trt.runtimes import AUTO, RUNTIMES
 
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what is found where there is no GPU")
 ROOT = Path(__file__).parent.parent
 STUBS = "tests.doctor_probes"
-ALWAYS = {"driver", "packages", "view", "bundle", "decode-cpu", "decode-gpu", "torch-cuda", "pycuda"}
+ALWAYS = {"driver", "packages", "view", "bundle", "decode-cpu", "decode-gpu", "pycuda"}
 TRIED = set(RUNTIMES) - {"null"}
 
 
@@ -98,6 +98,10 @@ def test_keys_are_those_documented(here: Told) -> None:
     assert here.found["engine"] is None
 
 
+def test_runtimes_that_score_are_those_of_auto_and_torch() -> None:
+    assert (*AUTO, "torch") == run.SCORING
+
+
 def test_every_library_here_was_tried_and_works(here: Told) -> None:
     status = {name: check["status"] for name, check in here.found["checks"].items()}
     working = ("view", "bundle", "packages", "decode-cpu", "onnxruntime", "emulated", "torch", "plan-tensorrt_rtx")
@@ -107,7 +111,7 @@ def test_every_library_here_was_tried_and_works(here: Told) -> None:
 
 @no_gpu
 def test_without_a_gpu_what_needs_one_is_absent_and_no_problem(here: Told) -> None:
-    for name in ("driver", "decode-gpu", "torch-cuda", "pycuda", "tensorrt", "tensorrt_rtx"):
+    for name in ("driver", "decode-gpu", "torch_cuda", "pycuda", "tensorrt", "tensorrt_rtx"):
         assert here.found["checks"][name]["status"] == ABSENT, name
     assert here.found["environment"]["gpus"] == []
     assert "To mend" not in table(here.found)
@@ -115,7 +119,7 @@ def test_without_a_gpu_what_needs_one_is_absent_and_no_problem(here: Told) -> No
 
 @pytest.mark.gpu
 def test_on_a_gpu_what_uses_it_works(here: Told) -> None:
-    for name in ("driver", "decode-gpu", "torch-cuda", "pycuda", "tensorrt_rtx"):
+    for name in ("driver", "decode-gpu", "torch_cuda", "pycuda", "tensorrt_rtx"):
         assert here.found["checks"][name]["status"] == WORKS, here.found["checks"][name]
     (gpu, *_) = here.found["environment"]["gpus"]
     properties = torch.cuda.get_device_properties(0)
@@ -169,7 +173,7 @@ def test_a_bundle_is_tried_in_place_of_the_tiny_one(bundle: Bundle) -> None:
     found = told.found["checks"]
     assert set(found) == ALWAYS | TRIED | {"plan"}
     assert found["torch"]["status"] == found["onnxruntime"]["status"] == found["emulated"]["status"] == WORKS
-    assert "is what torch says" in found["onnxruntime"]["found"]
+    assert "is what onnxruntime says" in found["torch"]["found"]
     engine = told.found["engine"]
     assert set(engine) == {"folder", "name", "precision", "proof", "builder", "suits_gpu"}
     assert (engine["name"], engine["precision"]) == (bundle.manifest.name, "fp16")
@@ -279,15 +283,15 @@ def test_a_wrong_score_is_a_problem(score: float) -> None:
     assert verdict(found) == "Scoring does not work here: no runtime works."
 
 
-def test_of_a_users_bundle_the_others_are_compared_with_torch(tmp_path: Path) -> None:
+def test_of_a_users_bundle_the_others_are_compared_with_onnxruntime(tmp_path: Path) -> None:
     stubs = [
         stub("bundle", "works", expected=None, bound=0.005, name="mine"),
         stub("onnxruntime", "works", score=0.6),
         stub("torch", "works", score=0.7),
     ]
     found = examine(tmp_path, chosen=lambda folder, engine: stubs)
-    assert found["checks"]["onnxruntime"]["status"] == PROBLEM
-    assert found["checks"]["torch"]["status"] == WORKS
+    assert found["checks"]["onnxruntime"]["status"] == WORKS
+    assert found["checks"]["torch"]["status"] == PROBLEM
     assert found["engine"]["name"] == "mine"
     assert found["exit_code"] == 5  # nothing decodes
 
@@ -442,7 +446,7 @@ def test_a_gpu_that_computes_nothing_does_not_end_doctor(driver: str) -> None:
     told = doctor(LD_LIBRARY_PATH=driver)
     found = told.found["checks"]
     assert found["driver"]["status"] == found["decode-cpu"]["status"] == found["onnxruntime"]["status"] == WORKS
-    assert found["decode-gpu"]["status"] == found["torch-cuda"]["status"] == PROBLEM
+    assert found["decode-gpu"]["status"] == found["torch_cuda"]["status"] == PROBLEM
     assert found["tensorrt_rtx"]["status"] in (PROBLEM, UNKNOWN)
     assert told.code == 0
     assert "the GPU would stand idle" in table(told.found)

@@ -232,6 +232,8 @@ def torch(device: str, folder: str) -> Finding:
         f"the test network's arithmetic on {', '.join(devices)}, |dp| {off:.0e}; the runtime itself takes a"
         " DenseNet-169's graph (--engine)"
     )
+    if off <= BOUND and device == "cuda" and importlib.util.find_spec("pycuda") is None:
+        return Finding(PROBLEM, f"{told}, and PyCUDA, which is not installed", "pip install pycuda")
     return Finding(WORKS if off <= BOUND else PROBLEM, told)
 
 
@@ -255,14 +257,15 @@ def pycuda() -> Finding:
     from mura_trt.runtimes.cuda import Device
 
     gpu = Device()
-    buffer = gpu.buffer((4,), np.uint8)
-    buffer.host[:] = (1, 2, 3, 4)
-    buffer.upload(4)
-    buffer.host[:] = 0
-    gpu.synchronise()
-    buffer.download(4)
-    gpu.synchronise()
-    came_back = buffer.host.tolist()
+    stream, event, address = gpu.stream(), gpu.event(), gpu.memory(4)
+    sent, received = gpu.pinned((4,), np.uint8), gpu.pinned((4,), np.uint8)
+    sent[:], received[:] = (1, 2, 3, 4), 0
+    gpu.upload(address, sent, stream)
+    gpu.download(received, address, stream)
+    event.record(stream)
+    event.synchronize()
+    came_back = received.tolist()
+    del sent, received, stream, event
     gpu.close()
     if came_back != [1, 2, 3, 4]:
         return Finding(PROBLEM, f"1, 2, 3, 4 came back from the GPU as {came_back}")

@@ -17,10 +17,11 @@ from mura_trt.doctor.process import ask
 from mura_trt.errors import EXIT_ENVIRONMENT, EXIT_OK
 
 SCHEMA = 1
-CPU_SECONDS, GPU_SECONDS = 60.0, 240.0  # the latter for kernels that are compiled, and for slow starts of drivers
+CPU_SECONDS, GPU_SECONDS = 90.0, 240.0  # the latter for kernels that are compiled, and for slow starts of drivers
+PLAN_RUNTIMES = ("tensorrt", "tensorrt_rtx")
+GPU_RUNTIMES = (*PLAN_RUNTIMES, "torch_cuda")
 # In the order in which `score --runtime auto` tries them; torch must be asked for.
-SCORING = ("tensorrt", "tensorrt_rtx", "onnxruntime", "torch")
-GPU_RUNTIMES = ("tensorrt", "tensorrt_rtx")
+SCORING = (*GPU_RUNTIMES, "onnxruntime", "torch")
 _PROBES = "mura_trt.doctor.probes"
 BUNDLE = "bundle"  # the check that makes or opens it; its facts say what a view's score should be
 
@@ -67,16 +68,17 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
         runtime("onnxruntime", used, "onnxruntime", with_view),
         runtime("emulated", used, "onnxruntime onnx", with_view, "onnx"),
     ]
-    arithmetic, torch = f"{_PROBES}:torch", _reinstall("torch")
-    if engine:
-        found.append(runtime("torch", engine, "torch", with_view, "torch", "onnx"))
-    else:
-        cpu = {"device": "cpu", **scratch}
-        found.append(Check("torch", arithmetic, torch, cpu, ("torch", "onnx"), ("view",)))
-    cuda = {"device": "cuda", **scratch}
-    found.append(Check("torch-cuda", arithmetic, torch, cuda, ("torch",), ("view",), gpu=True))
     found.append(Check("pycuda", f"{_PROBES}:pycuda", _reinstall("pycuda")))
-    for name in GPU_RUNTIMES:
+    modules = ("torch", "onnx")  # with onnx the runtimes read their weights
+    if engine:
+        found.append(runtime("torch", engine, "torch", with_view, *modules))
+        found.append(runtime("torch_cuda", engine, "torch", (*with_view, "pycuda"), *modules))
+    else:
+        arithmetic, torch = f"{_PROBES}:torch", _reinstall("torch")
+        cpu, cuda = ({"device": device, **scratch} for device in ("cpu", "cuda"))
+        found.append(Check("torch", arithmetic, torch, cpu, modules, ("view",)))
+        found.append(Check("torch_cuda", arithmetic, torch, cuda, modules, ("view",), gpu=True))
+    for name in PLAN_RUNTIMES:
         package = name.replace("_", "-")
         if engine:
             found.append(runtime(name, engine, package, (*with_view, "plan", "pycuda")))
@@ -121,7 +123,7 @@ def examine(
     - ``checks``: by name, each with ``status`` (``works``, ``problem``, ``absent`` for what is not here and not needed,
       ``unknown`` for what could not be tried), ``found``, ``mend`` (what to do, or None) and ``seconds``. They are
       ``driver``, ``packages``, ``view``, ``bundle``, ``decode-cpu``, ``decode-gpu``, ``onnxruntime``, ``emulated``,
-      ``torch``, ``torch-cuda``, ``pycuda``, ``tensorrt`` and ``tensorrt_rtx``; with a bundle ``plan``, else
+      ``pycuda``, ``torch``, ``torch_cuda``, ``tensorrt`` and ``tensorrt_rtx``; with a bundle ``plan``, else
       ``plan-tensorrt`` and ``plan-tensorrt_rtx``.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -133,12 +135,12 @@ def examine(
         for check in chosen(folder, engine):
             report(check.name)
             found[check.name] = _left_out(check, found, gpus) or ask(
-                check.probe, check.arguments, folder, GPU_SECONDS if check.gpu else CPU_SECONDS, check.mend
+                check.probe, check.arguments, folder, GPU_SECONDS if gpus else CPU_SECONDS, check.mend
             )
     found = _with_scores_judged(found)
-    builds = [f"plan-{name}" for name in GPU_RUNTIMES if f"plan-{name}" in found]
+    builds = [f"plan-{name}" for name in PLAN_RUNTIMES if f"plan-{name}" in found]
     if gpus and builds and all(found[name].status == ABSENT for name in builds):
-        told = "not installed, and no TensorRT either: nothing uses the GPU"
+        told = "not installed, nor is TensorRT, and one of them is what a GPU is used best with"
         found[builds[-1]] = dataclasses.replace(found[builds[-1]], status=PROBLEM, found=told)
     runtimes = [name for name in SCORING if name in found and found[name].status == WORKS]
     decodes = "decode-cpu" in found and found["decode-cpu"].status == WORKS
@@ -164,7 +166,7 @@ def _left_out(check: Check, found: dict[str, Finding], gpus: bool) -> Finding | 
     if check.gpu and not gpus:
         return Finding(ABSENT, "no GPU here")
     built = found[BUNDLE].facts.get("builder") if BUNDLE in found else None
-    if check.name in GPU_RUNTIMES and built and built["name"] != check.name.replace("_", "-"):
+    if check.name in PLAN_RUNTIMES and built and built["name"] != check.name.replace("_", "-"):
         return Finding(ABSENT, f"the bundle's plan is {built['name']}'s")
     failed = [name for name in check.needs if name not in found or found[name].status != WORKS]
     if not failed:
@@ -180,8 +182,8 @@ def _with_scores_judged(found: dict[str, Finding]) -> dict[str, Finding]:
     expected, bound = found[BUNDLE].facts["expected"], found[BUNDLE].facts["bound"]
     scored = {name: finding.facts["score"] for name, finding in found.items() if "score" in finding.facts}
     reference = None
-    if expected is None:  # a user's bundle: what PyTorch says counts, else what ONNX Runtime says
-        reference = next((name for name in ("torch", "onnxruntime") if name in scored), None)
+    if expected is None:  # a user's bundle: one of those that may compute on the CPU, in FP32
+        reference = next((name for name in ("onnxruntime", "torch") if name in scored), None)
         if reference is None:
             return found
         expected = scored[reference]

@@ -7,6 +7,7 @@ from typing import Any
 
 from mura_trt.doctor import packages
 from mura_trt.doctor.finding import PROBLEM, UNKNOWN, WORKS
+from mura_trt.doctor.run import GPU_RUNTIMES
 
 _WIDTH = 120
 
@@ -47,8 +48,8 @@ def verdict(found: dict[str, Any]) -> str:
             failed.append(f"no runtime {'could be tried' if status.get('onnxruntime') == UNKNOWN else 'works'}")
         return f"Scoring does not work here: {' and '.join(failed)}."
     told = f"Scoring works here with {', '.join(runtimes)}"
-    if found["environment"]["gpus"] and not set(runtimes) & {"tensorrt", "tensorrt_rtx"}:
-        return f"{told}; the GPU would stand idle, because neither TensorRT nor TensorRT-RTX works."
+    if found["environment"]["gpus"] and not set(runtimes) & set(GPU_RUNTIMES):
+        return f"{told}; the GPU would stand idle: none of {', '.join(GPU_RUNTIMES)} works."
     return f"{told}."
 
 
