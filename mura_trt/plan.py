@@ -13,7 +13,7 @@ from typing import Any
 
 from mura_trt.builder_options import DEFAULTS, BuilderOptions
 from mura_trt.caches import CacheFile
-from mura_trt.cuda_devices import CudaDevice, cuda_device, cuda_device_count
+from mura_trt.cuda_devices import GpuKind, cuda_device_count, gpu_kind
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.timing_cache import load_timings, save_timings, structure_of
 
@@ -89,7 +89,7 @@ def build_plan(
     EnvironmentProblem
         The parser or the builder refused, with what it logged.
     """
-    gpu = cuda_device()
+    gpu = gpu_kind()
     if options.targets and builder != "tensorrt-rtx":
         raise UsageError(f"builder_options.targets: {builder} builds for the GPU at hand only; tensorrt-rtx takes them")
     if builder == "tensorrt-rtx" and gpu and not options.targets and gpu.compute_capability < RTX_LEAST:
@@ -134,7 +134,7 @@ def build_plan(
     }
 
 
-def _built_for(builder: str, gpu: CudaDevice | None, options: BuilderOptions) -> dict[str, Any]:
+def _built_for(builder: str, gpu: GpuKind | None, options: BuilderOptions) -> dict[str, Any]:
     """What of the manifest's ``builder`` entry says where the plan loads: in words, and for :func:`why_not`."""
     if builder == "tensorrt-rtx":
         least = min(map(_capability, options.targets), default=RTX_LEAST)

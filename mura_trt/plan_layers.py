@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mura_trt.bundle import Bundle
-from mura_trt.cuda_devices import cuda_device
+from mura_trt.cuda_devices import gpu_kind
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.plan import BUILDERS, header_problem, rebuild, why_not
 from mura_trt.runtimes.base import SessionOptions
@@ -52,7 +52,7 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
     built = bundle.manifest.builder
     if built is None:
         raise RuntimeUnavailable("the bundle has no plan, hence no layers")
-    if cuda_device() is None:
+    if gpu_kind() is None:
         raise RuntimeUnavailable("layers are a plan's on a GPU, and there is none here")
     module = BUILDERS[built["name"]]
     try:

@@ -10,7 +10,7 @@ import tensorrt_rtx as trt
 
 from mura_trt.builder_options import BuilderOptions
 from mura_trt.bundle import Bundle
-from mura_trt.cuda_devices import cuda_device, cuda_device_count
+from mura_trt.cuda_devices import cuda_device_count, gpu_kind
 from mura_trt.errors import UsageError
 from mura_trt.plan import build_plan, header_problem, why_not
 from tests.graphs import tiny_graph
@@ -104,7 +104,7 @@ def test_header_of_what_is_no_plan_is_refused_with_the_librarys_words() -> None:
 
 @pytest.mark.gpu
 def test_header_of_a_plan_for_this_gpu_is_sound(bundle: Bundle) -> None:
-    device = cuda_device()
+    device = gpu_kind()
     assert device is not None
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     problem = header_problem(trt, runtime, bundle.path("plan").read_bytes())
@@ -114,12 +114,12 @@ def test_header_of_a_plan_for_this_gpu_is_sound(bundle: Bundle) -> None:
 
 
 def test_device_is_none_where_there_is_none() -> None:
-    assert cuda_device(cuda_device_count()) is None
+    assert gpu_kind(cuda_device_count()) is None
 
 
 @pytest.mark.gpu
 def test_device_has_name_and_architecture() -> None:
-    device = cuda_device()
+    device = gpu_kind()
     assert device is not None
     assert device.name
     assert device.architecture == f"SM{device.compute_capability[0]}{device.compute_capability[1]}"
@@ -135,7 +135,7 @@ def test_tensorrt_keeps_its_timings(tmp_path: Path) -> None:
     assert first > 200
     build_plan("tensorrt", graph, tmp_path / "plan", (8, 8, 8), timings=tmp_path / "timings")
     assert [path.name for path in (tmp_path / "timings").iterdir()] == [kept.name]
-    device = cuda_device()
+    device = gpu_kind()
     assert device is not None
     assert built["compute_capability"] == list(device.compute_capability)
     assert why_not(built, built["version"], device.compute_capability) is None
