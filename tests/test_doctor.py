@@ -428,6 +428,13 @@ def test_gpus_are_told_as_the_driver_has_them(driver: str, monkeypatch: pytest.M
     assert found["checks"]["driver"]["status"] == WORKS
 
 
+def test_kind_of_a_gpu_is_the_drivers(driver: str) -> None:
+    code = "from mura_trt.cuda_devices import gpu_kind as k; print(k(), k(1).name, k(1).architecture, k(2))"
+    environment = {**os.environ, "LD_LIBRARY_PATH": driver}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "GpuKind(name='First', compute_capability=(12, 1)) Second SM121 None"
+
+
 def test_a_driver_too_old_for_the_wheels_is_a_problem(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check = asked(driver, monkeypatch, FAKE_VERSION="12040")["checks"]["driver"]
     assert check["status"] == PROBLEM

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import tensorrt_rtx as trt
 
-from mura_trt.builder_options import BuilderOptions
+from mura_trt import plan
+from mura_trt.builder_options import DEFAULTS, BuilderOptions
 from mura_trt.bundle import Bundle
-from mura_trt.cuda_devices import cuda_device_count, gpu_kind
+from mura_trt.cuda_devices import GpuKind, cuda_device_count, gpu_kind
 from mura_trt.errors import UsageError
 from mura_trt.plan import build_plan, header_problem, why_not
 from tests.graphs import tiny_graph
@@ -89,6 +90,23 @@ def test_entry_tells_what_the_plan_is_for(tmp_path: Path) -> None:
     assert why_not(built, trt.__version__, (7, 5)) is None
     # It has no timing cache; with one, it would look for a GPU.
     assert not (tmp_path / "timings").exists()
+
+
+def test_rtx_builds_for_an_older_gpu_where_it_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = tiny_graph(tmp_path / "g.onnx")
+    for capability, targets, least in (((7, 5), ["SM75"], [7, 5]), ((9, 0), [], [8, 0])):
+        monkeypatch.setattr(plan, "gpu_kind", lambda capability=capability: GpuKind("a card", capability))
+        built = build_plan("tensorrt-rtx", graph, tmp_path / "plan", (4, 4, 4))
+        assert built["options"]["targets"] == targets
+        assert built["least_compute_capability"] == least
+        assert why_not(built, trt.__version__, capability) is None
+
+
+def test_entry_of_a_tensorrt_plan_is_for_its_gpu() -> None:
+    entry = {"name": "tensorrt", "version": "11.0.0.1", **plan._built_for("tensorrt", GpuKind("T4", (7, 5)), DEFAULTS)}
+    assert entry["targets"] == "T4 (SM75)"
+    assert why_not(entry, "11.0.0.1", (7, 5)) is None
+    assert "for T4 (SM75); the GPU here is SM80" in str(why_not(entry, "11.0.0.1", (8, 0)))
 
 
 def test_targets_are_refused_where_the_gpu_at_hand_is_the_target(tmp_path: Path) -> None:
