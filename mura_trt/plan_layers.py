@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections import defaultdict
@@ -16,10 +15,8 @@ import numpy as np
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import gpu_kind
 from mura_trt.errors import RuntimeUnavailable
-from mura_trt.plan import BUILDERS, header_problem, rebuild, why_not
-from mura_trt.runtimes.base import SessionOptions
 from mura_trt.runtimes.cuda import Device
-from mura_trt.runtimes.tensorrt import _make_context  # with the kernels that a session has
+from mura_trt.runtimes.loaded_plan import LoadedPlan
 
 WARM_UP = 3  # runs
 RUNS = 10  # that are timed
@@ -54,24 +51,10 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
         raise RuntimeUnavailable("the bundle has no plan, hence no layers")
     if gpu_kind() is None:
         raise RuntimeUnavailable("layers are a plan's on a GPU, and there is none here")
-    module = BUILDERS[built["name"]]
-    try:
-        trt = importlib.import_module(module)
-    except Exception as error:  # its loader raises whatever it meets: a missing library, a stub, a driver
-        raise RuntimeUnavailable(f"{module} does not import: {error}") from error
     gpu = Device()
     try:
-        if problem := why_not(built, trt.__version__, gpu.compute_capability):
-            raise RuntimeUnavailable(problem)
-        runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # lives as long as the engine
-        plan = bundle.path("plan").read_bytes()
-        engine = runtime.deserialize_cuda_engine(plan)
-        context = _make_context(trt, engine, SessionOptions()) if engine is not None else None
-        if context is None:
-            reason = header_problem(trt, runtime, plan) or "it does not say why"
-            raise RuntimeUnavailable(
-                f"{module} cannot load the plan on {gpu.name} ({reason}); rebuild it: {rebuild(built)}"
-            )
+        loaded = LoadedPlan(bundle, gpu)
+        trt, engine, context = loaded.trt, loaded.engine, loaded.context
         contract = bundle.contract
         context.set_input_shape("image", (built["batch"][1], contract.height, contract.width, contract.channels))
         for number in range(engine.num_io_tensors):
@@ -88,11 +71,11 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
                 context.profiler = profiler
             profiler.begin()
             if not context.execute_async_v3(stream.handle):
-                raise RuntimeUnavailable(f"{module} could not run a batch of {built['batch'][1]} views")
+                raise RuntimeUnavailable(f"the plan could not run a batch of {built['batch'][1]} views")
             done.record(stream)
             done.synchronize()
-        # Before the memory that they use, and in the order that TensorRT wants.
-        del stream, done, inspector, context, engine, runtime
+        del stream, done, inspector, context, engine  # before what they hang on
+        loaded.close()
         return timed_layers(layers, profiler.runs[WARM_UP:])
     finally:
         gpu.close()
