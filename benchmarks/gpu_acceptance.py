@@ -273,7 +273,7 @@ def model_rates(work: Work) -> dict[str, Any]:
                 except Exception as error:  # as in parity
                     passed_over[name] = told(error)
     rates = interleaved({name: _model_rate(session, work) for name, session in sessions.items()}, 2 if work.cpu else 5)
-    for session in sessions.values():
+    for session in reversed(sessions.values()):
         session.close()
     return {**rates, **passed_over}
 
@@ -552,6 +552,38 @@ def _onnxruntime_cuda(work: Work, pixels: np.ndarray[Any, Any], expected: np.nda
     return {"dp_max": found, "views_per_s": interleaved({"rate": take})["rate"]}
 
 
+def variants(work: Work) -> dict[str, Any]:
+    """What the builder's options do to the plan's rate, in batches of 64."""
+    from dataclasses import replace
+
+    from mura_trt.builder_options import VARIANTS
+    from mura_trt.bundle import FILES, Bundle
+    from mura_trt.plan import BUILDERS, build_plan
+    from mura_trt.runtimes import SessionOptions, open_session
+
+    bundle = Bundle.open(work.bundle("fp16"))
+    assert bundle.manifest.builder is not None
+    builder = bundle.manifest.builder["name"]
+    found: dict[str, Any] = {}
+    sessions = {}
+    for name, options in VARIANTS.items():
+        folder = work.folder / "variants" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            built = build_plan(builder, bundle.path("onnx"), folder / FILES["plan"], (64, 64, 64), options)
+            planned = Bundle(folder, replace(bundle.manifest, builder=built), "")
+            sessions[name], _ = open_session(BUILDERS[builder], planned, SessionOptions())
+        except Exception as error:  # an option that this builder lacks is a finding, too
+            found[name] = {"error": told(error)}
+        else:
+            found[name] = {"build_s": built["seconds"], "plan_bytes": built["plan_bytes"]}
+    rates = interleaved({name: _model_rate(session, work) for name, session in sessions.items()})
+    for name, session in reversed(sessions.items()):
+        found[name]["views_per_s"] = rates[name]
+        session.close()
+    return found
+
+
 def inspect_layers(work: Work) -> dict[str, Any]:
     """The plan's layers with their times."""
     command = [sys.executable, "-m", "mura_trt", "inspect", str(work.bundle("fp16")), "--layers", "--json"]
@@ -562,10 +594,10 @@ def inspect_layers(work: Work) -> dict[str, Any]:
 Section = Callable[[Work], dict[str, Any]]
 # Name, what it does, its limit in seconds, and whether it needs a GPU. In order: what decides most comes first.
 SECTIONS: dict[str, tuple[Section, int, bool]] = {
-    "doctor": (doctor, 90, False),
+    "doctor": (doctor, 150, False),
     "archives": (archives, 60, False),
     "build_fp16": (lambda work: build(work, "fp16"), 120, False),
-    "parity_fp16": (lambda work: parity(work, "fp16"), 120, False),
+    "parity_fp16": (lambda work: parity(work, "fp16"), 180, False),
     "same_bits": (same_bits, 120, False),
     "decoding": (decoding, 60, True),
     "gpu_tests": (gpu_tests, 150, True),
@@ -577,6 +609,7 @@ SECTIONS: dict[str, tuple[Section, int, bool]] = {
     "build_fp32": (lambda work: build(work, "fp32"), 60, True),
     "parity_fp32": (lambda work: parity(work, "fp32"), 120, True),
     "layers": (inspect_layers, 60, True),
+    "variants": (variants, 180, True),
     "build_int8": (lambda work: build(work, "int8"), 240, True),
     "parity_int8": (lambda work: parity(work, "int8"), 120, True),
     "model_all": (model_rates, 120, True),

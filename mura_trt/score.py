@@ -27,7 +27,7 @@ from mura_trt.archives.listing import Listing, suffix_of
 from mura_trt.bundle import Bundle
 from mura_trt.cores import processor_name
 from mura_trt.crew import Crew
-from mura_trt.cuda_devices import cuda_device_name
+from mura_trt.cuda_devices import gpu_kind
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.heatmaps import Choice
 from mura_trt.ledger import Ledger, Rows
@@ -357,7 +357,8 @@ def _workers(crew: Crew, supervisor: Supervisor) -> list[dict[str, Any]]:
         place, ready = crew.place(number), crew.ready(number)
         ran: dict[str, Any] = {"runtime": None, "device": None, "device_name": None}  # nothing, where all was done
         if ready:
-            name = cuda_device_name(place.gpu or 0) if ready.device == "cuda" else processor_name()
+            gpu = gpu_kind(place.gpu or 0) if ready.device == "cuda" else None
+            name = gpu.name if gpu else processor_name()
             ran = {"runtime": ready.runtime, "device": ready.device, "device_name": name}
         found.append(
             {
