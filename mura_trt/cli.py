@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mura_trt
-from mura_trt.commands import challenge, engines, judging, scoring, training
+from mura_trt.commands import challenge, engines, judging, offline, scoring, training
 
 app = typer.Typer(
     name="mura-trt",
@@ -55,6 +55,7 @@ for command, name in (
     (challenge.submission, "submission"),
     (training.demo, "demo"),
     (training.train, "train"),
+    (offline.offline, "offline"),
     (training.demo_summary, "demo-summary"),
 ):
     app.command(name)(command)
