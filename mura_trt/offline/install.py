@@ -318,6 +318,11 @@ class _Joined(io.RawIOBase):
             self._file.close()
             self._file = None
 
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:

@@ -36,11 +36,12 @@ logger = logging.getLogger(__name__)
 VOLUME_MIB = 1900  # below the 2 GiB and 4 GiB at which file systems of sticks and discs end
 SUMS = "SHA256SUMS"
 _VOLUME = "mura-trt.tar."
+_STDERR = 2  # where what pip prints goes
 _WORK = "work"  # in the bundle's folder, until it is whole
 _OWN_FILES = ("pyproject.toml", "README.md", "LICENSE")  # what the wheel is made from, beside the package
 # By extra: pure Python packages of which there is no wheel.
 _SOURCE_ONLY = {"rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13"), "tensorrt": ("tensorrt", "tensorrt-cu13")}
-_PYCUDA_BUILD = ("setuptools", "wheel")  # what building it takes, beside what the package needs anyway
+_PYCUDA_BUILD = ("setuptools",)  # what building it takes, beside what the package needs anyway
 # Where nothing else says which version: one that was tried.
 _PYCUDA = "pycuda==2026.1"
 
@@ -256,7 +257,7 @@ class _Volumes(io.RawIOBase):
 
 
 def _write(plan: OfflinePlan, wheels: Path, manifest: dict[str, Any]) -> None:
-    """Volumes and scripts, and last the manifest; adds to it what it says of the files."""
+    """Writes volumes and scripts, and last the manifest, to which it adds what it says of the files."""
     (plan.folder / MANIFEST).unlink(missing_ok=True)
     for old in plan.folder.glob(f"{_VOLUME}[0-9]*"):
         old.unlink()
@@ -390,7 +391,7 @@ def _build_wheel(name: str, wheels: Path, constraints: Path) -> None:
 def _pip_wheel(arguments: list[str], out: Path, name: str, variables: dict[str, str] | None = None) -> None:
     logger.info("building a wheel of %s", name)
     command = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "--quiet"]
-    result = subprocess.run([*command, f"--wheel-dir={out}", *arguments], env=variables, stdout=sys.stderr, check=False)
+    result = subprocess.run([*command, f"--wheel-dir={out}", *arguments], env=variables, stdout=_STDERR, check=False)
     if result.returncode:
         raise EnvironmentProblem(f"no wheel of {name} could be built; what pip says stands above")
 
@@ -398,7 +399,7 @@ def _pip_wheel(arguments: list[str], out: Path, name: str, variables: dict[str, 
 def _run_pip(command: list[str], plan: OfflinePlan) -> None:
     """Runs pip, whose progress goes to standard error."""
     logger.debug("%s", shlex.join(command))
-    if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+    if subprocess.run(command, stdout=_STDERR, check=False).returncode:
         raise EnvironmentProblem(
             f"pip did not get the packages for Python {plan.python} and glibc {plan.glibc}; what it says stands above."
             " Run the same again to go on; where it found no version that fits, try a newer --glibc"
