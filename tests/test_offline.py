@@ -40,10 +40,10 @@ def write_wheel(folder: Path, name: str, version: str, needs: tuple[str, ...] = 
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     path = folder / f"{module}-{version}-py3-none-any.whl"
-    metadata = "".join(f"Requires-Dist: {need}\n" for need in needs)
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: more\n"
     files = {
         f"{module}.py": code,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: more\n{metadata}",
+        f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {need}\n" for need in needs),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     if name == "mura-trt":
@@ -72,7 +72,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_wheel(folder, "tiny", "1.0", code="WORD = 'one'")
     write_wheel(folder, "tiny", "2.0", code="WORD = 'two'")
     write_installed(folder, "pip")
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
+    for name in [name for name in os.environ if name.startswith("PIP_") or name == "PYTHONPATH"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -110,7 +110,7 @@ def spoil(path: Path) -> None:
 
 
 def test_pip_is_asked_for_the_hosts_wheels_and_for_nothing_to_build() -> None:
-    plan = OfflinePlan(Path("out"), "3.13", Path("."), None, glibc="2.31")
+    plan = OfflinePlan(Path("out"), "3.13", Path(), None, glibc="2.31")
     command = download_command(plan, ["mura-trt", "pip"], Path("c.txt"), Path("wheels"), Path("stubs"))
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert command[-2:] == ["mura-trt", "pip"]
@@ -213,7 +213,7 @@ def test_plans_that_cannot_be_are_refused(tmp_path: Path) -> None:
     bad = ({"python": "3"}, {"glibc": "new"}, {"volume_mib": 0}, {"pycuda": "maybe"}, {"extras": ("gpu",)})
     for change in bad:
         with pytest.raises(UsageError):
-            replace(plan, **change)  # type: ignore[arg-type]
+            replace(plan, **change)
     with pytest.raises(UsageError, match=r"Python 3\.98"):
         make_bundle(replace(plan, python="3.98", pycuda="wheel"))
 
@@ -321,7 +321,7 @@ def test_sh_finds_the_python_or_says_which_it_wants(plan: OfflinePlan, tmp_path:
 def test_the_hosts_packages_are_seen_and_looked_at(
     plan: OfflinePlan, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """This Python's own pytest stands for what a host has: the environment of the tests is one made by venv, too."""
+    """The pytest of this Python stands for what a host has: the environment of the tests is one made by venv, too."""
     version = pytest.__version__
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny", "pytest>=1"), PROGRAM)
     make_bundle(replace(plan, host=(f"pytest=={version}",)))

@@ -194,9 +194,7 @@ def check_host(python: Path, wanted: dict[str, str]) -> None:
     InstallError
         One is missing.
     """
-    result = subprocess.run(
-        [str(python), "-c", _HOST_CHECK, json.dumps(wanted)], capture_output=True, text=True, check=False
-    )
+    result = _ask([str(python), "-c", _HOST_CHECK, json.dumps(wanted)])
     if result.returncode:
         raise InstallError(f"{python} failed: {result.stderr.strip()}")
     for line in result.stdout.splitlines():
@@ -246,12 +244,12 @@ def pycuda_source(sdist: Path, cuda: Path) -> Iterator[tuple[Path, dict[str, str
         (source / "siteconf.py").write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
         # Some compilers drop a library that nothing is taken from, and the empty one has nothing.
         flags = {"CXXFLAGS": f"-I{cuda}/include", "LDFLAGS": f"-L{scratch} -Wl,--no-as-needed"}
-        yield source, {**os.environ, **flags}
+        yield source, {**_variables(), **flags}
 
 
 def _install_pycuda(command: list[str], python: Path, sdist: Path, packages: Path, cuda: Path | None) -> None:
     """Builds PyCUDA and installs it, unless it is there from a run before."""
-    if subprocess.run([str(python), "-c", "import pycuda"], capture_output=True, check=False).returncode == 0:
+    if _ask([str(python), "-c", "import pycuda"]).returncode == 0:
         return
     cuda = cuda or find_cuda()
     again = "all else is installed; then run this again"
@@ -272,13 +270,13 @@ def _install_pycuda(command: list[str], python: Path, sdist: Path, packages: Pat
 
 def _greet(program: Path) -> None:
     """Lets the program tell of this host, and says how to go on."""
-    told = subprocess.run([str(program), "--help"], capture_output=True, text=True, check=False)
+    told = _ask([str(program), "--help"])
     if told.returncode:
         raise InstallError(f"{program} does not run: {told.stderr.strip()}")
     has_doctor = " doctor " in told.stdout
     _say(f"installed: {program}")
     if has_doctor:
-        subprocess.run([str(program), "doctor"], check=False)  # what lacks here is its to say
+        subprocess.run([str(program), "doctor"], env=_variables(), check=False)  # what lacks here is its to say
     _say(
         "what to do next: put an engine bundle (made by `mura-trt build-engine`) on this host, then\n"
         f"  {shlex.quote(str(program))} score ARCHIVE --engine BUNDLE -o OUT"
@@ -330,18 +328,25 @@ def _sha256(path: Path) -> str:
 
 
 def _run_pip(command: list[str], arguments: list[str], variables: dict[str, str] | None = None) -> None:
-    """Runs pip as if the user had configured nothing: an index or a constraint of his would have no place here."""
-    kept = {name: value for name, value in (variables or os.environ).items() if not name.startswith("PIP_")}
+    """Runs pip as if the user had configured nothing: an index or a constraint of theirs would have no place here."""
+    kept = {name: value for name, value in (variables or _variables()).items() if not name.startswith("PIP_")}
     _run([*command, *arguments], "pip", {**kept, "PIP_CONFIG_FILE": os.devnull})
 
 
+def _variables() -> dict[str, str]:
+    """The variables of this process, without those that would put other packages before the environment's."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
 def _run(command: list[str], name: str, variables: dict[str, str] | None = None) -> None:
-    result = subprocess.run(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    result = _ask(command, variables)
     if result.returncode:
-        said = "\n".join(result.stdout.strip().splitlines()[-15:])
+        said = "\n".join((result.stdout + result.stderr).strip().splitlines()[-15:])
         raise InstallError(f"{name} failed:\n{said}\n(command: {shlex.join(command)})")
+
+
+def _ask(command: list[str], variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=variables or _variables(), capture_output=True, text=True, check=False)
 
 
 def _say(line: str) -> None:
