@@ -400,9 +400,11 @@ def _run_pip(command: list[str], plan: OfflinePlan) -> None:
     """Runs pip, whose progress goes to standard error."""
     logger.debug("%s", shlex.join(command))
     if subprocess.run(command, stdout=_STDERR, check=False).returncode:
+        libraries = "; TensorRT's libraries lie in NVIDIA's own index, which pip must be told of"
         raise EnvironmentProblem(
             f"pip did not get the packages for Python {plan.python} and glibc {plan.glibc}; what it says stands above."
             " Run the same again to go on; where it found no version that fits, try a newer --glibc"
+            + (libraries if "tensorrt" in plan.extras else "")
         )
 
 
