@@ -19,7 +19,16 @@ from typer.testing import CliRunner
 
 from mura_trt.cli import app
 from mura_trt.errors import EnvironmentProblem, UsageError
-from mura_trt.offline.install import InstallError, check_volumes, find_cuda, main, pycuda_source, read_manifest, unpack
+from mura_trt.offline.install import (
+    InstallError,
+    check_host,
+    check_volumes,
+    find_cuda,
+    main,
+    pycuda_source,
+    read_manifest,
+    unpack,
+)
 from mura_trt.offline.make import OfflinePlan, download_command, make_bundle, unmet, write_stub_wheel, write_volumes
 
 HERE = ".".join(platform.python_version_tuple()[:2])
@@ -301,11 +310,37 @@ def test_sh_installs_it_with_no_index_and_again(plan: OfflinePlan, tmp_path: Pat
     program = [str(environment / "bin" / "mura-trt"), "--help"]
     assert "one" in subprocess.run(program, capture_output=True, text=True, check=True).stdout
     assert not (environment / "offline-packages").exists()
+    again = run_sh(plan, str(environment))
+    assert again.returncode == 0
+    assert "already" in again.stdout
     # A newer bundle of the same version, into the environment that is there.
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny",), PROGRAM.replace("looks at", "sees"))
     make_bundle(plan, overwrite=True)
     assert run_sh(plan, str(environment)).returncode == 0
     assert "sees this host" in subprocess.run(program, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_is_not_ours_is_not_touched(plan: OfflinePlan, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make_bundle(plan)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "data").write_text("precious")
+    assert main([str(theirs), "--volumes", str(plan.folder)]) == 1
+    assert "holds something else" in capfd.readouterr().err
+    assert [path.name for path in theirs.iterdir()] == ["data"]
+
+
+def test_an_installation_that_was_stopped_begins_clean(plan: OfflinePlan, tmp_path: Path) -> None:
+    manifest = make_bundle(plan)
+    environment = tmp_path / "env"
+    unpack(plan.folder, manifest, environment / "offline-packages")
+    half = environment / "lib" / f"python{HERE}" / "site-packages" / "tiny-1.0.dist-info"
+    half.mkdir(parents=True)
+    (half / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")  # and nothing of its module
+    for volume in manifest["volumes"]:
+        (plan.folder / volume["name"]).unlink()  # all is unpacked
+    assert main([str(environment), "--volumes", str(plan.folder)]) == 0
+    assert not (environment / "offline-packages").exists()
 
 
 def test_sh_finds_the_python_or_says_which_it_wants(plan: OfflinePlan, tmp_path: Path) -> None:
@@ -330,14 +365,11 @@ def test_the_hosts_packages_are_seen_and_looked_at(
     seen = [str(environment / "bin" / "python"), "-c", "import pytest; print(pytest.__version__)"]
     assert subprocess.run(seen, capture_output=True, text=True, check=True).stdout.strip() == version
     assert "careful" not in capfd.readouterr().out
-    path = plan.folder / "offline.json"
-    whole = path.read_text()
-    path.write_text(whole.replace('">=1"', '">=9999"'))
-    assert main([str(environment), "--volumes", str(plan.folder)]) == 0
-    assert f"careful: this host has pytest {version}" in capfd.readouterr().out
-    path.write_text(whole.replace('"pytest"', '"nowhere-to-be-had"'))
-    assert main([str(environment), "--volumes", str(plan.folder)]) == 1
-    assert "leaves nowhere-to-be-had (>=1) to the host" in capfd.readouterr().err
+    python = environment / "bin" / "python"
+    check_host(python, {"pytest": ">=9999"})
+    assert f"careful: this host has pytest {version}, and the bundle asks for >=9999" in capfd.readouterr().out
+    with pytest.raises(InstallError, match=r"leaves nowhere-to-be-had \(>=1\) to the host"):
+        check_host(python, {"nowhere-to-be-had": ">=1"})
 
 
 # --- PyCUDA ---

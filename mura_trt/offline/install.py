@@ -1,7 +1,7 @@
 """Installs a bundle made by ``mura-trt offline``, with no network; ``install.sh`` runs it from the bundle's folder.
 
 It runs on its own: only the standard library, and nothing of the package that it installs. All it writes is in the
-environment's folder, and what is there already and whole is left, so that it can be run again after a break.
+environment's folder. After a break it is run again; what was unpacked by then and is whole need not be unpacked again.
 """
 
 from __future__ import annotations
@@ -80,12 +80,23 @@ def install(folder: Path, manifest: dict[str, Any], environment: Path, host_pack
     InstallError
         A volume is missing or damaged, the host lacks what the bundle leaves to it, or pip or a compiler failed.
     """
-    packages = environment / _PACKAGES
+    packages, mark, program = environment / _PACKAGES, environment / MANIFEST, environment / "bin" / "mura-trt"
+    if mark.exists() and json.loads(mark.read_bytes()) == manifest:
+        shutil.rmtree(packages, ignore_errors=True)
+        _say(f"{environment} has this bundle already; delete that folder to install it anew")
+        _greet(program)
+        return
+    ours = mark.exists() or packages.exists()
+    if environment.exists() and not ours and any(environment.iterdir()):
+        raise InstallError(f"{environment} holds something else; name a folder that is not there yet")
     unpack(folder, manifest, packages)
+    # What a run that was stopped or an older bundle left there would mix with this one.
+    for path in environment.iterdir():
+        if path != packages:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     python = make_environment(environment, host_packages or bool(manifest["host"]))
     wheels = sorted(packages.glob("*.whl"))
     (pip,) = (path for path in wheels if path.name.startswith("pip-"))
-    (own,) = (path for path in wheels if path.name.startswith("mura_trt-"))
     # A wheel is a zip file that Python can run pip from: no ensurepip is needed, which some systems leave out.
     _run_pip([str(python), str(pip / "pip")], ["install", *_HERE, str(pip)])
     check_host(python, manifest["host"])
@@ -93,13 +104,12 @@ def install(folder: Path, manifest: dict[str, Any], environment: Path, host_pack
     # The bundle holds what was resolved together; a resolver here could only mistake what the host has.
     command = [str(python), "-m", "pip"]
     _run_pip(command, ["install", *_HERE, "--no-deps", *map(str, wheels)])
-    # One of the same version may be there from an older bundle.
-    _run_pip(command, ["install", *_HERE, "--no-deps", "--force-reinstall", str(own)])
     for sdist in packages.glob("pycuda-*.tar.gz"):
-        _install_pycuda(command, python, sdist, packages, cuda)
-    shutil.rmtree(packages)
-    program = environment / "bin" / "mura-trt"
+        _install_pycuda(command, sdist, packages, cuda)
+    _say(f"installed: {program}")
     _greet(program)
+    mark.write_text(json.dumps(manifest), encoding="utf-8")
+    shutil.rmtree(packages)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -247,10 +257,8 @@ def pycuda_source(sdist: Path, cuda: Path) -> Iterator[tuple[Path, dict[str, str
         yield source, {**_variables(), **flags}
 
 
-def _install_pycuda(command: list[str], python: Path, sdist: Path, packages: Path, cuda: Path | None) -> None:
-    """Builds PyCUDA and installs it, unless it is there from a run before."""
-    if _ask([str(python), "-c", "import pycuda"]).returncode == 0:
-        return
+def _install_pycuda(command: list[str], sdist: Path, packages: Path, cuda: Path | None) -> None:
+    """Builds PyCUDA and installs it."""
     cuda = cuda or find_cuda()
     again = "all else is installed; then run this again"
     if cuda is None:
@@ -274,7 +282,6 @@ def _greet(program: Path) -> None:
     if told.returncode:
         raise InstallError(f"{program} does not run: {told.stderr.strip()}")
     has_doctor = " doctor " in told.stdout
-    _say(f"installed: {program}")
     if has_doctor:
         subprocess.run([str(program), "doctor"], env=_variables(), check=False)  # what lacks here is its to say
     _say(
