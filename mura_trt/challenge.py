@@ -94,7 +94,7 @@ def predict(options: PredictOptions, report: Callable[[Progress], None] = lambda
     check_target(options.out, [options.paths], "the predictions")
     studies, images = _read_paths(options.paths)
     # Of so many images, those alone that have its name; it is none of the others but by a link.
-    same = {image for image, _ in images if os.path.basename(image) == os.fsencode(options.out.name)}
+    same = {image for image, _ in images if os.path.split(image)[1] == os.fsencode(options.out.name)}
     check_target(options.out, [Path(os.fsdecode(image)) for image in same], "the predictions")
     with tempfile.TemporaryDirectory(prefix="mura-trt-") as name:
         folder = Path(name)

@@ -253,6 +253,22 @@ def test_thresholds_by_rule() -> None:
         choose_threshold(np.array([1, 0]), np.array([0.0, 0.5]), "sensitivity=1")
 
 
+@pytest.mark.parametrize("rule", ["sensitivity", "specificity"])
+def test_a_share_is_reached_by_as_few_studies_as_it_takes(rule: str) -> None:
+    """Of every number of studies up to 200, and every share in percent: no study more than its definition asks for."""
+    for count in range(1, 201):
+        # As many of the other class; all have probabilities of their own.
+        truth = np.tile([0, 1], count)
+        probability = (np.arange(2 * count) + 1) / (2 * count + 1)
+        for percent in (1, 7, 29, 50, 57, 58, 70, 93, 95, 99):
+            choice = choose_threshold(truth, probability, f"{rule}=0.{percent:02d}")
+            least = -(-percent * count // 100)
+            assert round(getattr(choice, rule) * count) == least, (count, percent)
+            decided = probability > choice.threshold
+            right = decided[truth == 1] if rule == "sensitivity" else ~decided[truth == 0]
+            assert right.sum() == least
+
+
 @pytest.mark.parametrize("rule", ["youden", "sensitivity=0.8", "specificity=0.7"])
 def test_a_chosen_threshold_does_what_it_says_when_it_is_scored_with(
     rule: str, scored: Path, archive: Path, bundle: Bundle, tmp_path: Path
