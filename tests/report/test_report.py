@@ -114,11 +114,11 @@ def test_the_worklist_begins_with_the_highest_probability(page: Page, run: Path)
 def test_the_evaluation_is_that_of_evaluate(page: Page, run: Path) -> None:
     told = json.loads(CliRunner().invoke(app, ["evaluate", str(run), "--resamples", "20", "--json"]).stdout)
     said = page.texts["evaluation"]
-    for figure in told["groups"]["all"]["figures"].values():
+    for figure in told["overall"]["figures"].values():
         assert f"{figure['value']:.3f}" in said
         for low, high in figure["intervals"].values():
             assert f"{low:.3f} to {high:.3f}" in said
-    counts = told["groups"]["all"]["counts"]
+    counts = told["overall"]["counts"]
     assert f"{counts['false_negative']}missed" in said and f"{counts['false_positive']}false alarms" in said
     for words in ("hidden test set of 207 studies", "paper's model", "best radiologist", "DeLong", "0.778", "WRIST"):
         assert words in said
