@@ -5,6 +5,7 @@ The map comes with the score (see :mod:`mura_trt.model`); drawing waits until al
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ from mura_trt.archives.listing import DICOM, Listing
 from mura_trt.contract import InputContract
 from mura_trt.cores import usable_cores
 from mura_trt.errors import UsageError
+from mura_trt.files import check_target, write_atomically
 from mura_trt.ledger import Rows, ScoreArray, score_type
 from mura_trt.pixels import decoded_views
 from mura_trt.studies import study_means
@@ -36,6 +38,7 @@ IN_A_FOLDER = 10_000  # pictures
 FULL_SCALE = 2.0
 OPACITY = 0.6  # of the map at its peak
 JPEG_QUALITY = 88
+KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +103,7 @@ def heatmap_tables(
     def draw(view: int, pixels: NDArray[np.uint8], cam: NDArray[np.float32]) -> str:
         file = picture_name(view)
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        save(overlay(pixels[..., 0], cam.reshape(shape)), folder / file)
+        (folder / file).write_bytes(encoded(overlay(pixels[..., 0], cam.reshape(shape))))
         return file
 
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="draw") as threads:
@@ -138,17 +141,13 @@ def overlay(gray: NDArray[np.uint8], cam: NDArray[np.float32]) -> NDArray[np.uin
     return np.rint(gray[..., None] * (1 - opacity) + color * opacity).astype(np.uint8)
 
 
-def save(picture: NDArray[np.uint8], path: Path) -> None:
-    """Writes a picture as a JPEG or a PNG, by its suffix; raises OSError."""
+def encoded(picture: NDArray[np.uint8], kind: str = "JPEG") -> bytes:
+    """A picture's file: JPEG or PNG."""
     from PIL import Image
 
-    Image.fromarray(picture).save(path, quality=JPEG_QUALITY)
-
-
-def check_picture(path: Path) -> None:
-    """Raises UsageError where the suffix is no picture's."""
-    if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise UsageError(f"{path}: a heatmap is a .jpg or .png file")
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, quality=JPEG_QUALITY)
+    return file.getvalue()
 
 
 def picture_name(view: int) -> str:
@@ -188,7 +187,9 @@ def _table(listing: Listing, at: list[int], files: list[str], scores: ScoreArray
     return pd.concat([named, pd.DataFrame(scores["map"], columns=columns)], axis=1)
 
 
-def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto") -> dict[str, Any]:
+def heatmap_of_image(
+    image: Path, engine: Path, out: Path, runtime: str = "auto", allow_unproven: bool = False
+) -> dict[str, Any]:
     """Scores one image and draws its class activation map.
 
     Parameters
@@ -198,8 +199,8 @@ def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto"
     engine
         Engine bundle.
     out
-        A ``.jpg`` or ``.png`` file.
-    runtime
+        A ``.jpg`` or ``.png`` file, written whole or not at all.
+    runtime, allow_unproven
         As for ``score``.
 
     Returns
@@ -211,15 +212,20 @@ def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto"
     Raises
     ------
     UsageError
-        The image cannot be read, or the picture's suffix means nothing.
+        The image cannot be read, or the picture's suffix means nothing or its place is no place for it.
     BundleError, EnvironmentProblem
         The engine cannot be used.
     """
     from mura_trt.bundle import Bundle
     from mura_trt.runtimes import SessionOptions, open_session
 
-    check_picture(out)
+    kind = KINDS.get(out.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{out}: a heatmap is a .jpg or .png file")
+    check_target(out, [image], "the heatmap")
     bundle = Bundle.open(engine)
+    if not allow_unproven:
+        bundle.require_proof()
     size = bundle.contract.height, bundle.contract.width
     source, name = FolderSource(str(image.absolute().parent)), os.fsencode(image.name)
     # Whatever its name says: what begins as DICOM files do is read as one.
@@ -227,9 +233,9 @@ def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto"
     if decoded.failures:
         raise UsageError(f"{image}: {decoded.failures[0].message}")
     session, _ = open_session(runtime, bundle, SessionOptions(batch=1))
-    try:
+    try:  # until it is closed, for its arrays may be its own
         scores = session.run(decoded.pixels)
-        save(overlay(decoded.pixels[0, ..., 0], scores.cam[0]), out)
+        write_atomically(out, encoded(overlay(decoded.pixels[0, ..., 0], scores.cam[0]), kind))
         return {
             "probability": float(scores.probability[0]),
             "logit": float(scores.logit[0]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from typer.testing import CliRunner
 from mura_trt.bundle import Bundle
 from mura_trt.cli import app
 from mura_trt.contract import InputContract
-from mura_trt.errors import UsageError
-from mura_trt.heatmaps import FULL_SCALE, Choice, overlay
+from mura_trt.errors import BundleError, UsageError
+from mura_trt.heatmaps import FULL_SCALE, Choice, heatmap_of_image, overlay
 from mura_trt.model import MuraNet
 from mura_trt.runtimes import SessionOptions, open_session
 from mura_trt.score import ScoreOptions, score
+from tests.bundles import remade
 from tests.test_results import LISTING
 
 MAPS = [f"m{at}" for at in range(100)]
@@ -203,3 +205,33 @@ def test_the_command_draws_one_image(archive: Path, bundle: Bundle, tmp_path: Pa
         wrong = CliRunner().invoke(app, ["heatmap", *arguments])
         assert wrong.exit_code == 2
         assert message in wrong.output
+
+
+def test_a_heatmap_does_not_take_the_image_s_place(make_png: Callable[[str], Path], tmp_path: Path) -> None:
+    """Told before the bundle is looked at, which is none."""
+    image = make_png("a.png")
+    (tmp_path / "link.png").symlink_to(image)
+    before = image.read_bytes()
+    for out, message in (
+        ("a.png", "which is read; name another file for the heatmap"),
+        ("link.png", "which is read"),
+        ("absent/a.png", "absent is no folder that can be written to; make it"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            heatmap_of_image(image, tmp_path / "no bundle", tmp_path / out)
+    assert image.read_bytes() == before
+
+
+def test_a_heatmap_asks_for_proof_as_scoring_does(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    image = sorted(archive.rglob("*.png"))[2]
+    unproven = remade(bundle, tmp_path / "unproven", parity=None)
+    with pytest.raises(BundleError, match=r"never compared.*--allow-unproven"):
+        heatmap_of_image(image, unproven.folder, tmp_path / "a.png", "null")
+    with pytest.raises(UsageError, match="--runtime foo: choose from"):
+        heatmap_of_image(image, unproven.folder, tmp_path / "a.png", "foo", allow_unproven=True)
+    assert not (tmp_path / "a.png").exists()
+    command = ["heatmap", str(image), "--engine", str(unproven.folder), "--runtime", "null", "--allow-unproven"]
+    done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "a.jpeg")])
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "a.jpeg") as picture:
+        assert picture.format == "JPEG"

@@ -108,7 +108,7 @@ def test_without_muras_folders_patients_are_split_whole(seed: int, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["patient{:05d}/{}/study1", "case{:02d}/study{}"])
 def test_a_patient_is_muras_number_or_the_folder_of_studies(name: str, tmp_path: Path) -> None:
-    """The first has a folder between patient and study, the same for all; in the second patients are named otherwise."""
+    """The first has a folder between patient and study; in the second patients are named otherwise."""
     for patient in range(16):
         for number in (1, 2):
             abnormal = "positive" if patient % 2 else "negative"
