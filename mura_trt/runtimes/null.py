@@ -12,6 +12,15 @@ from mura_trt.bundle import Bundle
 from mura_trt.runtimes.base import HostSession, Scores, SessionOptions
 
 
+def checksums(images: NDArray[np.uint8], map_shape: tuple[int, int]) -> Scores:
+    """What the null runtime gives for pixels uint8 (n, H, W, 1); its maps are zeros, float32 (n, *map_shape)."""
+    sums = np.array([zlib.adler32(image) for image in np.ascontiguousarray(images)], np.float64)
+    # Adler-32's lower half is the plain sum of bytes modulo 65521: spread enough over small differences.
+    probability = ((sums % 65521 + 0.5) / 65521).astype(np.float32)
+    logit = np.log(probability / (1 - probability))
+    return Scores(probability, logit, np.zeros((len(images), *map_shape), np.float32))
+
+
 class NullSession(HostSession):
     """A checksum of each view's pixels in place of a probability: deterministic, and it tells views apart."""
 
@@ -23,11 +32,8 @@ class NullSession(HostSession):
 
     def _run(self, images: NDArray[np.uint8]) -> Scores:
         until = time.monotonic() + self._seconds
-        sums = np.array([zlib.adler32(image) for image in np.ascontiguousarray(images)], np.float64)
-        # Adler-32's lower half is the plain sum of bytes modulo 65521: spread enough over small differences.
-        probability = ((sums % 65521 + 0.5) / 65521).astype(np.float32)
-        logit = np.log(probability / (1 - probability))
+        scores = checksums(images, self._map_shape)
         rest = until - time.monotonic()
         if rest > 0:
             time.sleep(rest)
-        return Scores(probability, logit, np.zeros((len(images), *self._map_shape), np.float32))
+        return scores

@@ -1,0 +1,263 @@
+"""The way of batches through a simulated GPU: in whatever order things happen there, every view gets its own score.
+
+The worker, reading, screening, DALI on the CPU and the flight of batches are the product's; streams, events and memory
+are :mod:`tests.flight.simulated`.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mura_trt.archives.folder import FolderSource
+from mura_trt.contract import InputContract
+from mura_trt.decode import Decoder
+from mura_trt.ledger import Rows, Task
+from mura_trt.runtimes.base import Pixels
+from mura_trt.runtimes.device import Slot
+from mura_trt.runtimes.null import checksums
+from mura_trt.worker import Assignment, Done, Flush, Hungry, Pulse, Stop, Worker
+from tests.flight.simulated import SimulatedDecoder, SimulatedDevice, SimulatedSession, SimulatedStream
+
+CONTRACT = InputContract(height=32, width=32)
+SIZE = (CONTRACT.height, CONTRACT.width)
+VIEWS, BATCHES, DEPTHS = 40, (1, 2, 3, 5), (1, 2, 3, 4)
+SCHEDULES, BROKEN_SCHEDULES = 1000, 25
+
+
+class Archive(NamedTuple):
+    """Files of which some are missing or no images, and maybe some with broken pixels; and what the good ones score."""
+
+    source: FolderSource
+    names: list[bytes]
+    expected: dict[int, float]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return make_archive(tmp_path_factory.mktemp("views"), broken=False)
+
+
+@pytest.fixture(scope="module")
+def broken_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return make_archive(tmp_path_factory.mktemp("broken"), broken=True)
+
+
+def make_archive(folder: Path, broken: bool) -> Archive:
+    rng = np.random.default_rng(5)
+    names, decoder, expected = [], Decoder(SIZE, 1, 1), {}
+    for view in range(VIEWS):
+        path = folder / f"{view}.png"
+        names.append(path.name.encode())
+        Image.fromarray(rng.integers(0, 256, (rng.integers(8, 60), rng.integers(8, 60)), np.uint8)).save(path)
+        if broken and view % 9 == 4:
+            path.write_bytes(_with_broken_pixels(path.read_bytes()))
+        elif view % 13 == 7:
+            path.unlink()
+        elif view % 17 == 11:
+            path.write_bytes(b"text")
+        else:
+            decoder.submit([path.read_bytes()])
+            expected[view] = float(checksums(decoder.collect().pixels, CONTRACT.map_shape).logit[0])
+    return Archive(FolderSource(str(folder)), names, expected)
+
+
+def _with_broken_pixels(png: bytes) -> bytes:
+    """The same chunks with right checksums, and pixels that nobody can inflate: it passes the screen."""
+    at = png.index(b"IDAT")
+    length = int.from_bytes(png[at - 4 : at], "big")
+    body = b"IDAT" + b"\xff" * length
+    return png[:at] + body + zlib.crc32(body).to_bytes(4, "big") + png[at + 8 + length :]
+
+
+@pytest.fixture(scope="module")
+def decoders() -> dict[int, SimulatedDecoder]:
+    return {batch: SimulatedDecoder(SIZE, 1, batch) for batch in BATCHES}
+
+
+class Script:
+    """The supervisor's end of a worker's connection: a schedule's tasks, when it pleases."""
+
+    def __init__(self, archive: Archive, schedule: random.Random) -> None:
+        self._archive, self._schedule = archive, schedule
+        edges = sorted({0, VIEWS, *(schedule.randrange(VIEWS) for _ in range(schedule.randrange(6)))})
+        self._left = [Task(start, stop) for start, stop in pairwise(edges)]
+        self._messages: SimpleQueue[Assignment | Flush | Stop] = SimpleQueue()
+        self._out = 0
+        self._over = False
+        self.rows: list[Rows] = []
+        for _ in range(schedule.randint(1, 3)):
+            self._give()
+
+    def _give(self) -> bool:
+        if self._left:
+            task = self._left.pop(0)
+            self._messages.put(Assignment(task, [*self._archive.names[task.start : task.stop]]))
+            self._out += 1
+            return True
+        return False
+
+    def recv(self) -> Assignment | Flush | Stop:
+        if self._over:
+            raise EOFError
+        message = self._messages.get()
+        self._over = isinstance(message, Stop)
+        return message
+
+    def send(self, message: object) -> None:
+        if isinstance(message, Hungry) and not self._give():
+            self._messages.put(Flush())
+        if isinstance(message, Done):
+            self.rows.append(message.rows)
+            self._out -= 1
+            if self._out == 0 or self._schedule.random() < 0.7:
+                self._give()
+            if self._out == 0:
+                self._messages.put(Stop())
+        if self._over and isinstance(message, Pulse):
+            raise OSError  # ends the thread that sends them
+
+
+def fly(
+    archive: Archive,
+    decoders: dict[int, SimulatedDecoder],
+    seed: int,
+    session_class: Callable[..., SimulatedSession] = SimulatedSession,
+    device_class: type[SimulatedDevice] = SimulatedDevice,
+) -> None:
+    """One schedule; raises AssertionError where a view has not its own score, or memory was not one's own."""
+    schedule = random.Random(seed)
+    batch, depth = schedule.choice(BATCHES), schedule.choice(DEPTHS)
+    gpu = device_class(schedule, eager=schedule.choice((0.0, 0.1, 0.5, 0.9)))
+    session = session_class(CONTRACT, batch, gpu, depth)
+    decoder = decoders[batch].onto(gpu, session)
+    script = Script(archive, schedule)
+    connection: Any = script
+    worker = Worker(connection, archive.source.open(), decoder, session, map_size=0)
+    try:
+        worker.run()
+    finally:
+        worker._ahead.close()
+        while decoder.pending:  # for whoever uses the decoder next
+            decoder.collect()
+    del worker
+    session.close()
+    assert not decoder.faults, decoder.faults[0]
+    assert [block.name for block in gpu.blocks.values() if block.name != "memory"] == [], "pixels that nobody freed"
+    found: dict[int, float] = {}
+    failed: set[int] = set()
+    for rows in script.rows:
+        found.update(zip(rows.views.tolist(), rows.scores["logit"].tolist(), strict=True))
+        failed.update(failure.view for failure in rows.failures)
+    assert sum(rows.stop - rows.start for rows in script.rows) == VIEWS
+    assert found == archive.expected
+    assert failed == set(range(VIEWS)) - archive.expected.keys()
+
+
+def test_every_view_gets_its_own_score_in_any_order_of_things(
+    archive: Archive, decoders: dict[int, SimulatedDecoder]
+) -> None:
+    for seed in range(SCHEDULES):
+        fly(archive, decoders, seed)
+
+
+def test_batches_that_were_decoded_in_parts_come_together_again(
+    broken_archive: Archive, decoders: dict[int, SimulatedDecoder]
+) -> None:
+    for seed in range(BROKEN_SCHEDULES):  # few, for the decoder is made anew for each broken file
+        fly(broken_archive, decoders, seed)
+
+
+class DeafStream(SimulatedStream):
+    """Waits for nobody."""
+
+    def wait_for_event(self, event: object) -> None: ...
+
+
+class DeafDevice(SimulatedDevice):
+    """Its second stream, on which scores are copied back, does not wait for them to be computed."""
+
+    def stream(self) -> SimulatedStream:
+        stream = super().stream()
+        if len(self.streams) == 2:
+            stream = self.streams[-1] = DeafStream(self, stream.name, stream.handle)
+        return stream
+
+
+class DeafToDecoder(SimulatedDevice):
+    """The stream that computes does not wait for the decoder."""
+
+    def stream(self) -> SimulatedStream:
+        stream = super().stream()
+        if len(self.streams) == 1:
+            stream = self.streams[-1] = DeafStream(self, stream.name, stream.handle)
+        return stream
+
+
+class Impatient(SimulatedSession):
+    """Takes scores without waiting until they are there."""
+
+    def _collect(self) -> Any:
+        for slot in self._flying:
+            slot.copied = _Nothing()
+        return super()._collect()
+
+
+class _Nothing:
+    def record(self, stream: object) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class Forgetful(SimulatedSession):
+    """Lets go of a batch's pixels once it has started."""
+
+    def _submit(self, images: Pixels) -> None:
+        super()._submit(images)
+        self._flying[-1].pieces.clear()
+
+
+class Greedy(SimulatedSession):
+    """Uses a batch's memory for the next one at once."""
+
+    def _submit(self, images: Pixels) -> None:
+        super()._submit(images)
+        self._free.appendleft(self._flying[-1])
+
+
+class Careless(SimulatedSession):
+    """Forgets that a batch which is not whole must be gathered."""
+
+    def _gather(self, slot: Slot) -> None: ...
+
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "copies back what is not computed": {"device_class": DeafDevice},
+    "computes on what is not decoded": {"device_class": DeafToDecoder},
+    "takes scores that are not there": {"session_class": Impatient},
+    "gives pixels back too early": {"session_class": Forgetful},
+    "reuses memory too early": {"session_class": Greedy},
+    "computes on memory without pixels": {"session_class": Careless},
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_missing_wait_is_caught(fault: str, archive: Archive, decoders: dict[int, SimulatedDecoder]) -> None:
+    caught = 0
+    for seed in range(20):
+        try:
+            fly(archive, dict(decoders), seed, **FAULTS[fault])
+        except (AssertionError, KeyError, ValueError):
+            caught += 1
+    print(f"{fault}: caught in {caught} of 20 schedules")
+    assert caught >= 8  # one batch in flight waits for itself, and batches of one are always whole
