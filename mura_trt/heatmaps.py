@@ -9,8 +9,8 @@ import io
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import DICOM, Listing
 from mura_trt.contract import InputContract
-from mura_trt.cores import usable_cores
+from mura_trt.drawing import Drawer, Sketch
 from mura_trt.errors import UsageError
 from mura_trt.files import check_target, write_atomically
 from mura_trt.ledger import Rows, ScoreArray, score_type
 from mura_trt.pixels import decoded_views
+from mura_trt.progress import LOG_SECONDS
 from mura_trt.studies import study_means
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FOLDER = "heatmaps"
 IN_A_FOLDER = 10_000  # pictures
+IN_A_RUN = 1024  # at the least, views that are drawn together
 # A map's values add up to the logit, as parts of it. Below 2 at its peak, where nothing is found, it is drawn paler.
 FULL_SCALE = 2.0
 OPACITY = 0.6  # of the map at its peak
@@ -72,12 +74,12 @@ class Choice:
 
 
 def heatmap_tables(
-    listing: Listing, views: NDArray[np.int64], committed: Iterable[Rows], folder: Path
+    listing: Listing, views: NDArray[np.int64], committed: Iterable[Rows], folder: Path, log: Path
 ) -> Iterator[pd.DataFrame]:
-    """Draws views and gives the rows of ``heatmaps.csv``, some at a time; a view that has vanished since gets none.
+    """Draws views and gives the rows of ``heatmaps.csv``, some at a time.
 
-    Columns are view, study, probability, file (of the picture, from the output folder), and ``m0``, ``m1``, ... the
-    map, row by row.
+    A view that has vanished since, or that a process is lost on, gets none, and is logged. Columns are view, study,
+    probability, file (of the picture, from the output folder), and ``m0``, ``m1``, ... the map, row by row.
 
     Parameters
     ----------
@@ -89,33 +91,36 @@ def heatmap_tables(
         Their run's rows with maps, in order.
     folder
         The output folder.
+    log
+        Takes what the decoders' C libraries print.
 
     Raises
     ------
     OSError
         A picture cannot be written.
+    EnvironmentProblem
+        Nothing can be drawn.
     """
-    some, contract = listing.take(views), InputContract()
-    size, shape = (contract.height, contract.width), contract.map_shape
-    yield _table(some, [], [], np.empty(0, score_type(contract.map_size)))  # which has the columns
-    scores = _scores(committed)
-
-    def draw(view: int, pixels: NDArray[np.uint8], cam: NDArray[np.float32]) -> str:
-        file = picture_name(view)
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(encoded(overlay(pixels[..., 0], cam.reshape(shape))))
-        return file
-
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="draw") as threads:
-        for decoded in decoded_views(some.source, some.references(0, len(some)), size, some.kinds_of(0, len(some))):
-            for failure in decoded.failures:
-                logger.warning("a view that was scored has no heatmap: %s", failure.message)
-            numbers = views[decoded.views].tolist()
-            # Both come in order.
-            found = np.array([next(score for view, score in scores if view == number) for number in numbers])
-            if numbers:
-                files = list(threads.map(draw, numbers, decoded.pixels, found["map"]))
-                yield _table(some, decoded.views, files, found)
+    yield _table(
+        listing.take(views[:0]), [], np.empty(0, score_type(InputContract().map_size))
+    )  # which has the columns
+    through, told = 0, time.monotonic()
+    with Drawer(listing.source, log) as drawer:
+        for numbers, scores in _runs(views, committed):
+            some, files = listing.take(numbers), [picture_name(number) for number in numbers.tolist()]
+            kinds = some.kinds_of(0, len(some))
+            sketches = [
+                Sketch(reference, kinds[at : at + 1], scores["map"][at], folder / files[at])
+                for at, reference in enumerate(some.references(0, len(some)))
+            ]
+            drawn = []
+            for at in drawer.draw(sketches):
+                drawn.append(at)
+                if time.monotonic() > told + LOG_SECONDS:
+                    told = time.monotonic()
+                    logger.info("%d of %d heatmaps", through + at + 1, len(views))
+            through += len(numbers)
+            yield _table(some.take(np.array(drawn, np.int64)), [files[at] for at in drawn], scores[drawn])
 
 
 def overlay(gray: NDArray[np.uint8], cam: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -166,19 +171,28 @@ def clear(folder: Path) -> None:
         (folder / FOLDER).rmdir()
 
 
-def _scores(committed: Iterable[Rows]) -> Iterator[tuple[int, np.void]]:
-    """Every scored view's number and scores in order, without holding those of all."""
+def _runs(views: NDArray[np.int64], committed: Iterable[Rows]) -> Iterator[tuple[NDArray[np.int64], ScoreArray]]:
+    """The views by number with their scores, so many at a time, without holding those of all."""
+    numbers: list[NDArray[np.int64]] = []
+    scores: list[ScoreArray] = []
     for rows in committed:
-        yield from zip(rows.views.tolist(), rows.scores, strict=True)
+        here = views[slice(*np.searchsorted(views, (rows.start, rows.stop)))]
+        numbers.append(here)
+        scores.append(rows.scores[np.searchsorted(rows.views, here)])
+        if sum(map(len, numbers)) >= IN_A_RUN:
+            yield np.concatenate(numbers), np.concatenate(scores)
+            numbers, scores = [], []
+    if sum(map(len, numbers)):
+        yield np.concatenate(numbers), np.concatenate(scores)
 
 
-def _table(listing: Listing, at: list[int], files: list[str], scores: ScoreArray) -> pd.DataFrame:
+def _table(listing: Listing, files: list[str], scores: ScoreArray) -> pd.DataFrame:
+    """Of views that were drawn."""
     import pandas as pd
 
-    rows = np.array(at, np.int64)
     names = {
-        "view": listing.view_names(listing.views.take(rows).to_pylist()),
-        "study": listing.study_names(listing.study_of[rows]),
+        "view": listing.view_names(listing.keys(0, len(listing))),
+        "study": listing.study_names(listing.study_of),
         "probability": scores["probability"],
         "file": files,
     }

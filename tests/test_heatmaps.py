@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from mura_trt.bundle import Bundle
 from mura_trt.cli import app
 from mura_trt.contract import InputContract
-from mura_trt.errors import BundleError, UsageError
+from mura_trt.drawing import Drawer, Sketch
+from mura_trt.errors import BundleError, EnvironmentProblem, UsageError
 from mura_trt.heatmaps import FULL_SCALE, Choice, heatmap_of_image, overlay
 from mura_trt.model import MuraNet
 from mura_trt.runtimes import SessionOptions, open_session
@@ -143,6 +144,24 @@ def test_a_view_that_has_gone_since_is_told(
     assert run["heatmaps"] == run["scored"] - 1
     assert "a view that was scored has no heatmap" in caplog.text
     gone.write_bytes(data)
+
+
+def test_what_stops_the_drawing_costs_no_score(
+    archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Drawer, sketches: list[Sketch]) -> Iterator[int]:
+        raise EnvironmentProblem("the process that draws heatmaps died")
+
+    with monkeypatch.context() as patched, pytest.raises(EnvironmentProblem, match="died"):
+        patched.setattr(Drawer, "draw", stop)
+        scored(archive, bundle, tmp_path / "out", heatmaps="top:2")
+    told = json.loads((tmp_path / "out/run.json").read_text())
+    assert told["heatmaps"] is None and told["scored"] == told["listed"]
+    assert not (tmp_path / "out/heatmaps.csv").exists()
+    run = scored(archive, bundle, tmp_path / "out", resume=True)
+    assert run["heatmaps"] == len(drawn(tmp_path / "out")) > 0
+    assert json.loads((tmp_path / "out/run.json").read_text()) == run
+    assert run["stage_s"]["heatmaps"] > 0
 
 
 @pytest.mark.parametrize("text", ["", "some", "top", "top:0", "top:-1", "all:3", "abnormal "])

@@ -358,9 +358,11 @@ def test_a_run_of_another_version_is_refused_by_evaluate_and_report(
 ) -> None:
     out = made_run(tmp_path)
     (out / "run.json").write_text(json.dumps(json.loads((out / "run.json").read_text()) | changes))
-    for work in (lambda: evaluate(EvaluateOptions(out, resamples=2)), lambda: report(ReportOptions(out, resamples=2))):
-        with pytest.raises(UsageError, match=lacks + " it is of another version; score again"):
-            work()
+    message = f"{lacks} it is of another version; score again"
+    with pytest.raises(UsageError, match=message):
+        evaluate(EvaluateOptions(out, resamples=2))
+    with pytest.raises(UsageError, match=message):
+        report(ReportOptions(out, resamples=2))
 
 
 @pytest.mark.parametrize(
