@@ -152,9 +152,10 @@ def test_what_stops_the_drawing_costs_no_score(
     def stop(self: Drawer, sketches: list[Sketch]) -> Iterator[int]:
         raise EnvironmentProblem("the process that draws heatmaps died")
 
-    with monkeypatch.context() as patched, pytest.raises(EnvironmentProblem, match="died"):
+    with monkeypatch.context() as patched:
         patched.setattr(Drawer, "draw", stop)
-        scored(archive, bundle, tmp_path / "out", heatmaps="top:2")
+        with pytest.raises(EnvironmentProblem, match="died"):
+            scored(archive, bundle, tmp_path / "out", heatmaps="top:2")
     told = json.loads((tmp_path / "out/run.json").read_text())
     assert told["heatmaps"] is None and told["scored"] == told["listed"]
     assert not (tmp_path / "out/heatmaps.csv").exists()
