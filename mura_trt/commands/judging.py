@@ -10,8 +10,11 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import SaltFile, errors_told
+from mura_trt.commands.shared import errors_told
 
+RunsSalt = Annotated[
+    Path | None, typer.Option(help="What the run hashed DICOM names with [~/.config/mura-trt/uid-salt].")
+]
 logger = logging.getLogger(__name__)
 
 
@@ -37,7 +40,7 @@ def evaluate(
         bool, typer.Option("--partial", help="Leave out studies that are on one side only or have no score.")
     ] = False,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
-    uid_salt_file: SaltFile = None,
+    uid_salt_file: RunsSalt = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
 ) -> None:
     """Judges scores by a gold standard: kappa, AUROC and more, with 95 % intervals, overall and by body part."""
@@ -74,7 +77,7 @@ def report(
     thumbnails: Annotated[
         int, typer.Option(help="Pictures of the views of so many studies, the highest probabilities first.")
     ] = 2000,
-    uid_salt_file: SaltFile = None,
+    uid_salt_file: RunsSalt = None,
 ) -> None:
     """Writes one HTML file for people: the worklist with pictures, and how the scores do where labels are known."""
     with errors_told():

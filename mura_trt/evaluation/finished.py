@@ -78,9 +78,12 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 
 
 def own_files(folder: Path) -> list[Path]:
-    """The files of a run, there or not, and its folders of files: no result may be written in their place."""
+    """The files of a run, there or not, and its folders of files: no result may be written in their place.
+
+    Of a file they are itself and, where it lies in a run's folder, those of the run.
+    """
     if not folder.is_dir():
-        return [folder]
+        return [folder, *(own_files(folder.parent) if (folder.parent / RUN_FILE).exists() else [])]
     there = [path for path in folder.iterdir() if _OWN.fullmatch(path.name)]
     return [*(folder / name for name in (RUN_FILE, RECIPE, "shards", "heatmaps")), *there]
 

@@ -382,8 +382,9 @@ def test_a_threshold_does_not_take_the_place_of_what_is_read(
 ) -> None:
     out, labels = made_run(tmp_path), write("labels.csv", lines(TRUTH))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match=message):
-        evaluate(EvaluateOptions(out, labels, rule="youden", threshold_file=tmp_path / file, resamples=2))
+    for given in (out, out / "studies.csv"):
+        with pytest.raises(UsageError, match=message):
+            evaluate(EvaluateOptions(given, labels, rule="youden", threshold_file=tmp_path / file, resamples=2))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     for _ in range(2):  # its own may be replaced
         evaluate(EvaluateOptions(out, labels, rule="youden", threshold_file=out / "t.json", resamples=2))
