@@ -562,7 +562,7 @@ def inspect_layers(work: Work) -> dict[str, Any]:
 Section = Callable[[Work], dict[str, Any]]
 # Name, what it does, its limit in seconds, and whether it needs a GPU. In order: what decides most comes first.
 SECTIONS: dict[str, tuple[Section, int, bool]] = {
-    "doctor": (doctor, 90, False),
+    "doctor": (doctor, 150, False),
     "archives": (archives, 60, False),
     "build_fp16": (lambda work: build(work, "fp16"), 120, False),
     "parity_fp16": (lambda work: parity(work, "fp16"), 120, False),

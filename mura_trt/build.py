@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 import shutil
 import tempfile
 import time
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,96 +20,23 @@ import mura_trt
 from mura_trt.archives import NamedArchive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import FILES, Bundle, Manifest, describe_file, new_bundle, write_manifest
-from mura_trt.calibrate import METHODS, Calibration, calibrate
-from mura_trt.contract import PRECISIONS, InputContract
-from mura_trt.errors import UsageError
+from mura_trt.calibrate import Calibration, calibrate
+from mura_trt.contract import InputContract
+from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.engine_recipe import Recipe
+from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sha256_of
-from mura_trt.parity.bounds import BOUNDS, Bounds, flattened, with_changes
 from mura_trt.parity.run import synthetic
 from mura_trt.pixels import decoded_views
-from mura_trt.plan import BUILDERS, build_plan, find_builder
+from mura_trt.plan import build_plan, find_builder
 from mura_trt.precision import FORMATS, lower
 from mura_trt.sample import spread_views
+from mura_trt.sweep import sweep
 
 if TYPE_CHECKING:
     from mura_trt.model import Network
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to build; the fields are the keys of a recipe file under ``engines/``."""
-
-    name: str = "densenet169-fp16"
-    precision: str = "fp16"
-    """One of ``PRECISIONS``."""
-    batch: tuple[int, int, int] = (1, 64, 256)
-    """Views in a batch: least, the number the plan is tuned for, and most."""
-    builder: str = "auto"
-    """``auto``, ``tensorrt`` (needs a GPU), ``tensorrt-rtx`` or ``none``."""
-    calibration_method: str = "percentile"
-    """Of INT8 and FP8: ``percentile`` or ``max``."""
-    calibration_views: int = 64
-    """Likewise: how many, as evenly as can be from the archive's body parts."""
-    error_budget: float = 2e-3
-    """Likewise: root mean square of the probability's error to first order; layers stay in half precision until the
-    rest keeps it."""
-    check_views: int = 64
-    """How many views the bundle is compared with PyTorch on; over them, half precision's range is looked at, too."""
-    parity: Mapping[str, Any] = field(default_factory=dict)
-    """Bounds other than the precision's own (see :mod:`mura_trt.parity.bounds`), as tables by level."""
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
-        if self.builder not in ("auto", "none", *BUILDERS):
-            raise UsageError(f"builder {self.builder!r}: choose from auto, none, {', '.join(BUILDERS)}")
-        if self.calibration_method not in METHODS:
-            raise UsageError(f"calibration_method {self.calibration_method!r}: choose from {', '.join(METHODS)}")
-        for name in ("calibration_views", "check_views"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)}: a whole number, 1 or more")
-        if not self.error_budget >= 0:
-            raise UsageError(f"error_budget {self.error_budget}: 0 or more")
-        _ = self.bounds  # raises
-        if len(self.batch) != 3 or not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise UsageError(f"batch {self.batch}: three numbers, 1 <= least <= tuned for <= most")
-
-    def in_precision(self, precision: str) -> Recipe:
-        """The recipe for another precision, with that one's own bounds, and its name for the old one in the name."""
-        name = self.name.replace(self.precision, precision)
-        return replace(self, precision=precision, parity={}, name=name if name != self.name else f"{name}-{precision}")
-
-    @property
-    def bounds(self) -> Bounds:
-        """How far scores may be from PyTorch's."""
-        return with_changes(BOUNDS[self.precision], flattened(self.parity))
-
-    @classmethod
-    def read(cls, path: Path) -> Recipe:
-        """A recipe file.
-
-        Raises
-        ------
-        UsageError
-            No such file, not TOML, or a key or value that means nothing here.
-        """
-        try:
-            content: dict[str, Any] = tomllib.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"{path}: not a readable recipe: {error}") from error
-        unknown = set(content) - set(cls.__dataclass_fields__)
-        if unknown:
-            known = ", ".join(cls.__dataclass_fields__)
-            raise UsageError(f"{path}: unknown key {', '.join(sorted(unknown))}; a recipe has {known}")
-        if isinstance(content.get("batch"), list):
-            content["batch"] = tuple(content["batch"])
-        content.setdefault("name", path.stem)
-        try:
-            return cls(**content)
-        except (UsageError, TypeError) as error:
-            raise UsageError(f"{path}: {error}") from error
 
 
 def build_bundle(
@@ -120,6 +47,8 @@ def build_bundle(
     archive: NamedArchive | None = None,
     check: bool = True,
     overwrite: bool = False,
+    timings: Path | None = None,
+    command: str | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Builds a bundle whole or not at all, and opens it as ``score`` will.
@@ -139,6 +68,10 @@ def build_bundle(
         Compare the bundle with PyTorch, and keep in it what was found.
     overwrite
         Replace a bundle that is there.
+    timings
+        Folder of TensorRT's timing caches; without it, one beside ``out``.
+    command
+        What builds the bundle again, for people whose GPU or library the plan is not for; without it, one made up here.
     report
         Takes a line on how far it has come.
 
@@ -147,7 +80,7 @@ def build_bundle(
     UsageError
         The checkpoint, the archive or the output folder cannot be used.
     EnvironmentProblem
-        A library is missing, or the builder that was asked for failed.
+        A library is missing, the builder that was asked for failed, or the batch is to be measured without a GPU.
     """
     import onnx
     import torch
@@ -159,6 +92,13 @@ def build_bundle(
     if narrow and archive is None:
         raise UsageError(f"--precision {narrow} is calibrated on views: name an archive of some with --calibrate")
     builder = find_builder(recipe.builder)
+    if recipe.profile is None and (builder is None or cuda_device_count() == 0):
+        raise EnvironmentProblem(
+            "--batch auto measures plans on a GPU, and there is none here, or no builder; give a number: --batch 64"
+        )
+    if timings is not None and builder != "tensorrt":
+        logger.warning("%s has no timing cache, and nothing is kept in %s", builder, timings)
+    timings = timings or out.resolve().with_name(f"{out.resolve().name}.timing-cache")
     with new_bundle(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
         network = load_network(checkpoints)
         views = _views(archive, recipe, Path(scratch) / "archive", check)
@@ -177,25 +117,28 @@ def build_bundle(
                 found = _calibrated(network, pixels, recipe, report)
                 quantization, described = found.quantization, _described(found, seen, recipe)
             onnx.save(lower(graph, quantization), folder / FILES["onnx"])
-        built = None
-        if builder is None:
-            logger.warning("no TensorRT builder: the bundle has no plan and scores on a CPU; pip install tensorrt-rtx")
-        else:
-            logger.info("building %s with %s", FILES["plan"], builder)
-            built = build_plan(builder, folder / FILES["onnx"], folder / FILES["plan"], recipe.batch)
         manifest = Manifest(
             name=recipe.name,
             precision=recipe.precision,
             contract=InputContract(),
             checkpoints_sha256=[sha256_of(path) for path in checkpoints],
-            builder=built,
+            builder=None,
             versions={"mura_trt": mura_trt.__version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
             quantization=described,
             bounds=recipe.bounds,
             parity=None,
             export_seconds=round(export_seconds, 1),
-            files={role: describe_file(folder / name) for role, name in FILES.items() if (folder / name).exists()},
+            files={},
         )
+        if builder is None:
+            logger.warning("no TensorRT builder: the bundle has no plan and scores on a CPU; pip install tensorrt-rtx")
+        else:
+            logger.info("building %s with %s", FILES["plan"], builder)
+            built = _planned(builder, recipe, Bundle(folder, manifest, ""), Path(scratch), timings)
+            built["rebuild"] = command or rebuild_command(checkpoints, recipe, out, archive)
+            manifest = replace(manifest, builder=built)
+        files = {role: describe_file(folder / name) for role, name in FILES.items() if (folder / name).exists()}
+        manifest = replace(manifest, files=files)
         write_manifest(folder, manifest)
         if check:
             assert views.to_check is not None
@@ -203,6 +146,26 @@ def build_bundle(
             proof = {"archive": "synthetic" if archive is None else str(archive.place), **proof}
             write_manifest(folder, replace(manifest, parity=proof))
     return Bundle.open(out)
+
+
+def _planned(builder: str, recipe: Recipe, bundle: Bundle, scratch: Path, timings: Path) -> dict[str, Any]:
+    """Builds the plan of a bundle that has its graphs; returns the manifest's ``builder`` entry."""
+
+    def build(batch: tuple[int, int, int], path: Path) -> dict[str, Any]:
+        return build_plan(builder, bundle.path("onnx"), path, batch, recipe.builder_options, timings)
+
+    if recipe.profile is not None:
+        return build(recipe.profile, bundle.path("plan"))
+    swept = sweep(lambda views, path: build((views, views, views), path), bundle.manifest, scratch)
+    shutil.copyfile(swept.plan, bundle.path("plan"))
+    return swept.built
+
+
+def rebuild_command(checkpoints: Sequence[Path], recipe: Recipe, out: Path, archive: NamedArchive | None) -> str:
+    """The command line that comes nearest to what was built."""
+    words = ["mura-trt", "build-engine", *(word for path in checkpoints for word in ("--checkpoint", str(path)))]
+    words += ["--precision", recipe.precision, *(["--calibrate", str(archive.place)] if archive else [])]
+    return shlex.join([*words, "-o", str(out), "--overwrite"])
 
 
 class _Views(NamedTuple):

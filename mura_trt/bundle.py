@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mura_trt.caches import CacheFile
 from mura_trt.contract import InputContract
 from mura_trt.errors import BundleError, UsageError
 from mura_trt.files import new_folder, sha256_of, write_atomically
@@ -34,7 +35,8 @@ class Manifest:
     checkpoints_sha256: list[str]
     """Of the file that it was built from, or of each member's."""
     builder: dict[str, Any] | None
-    """Name, version, targets, batch profile, seconds and plan bytes; None where there is no plan."""
+    """What :func:`mura_trt.plan.build_plan` tells, how to build it again (``rebuild``), and, where the batch was
+    measured, views per second by batch (``sweep``); None where there is no plan."""
     versions: dict[str, str]
     """mura_trt, torch and onnx that exported the graphs."""
     quantization: dict[str, Any] | None
@@ -92,21 +94,14 @@ class Bundle:
         BundleError
             No bundle, another schema, a missing file, or a byte that differs from what was built.
         """
-        path = folder / MANIFEST
-        try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise BundleError(
-                f"{folder}: no engine bundle there ({MANIFEST}: {error.strerror});"
-                f" build one with: mura-trt build-engine --checkpoint CHECKPOINT -o {folder}"
-            ) from error
-        manifest = _parse(raw, folder)
+        manifest, sha256 = read_manifest(folder)
         for role in FILES:
             if role in manifest.files:
-                _check_file(folder, manifest, role)
+                if problem := file_problem(folder, manifest, role):
+                    raise _refuse(folder, problem, manifest)
             elif role in REQUIRED:
                 raise _refuse(folder, f"{MANIFEST} lists no {FILES[role]}", manifest)
-        return cls(folder, manifest, hashlib.sha256(raw).hexdigest())
+        return cls(folder, manifest, sha256)
 
     @property
     def contract(self) -> InputContract:
@@ -131,6 +126,33 @@ class Bundle:
         """The file of a role: ``onnx``, ``fp32_onnx``, or ``plan`` where the manifest names a builder."""
         return self.folder / FILES[role]
 
+    def cache(self, *key: str) -> CacheFile:
+        """A file that saves time to who loads the bundle, under a name made of the key's parts.
+
+        It lies in the bundle's folder, goes with it and is no part of it: no hash holds it, it may be lost at any time,
+        and where the folder cannot be written to there is none.
+        """
+        return CacheFile.named(self.folder / "cache", *key)
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """A bundle's manifest, itself checked, and its SHA-256; of the other files it looks at none.
+
+    Raises
+    ------
+    BundleError
+        No bundle, another schema, or a manifest that was changed.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{folder}: no engine bundle there ({MANIFEST}: {error.strerror});"
+            f" build one with: mura-trt build-engine --checkpoint CHECKPOINT -o {folder}"
+        ) from error
+    return _parse(raw, folder), hashlib.sha256(raw).hexdigest()
+
 
 def _parse(raw: bytes, folder: Path) -> Manifest:
     try:
@@ -153,16 +175,20 @@ def _parse(raw: bytes, folder: Path) -> Manifest:
     return manifest
 
 
-def _check_file(folder: Path, manifest: Manifest, role: str) -> None:
+def file_problem(folder: Path, manifest: Manifest, role: str) -> str | None:
+    """What is wrong with a file that the manifest lists; None where it is as it was built."""
     path, said = folder / FILES[role], manifest.files[role]
     try:
         size = path.stat().st_size
+        if size != said["bytes"]:
+            return f"{path.name} has {size} bytes instead of {said['bytes']}"
+        if sha256_of(path) != said["sha256"]:
+            return f"{path.name} differs from what was built (SHA-256)"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
     except OSError as error:
-        raise _refuse(folder, f"{path.name} is missing", manifest) from error
-    if size != said["bytes"]:
-        raise _refuse(folder, f"{path.name} has {size} bytes instead of {said['bytes']}", manifest)
-    if sha256_of(path) != said["sha256"]:
-        raise _refuse(folder, f"{path.name} differs from what was built (SHA-256)", manifest)
+        return f"{path.name} cannot be read ({error.strerror})"
+    return None
 
 
 def _refuse(folder: Path, reason: str, manifest: Manifest | None = None) -> BundleError:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mura_trt
-from mura_trt.commands import challenge, engines, judging, scoring, training
+from mura_trt.commands import challenge, engines, judging, machine, scoring, training
 
 app = typer.Typer(
     name="mura-trt",
@@ -46,6 +46,7 @@ def main(
 for command, name in (
     (engines.export, "export"),
     (engines.build_engine, "build-engine"),
+    (engines.inspect, "inspect"),
     (engines.parity, "parity"),
     (scoring.score, "score"),
     (scoring.heatmap, "heatmap"),
@@ -53,6 +54,7 @@ for command, name in (
     (judging.report, "report"),
     (challenge.predict, "predict"),
     (challenge.submission, "submission"),
+    (machine.doctor, "doctor"),
     (training.demo, "demo"),
     (training.train, "train"),
     (training.demo_summary, "demo-summary"),

@@ -10,11 +10,12 @@ from pathlib import Path
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores by affinity and cgroup quota (version 2's ``cpu.max`` or version 1's CFS quota); at least 1."""
     cores = len(os.sched_getaffinity(0))
-    quota = _quota(cgroup)
+    quota = cpu_quota(cgroup)
     return max(1, min(cores, math.ceil(quota))) if quota else cores
 
 
-def _quota(cgroup: Path) -> float | None:
+def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """How many cores' time the cgroup allows, which need not be a whole number; None where it sets no limit."""
     try:
         limit, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

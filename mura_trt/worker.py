@@ -350,7 +350,6 @@ class Worker:
         """Sends finished tasks, oldest first; views settle in order, so a later one is never kept waiting for long."""
         while self._open and self._open[0].complete:
             rows = self._open.popleft().rows()
-            self._send(
-                Done(rows, self._first_batch_at, {**self._seconds, "main_cpu": time.thread_time() - self._cpu_began})
-            )
+            seconds = {**self._seconds, "main_cpu": time.thread_time() - self._cpu_began}
+            self._send(Done(rows, self._first_batch_at, seconds))
         self._settled = sum(task.settled for task in self._open)

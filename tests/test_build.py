@@ -8,10 +8,12 @@ import onnx
 import pytest
 
 from mura_trt import plan
-from mura_trt.build import Recipe, build_bundle
+from mura_trt.build import build_bundle, rebuild_command
+from mura_trt.builder_options import DEFAULTS
 from mura_trt.bundle import Bundle
 from mura_trt.contract import PRECISIONS
 from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import CheckpointError, EnvironmentProblem, UsageError
 from mura_trt.parity.bounds import BOUNDS
 from mura_trt.plan import build_plan, find_builder
@@ -31,7 +33,10 @@ def test_shipped_recipe_reads(path: Path) -> None:
     [
         ("precision = 'fp4'", "fp4.*fp32, fp16"),
         ("batch = [4, 2, 8]", "batch"),
-        ("batch = 4", "batch|int"),
+        ("batch = 0", "batch 0: a number from 1 up"),
+        ("batch = [4, 8]", "batch"),
+        ("batch = 'big'", "batch big"),
+        ("batch = 'auto'\nbuilder = 'none'", "makes no plan"),
         ("builder = 'make'", "builder 'make'"),
         ("precison = 'fp16'", "unknown key precison"),
         ("= 3", "not a readable recipe"),
@@ -71,6 +76,12 @@ def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
     assert built["batch"] == [1, 64, 256]
     assert built["plan_bytes"] > 20_000_000
     assert built["seconds"] > 0
+    assert built["options"] == DEFAULTS.described()
+    assert built["least_compute_capability"] == [8, 0]
+    assert built["rebuild"].startswith("mura-trt build-engine /")
+    assert built["rebuild"].endswith(" --overwrite")
+    assert f" --out {bundle.folder} " in built["rebuild"]
+    assert " --checkpoint " in built["rebuild"] and " --calibrate " in built["rebuild"]
     assert bundle.manifest.precision == "fp16"
     assert set(bundle.manifest.versions) == {"mura_trt", "torch", "onnx"}
 
@@ -83,6 +94,40 @@ def test_bundle_without_a_builder_has_both_graphs(
     assert bundle.manifest.builder is None
     assert bundle.path("onnx").read_bytes() == bundle.path("fp32_onnx").read_bytes()
     assert "has no plan" in caplog.text
+
+
+@pytest.mark.skipif(cuda_device_count() > 0, reason="a GPU, on which a batch can be measured")
+def test_batch_is_measured_on_a_gpu_only(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"--batch auto measures plans on a GPU.*--batch 64"):
+        build_bundle([checkpoint], Recipe(batch="auto"), tmp_path / "engine")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_batch_is_measured_and_recorded(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = build_bundle([checkpoint], Recipe(batch="auto", check_views=8), tmp_path / "engine")
+    built = bundle.manifest.builder
+    assert built is not None
+    assert set(built["sweep"]) == {"16", "32", "64", "128", "256"}
+    assert built["batch"] == [built["batch"][0]] * 3
+    assert built["sweep"][str(built["batch"][0])] > 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "profile"), [(64, (64, 64, 64)), ((1, 2, 3), (1, 2, 3)), ("auto", None), ((8, 8, 8), (8, 8, 8))]
+)
+def test_batch_is_one_number_three_or_measured(
+    batch: int | str | tuple[int, int, int], profile: tuple[int, int, int] | None
+) -> None:
+    assert Recipe(batch=batch).profile == profile
+
+
+def test_rebuild_command_is_made_up_where_nobody_typed_one(checkpoint: Path, tmp_path: Path) -> None:
+    command = rebuild_command([checkpoint, checkpoint], Recipe(precision="fp32", batch=8), tmp_path / "an engine", None)
+    assert command == (
+        f"mura-trt build-engine --checkpoint {checkpoint} --checkpoint {checkpoint} --precision fp32"
+        f" -o '{tmp_path / 'an engine'}' --overwrite"
+    )
 
 
 def test_wrong_checkpoint_leaves_nothing(tmp_path: Path) -> None:

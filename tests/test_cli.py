@@ -8,12 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import onnxruntime as ort
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import mura_trt
 from mura_trt.bundle import Bundle
+from mura_trt.commands.shared import command_line
 from mura_trt.demo.summary import summarise
 from mura_trt.errors import UsageError
 
@@ -34,7 +38,7 @@ def test_help_is_quick_and_names_the_commands() -> None:
         took.append(time.monotonic() - started)
         worked.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert done.returncode == 0
-    for command in ("score", "predict", "submission", "build-engine", "export", "demo"):
+    for command in ("score", "predict", "submission", "build-engine", "inspect", "export", "demo"):
         assert command in done.stdout
     # Processor time, which does not grow where other tests keep the cores busy; and no waiting to speak of.
     assert min(worked) < 0.5
@@ -99,6 +103,8 @@ def test_score_exits_3_when_a_view_failed(copied: Path, bundle: Bundle, tmp_path
         (("export", "nowhere.pth", "-o", "OUT"), 2, "no such checkpoint"),
         (("build-engine", "--checkpoint", "nowhere.pth", "-o", "OUT", "--builder", "none"), 2, "no such checkpoint"),
         (("build-engine", "nowhere.toml", "--checkpoint", "c"), 2, "not a readable recipe"),
+        (("build-engine", "--checkpoint", "c", "--batch", "many"), 2, "batch many: a number from 1 up"),
+        (("inspect", "nowhere"), 5, "no engine bundle there"),
         (("demo", "ARCHIVE"), 2, "exist"),
         (("demo", "OUT", "--studies", "0"), 2, "studies"),
         (("demo-summary", "nowhere", "OUT"), 2, "not there"),
@@ -127,3 +133,30 @@ def test_export_writes_a_graph_that_runs(checkpoint: Path, tmp_path: Path) -> No
 def test_summary_needs_a_finished_run(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"studies\.csv: not there"):
         summarise(archive, tmp_path)
+
+
+def test_command_line_is_told_as_it_was_typed() -> None:
+    app, told = typer.Typer(), []
+
+    @app.command("build")
+    def build(
+        context: typer.Context,
+        recipe: Annotated[Path | None, typer.Argument()] = None,
+        part: Annotated[list[str] | None, typer.Option("--part", "-p")] = None,
+        out: Annotated[Path, typer.Option("--out", "-o")] = Path("x"),
+        check: Annotated[bool, typer.Option()] = True,
+        overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    ) -> None:
+        told.append(command_line(context, "--overwrite"))
+
+    for arguments in (
+        [],
+        ["my recipe.toml", "--part", "a", "-p", "b", "--no-check", "-o", "y"],
+        ["--overwrite", "--check"],
+    ):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert told == [
+        "mura-trt build --overwrite",
+        "mura-trt build 'my recipe.toml' --part a --part b --out y --no-check --overwrite",
+        "mura-trt build --check --overwrite",
+    ]

@@ -18,9 +18,10 @@ from mura_trt.commands.shared import (
     SaltFile,
     StudyDepth,
     archive_named,
+    command_line,
     errors_told,
 )
-from mura_trt.errors import EXIT_DISAGREES, EXIT_OK, UsageError
+from mura_trt.errors import EXIT_DISAGREES, EXIT_ENVIRONMENT, EXIT_OK, UsageError
 
 
 def export(
@@ -44,11 +45,18 @@ def export(
 
 
 def build_engine(
+    context: typer.Context,
     checkpoint: Checkpoints,
     recipe: Annotated[Path | None, typer.Argument(help="Recipe file, as in engines/*.toml.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16, int8 or fp8; without it, the recipe's.")] = None,
     builder: Annotated[str | None, typer.Option(help="auto, tensorrt, tensorrt-rtx or none.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Views in every batch, or auto: what is measured to be best on this GPU.")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Folder of TensorRT's timing caches [beside the bundle].")
+    ] = None,
     calibrate: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +77,8 @@ def build_engine(
     """
     with errors_told():
         from mura_trt.archives import NamedArchive
-        from mura_trt.build import Recipe, build_bundle
+        from mura_trt.build import build_bundle
+        from mura_trt.engine_recipe import Recipe
         from mura_trt.progress import Reporter
 
         chosen = Recipe.read(recipe) if recipe else Recipe()
@@ -77,6 +86,7 @@ def build_engine(
             chosen = chosen.in_precision(precision)
         given: dict[str, Any] = {
             "builder": builder,
+            "batch": int(batch) if batch and batch.isdecimal() else batch,
             "calibration_method": calibration_method,
             "calibration_views": calibration_views,
         }
@@ -91,11 +101,35 @@ def build_engine(
                 archive=archive,
                 check=check,
                 overwrite=overwrite,
+                timings=timing_cache,
+                command=command_line(context, "--overwrite"),
                 report=reporter.show,
             )
         print(bundle.folder)
     proof = bundle.manifest.parity
     raise typer.Exit(EXIT_DISAGREES if proof and not proof["kept"] else EXIT_OK)
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="Engine bundle, made by build-engine.")],
+    layers: Annotated[bool, typer.Option("--layers", help="The plan's layers and their times, on a GPU.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Shows what is in a bundle: how it was built and checked, its files, its graph, and on a GPU its plan.
+
+    Exit code 5: a file is not as it was built, or the layers were asked for and cannot be had.
+    """
+    with errors_told():
+        from mura_trt.inspect_bundle import in_words, inspected
+
+        found = inspected(bundle, layers)
+    print(json.dumps(found, indent=2) if as_json else in_words(found))
+    problems = [file["problem"] for file in found["files"] if file["problem"]]
+    if found["layers_problem"]:
+        problems.append(f"no layers to show: {found['layers_problem']}")
+    for problem in problems:
+        print(f"mura-trt: {bundle}: {problem}", file=sys.stderr)
+    raise typer.Exit(EXIT_ENVIRONMENT if problems else EXIT_OK)
 
 
 def parity(

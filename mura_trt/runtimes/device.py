@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.contract import InputContract
+from mura_trt.errors import RuntimeUnavailable
 from mura_trt.runtimes.base import DevicePixels, GpuStream, Piece, Pixels, Scores, Session
 from mura_trt.runtimes.cuda import Device, Event, Stream
 
@@ -69,6 +70,22 @@ class DeviceSession(Session):
     @abstractmethod
     def _launch(self, image: int, outputs: dict[str, Output], stream: Stream) -> None:
         """Starts a whole batch on the stream: from pixels at an address to the outputs' addresses."""
+
+    def _release(self) -> None:
+        """Gives back what the model holds, with nothing in flight and the context still there."""
+
+    def _try_out(self) -> None:
+        """Runs a batch of black pixels: what cannot work shows when the session is opened, and what is compiled is.
+
+        Raises
+        ------
+        RuntimeUnavailable
+            It cannot work.
+        """
+        try:
+            self.run(DevicePixels([Piece(self._free[0].image, self.batch, None)]))
+        except RuntimeError as error:
+            raise RuntimeUnavailable(f"a first batch of {self.batch} views fails: {error}") from error
 
     def _slot(self) -> Slot:
         shapes = {"probability": (self.batch,), "logit": (self.batch,), "cam": (self.batch, *self._map_shape)}
@@ -125,8 +142,9 @@ class DeviceSession(Session):
 
     def close(self) -> None:
         """Waits for what is in flight, and gives memory and context back."""
-        while self._flying:
-            self._collect()
+        while self.pending:
+            self.collect()
+        self._release()
         self._free.clear()
         del self._compute, self._copy_back
         self._gpu.close()

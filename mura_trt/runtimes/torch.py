@@ -87,6 +87,7 @@ class TorchCudaSession(DeviceSession):
             self._image = torch.zeros((self.batch, *self._shape), dtype=torch.uint8, device=f"cuda:{gpu.ordinal}")
             self._torch_stream = torch.cuda.ExternalStream(self._compute.handle, device=f"cuda:{gpu.ordinal}")
             self._graph = self._captured() if options.cuda_graphs in (None, True) else None
+            self._try_out()
         except RuntimeUnavailable:
             gpu.close()
             raise
@@ -115,12 +116,8 @@ class TorchCudaSession(DeviceSession):
         for output, found in zip(outputs.values(), self._outputs, strict=True):
             self._gpu.copy(output.address, found.data_ptr(), found.nbytes, stream)
 
-    def close(self) -> None:
-        """Frees the model and the graph while the context is there."""
-        while self.pending:
-            self.collect()
+    def _release(self) -> None:
         del self._graph, self._outputs, self._image, self._model, self._torch_stream
-        super().close()
 
 
 class TorchCudaReference(TorchCudaSession):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mura_trt.build import Recipe
 from mura_trt.contract import PRECISIONS
+from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import UsageError
 from mura_trt.parity.bounds import BOUNDS, flattened, parsed, with_changes
 

@@ -1,0 +1,157 @@
+"""The machine in numbers: for benchmarks to record, and for ``doctor`` to show."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mura_trt
+from mura_trt.cores import cpu_quota, usable_cores
+from mura_trt.doctor import packages
+from mura_trt.doctor.finding import Finding
+from mura_trt.doctor.process import ask
+
+DRIVER_SECONDS = 60.0  # a machine with many GPUs that keeps no driver state takes some seconds for each
+_PROBE = "mura_trt.doctor.probes:driver"
+
+
+def environment() -> dict[str, Any]:
+    """What a measurement should be kept with; tries no library, and takes a second or two.
+
+    The driver is asked in a process of its own, so that this one gets no CUDA context.
+
+    Returns
+    -------
+    JSON types, None for what cannot be told:
+
+    - ``mura_trt``, ``python``, ``os``, ``processor``: text;
+    - ``cores``: ``usable`` (what the package works with), ``affinity``, ``quota`` (cores' time that the cgroup allows),
+      ``online``;
+    - ``memory``: ``total_bytes``, ``available_bytes`` (of the machine, or of the cgroup where that is less),
+      ``limit_bytes`` (the cgroup's);
+    - ``disk``: ``work``, ``temp`` and ``shm``, each ``path`` and ``free_bytes``;
+    - ``driver`` (version of the NVIDIA driver), ``cuda`` (the newest that it knows), ``gpus``: a list of ``name``,
+      ``compute_capability``, ``memory_bytes``, ``free_bytes``; ``gpu`` and ``compute_capability`` of the first one;
+    - ``versions``: by the distribution's name, of those installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return described(driver_finding(Path(folder)))
+
+
+def driver_finding(folder: Path) -> Finding:
+    """What the NVIDIA driver says, asked in a process of its own; ``folder`` is scratch."""
+    return ask(_PROBE, {}, folder, DRIVER_SECONDS, "install the NVIDIA driver anew, and restart")
+
+
+def described(driver: Finding) -> dict[str, Any]:
+    """:func:`environment`, where the driver was asked already."""
+    gpus: list[dict[str, Any]] = driver.facts.get("gpus", [])
+    first = gpus[0] if gpus else {}
+    return {
+        "mura_trt": mura_trt.__version__,
+        "python": platform.python_version(),
+        "os": f"{_os_name()}, {platform.system()} {platform.release()}, {platform.machine()}",
+        "processor": _processor(),
+        "cores": _cores(),
+        "memory": memory(),
+        "disk": {
+            "work": _disk(os.curdir),
+            "temp": _disk(tempfile.gettempdir()),
+            "shm": _disk("/dev/shm"),
+        },
+        "driver": driver.facts.get("version"),
+        "cuda": driver.facts.get("cuda"),
+        "gpu": first.get("name"),
+        "compute_capability": first.get("compute_capability"),
+        "gpus": gpus,
+        "versions": packages.versions(packages.installed()),
+    }
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return "unknown distribution"
+
+
+def _processor() -> str | None:
+    found = re.search(r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
+    return found[1] if found else platform.processor() or None
+
+
+def _cores() -> dict[str, float | None]:
+    found: dict[str, float | None] = {"usable": None, "affinity": None, "quota": None, "online": os.cpu_count()}
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # strange files; no Linux
+        found["affinity"] = len(os.sched_getaffinity(0))
+        found["quota"] = cpu_quota()
+        found["usable"] = usable_cores()
+    return found
+
+
+def memory(system: Path = Path("/")) -> dict[str, int | None]:
+    """Bytes: ``total_bytes``, ``available_bytes``, ``limit_bytes``; None for what cannot be told.
+
+    Parameters
+    ----------
+    system
+        Where ``proc`` and ``sys`` are.
+    """
+    said = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read(system / "proc/meminfo"), re.MULTILINE))
+    total, available = (int(said[name]) * 1024 if name in said else None for name in ("MemTotal", "MemAvailable"))
+    limit = None
+    for folder, names in _memory_cgroups(system):
+        most = _number(_read(folder / names[0]))
+        if most is None or (total is not None and most >= total):  # none: "max", or version 1's absurd number
+            continue
+        used = _number(_read(folder / names[1])) or 0
+        # File caches count as used, and go when memory is wanted.
+        cached = re.search(rf"^{names[2]} (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+        left = max(0, most - used + (int(cached[1]) if cached else 0))
+        limit = most if limit is None else min(limit, most)
+        available = left if available is None else min(available, left)
+    return {"total_bytes": total, "available_bytes": available, "limit_bytes": limit}
+
+
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+
+
+def _memory_cgroups(system: Path) -> list[tuple[Path, tuple[str, str, str]]]:
+    """The cgroup of this process and those around it, any of which may have a limit; with the names of its files."""
+    found = []
+    for line in _read(system / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        root, names = system / "sys/fs/cgroup", _VERSION_2
+        if "memory" in controllers.split(","):
+            root, names = root / "memory", _VERSION_1
+        elif controllers:
+            continue
+        # In a container the path may be the host's; its root is then what holds for it.
+        own = Path(path.strip("/"))
+        found += [(root / part, names) for part in (own, *own.parents)]
+    return found
+
+
+def _disk(path: str) -> dict[str, Any]:
+    try:
+        return {"path": str(Path(path).resolve()), "free_bytes": shutil.disk_usage(path).free}
+    except OSError:  # not there, or the working directory was removed
+        return {"path": path, "free_bytes": None}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.strip().isdigit() else None

@@ -1,0 +1,306 @@
+"""The checks, each called in a process of its own: one image through one library, and what came of it.
+
+All raise what they like: that, too, is a finding. Paths come as text, because arguments travel as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, nvidia_cards
+from mura_trt.doctor import packages
+from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
+from mura_trt.doctor.toolchain import HOW_TO_GET, missing_for_pycuda
+from mura_trt.errors import BundleError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# CUDA's major version -> the first driver that runs what is built for it (NVIDIA's table of minor compatibility).
+DRIVERS = {12: 525, 13: 580}
+PIXELS, PNG, JPEG = "pixels.npy", "view.png", "view.jpg"
+_INSIDE, _BORDER = 1, 12  # levels of 255 that DALI's pixels may be off Pillow's
+_GPU_INSIDE = 4  # likewise; a GPU's JPEG decoder rounds in its own way
+
+
+def driver() -> Finding:
+    """The NVIDIA driver and its GPUs; facts are those of :class:`mura_trt.cuda_devices.Driver`."""
+    found = cuda_driver()
+    facts = dataclasses.asdict(found)
+    named = f"driver {found.version or 'of unknown version'}"
+    wanted = packages.wheels_cuda(packages.installed())
+    needed = f"{DRIVERS.get(wanted or 13, DRIVERS[13])} or later"
+    if found.cuda is None:
+        if found.version:
+            mend = (
+                "in a container: start it with the GPU (docker run --gpus all, driver capability `compute`);"
+                " elsewhere install the driver's own CUDA library, which is not the toolkit's"
+            )
+            return Finding(PROBLEM, f"the kernel has {named}, and {LIBRARY} is missing", mend, facts=facts)
+        cards = nvidia_cards()
+        if cards:
+            return Finding(PROBLEM, f"{cards} NVIDIA card(s), and no driver", f"install driver {needed}", facts=facts)
+        return Finding(ABSENT, f"no NVIDIA driver ({LIBRARY} is not there), and no card", facts=facts)
+    named += f", CUDA {found.cuda}"
+    if found.problem:
+        mend = (
+            f"install driver {needed} anew, kernel module and libraries of one version, and restart;"
+            " in a container: start it with the GPU"
+        )
+        return Finding(PROBLEM, f"{named}: {found.problem}", mend, facts=facts)
+    if not found.gpus:
+        return Finding(ABSENT, f"{named}: no GPU that this process may use", facts=facts)
+    cuda = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in found.gpus)
+    if wanted and int(found.cuda.split(".")[0]) < wanted:
+        mend = f"install driver {needed}"
+        return Finding(PROBLEM, f"{named} is too old for the wheels here, which are for CUDA {wanted}; {cuda}", mend,
+                       facts=facts)  # fmt: skip
+    return Finding(WORKS, f"{named}; {cuda}", facts=facts)
+
+
+def view(folder: str) -> Finding:
+    """Draws the X-ray that the other checks see: PNG, JPEG, and pixels as Pillow reads them."""
+    import numpy as np
+    from PIL import Image
+
+    from mura_trt.demo.archive import DemoPlan, demo_studies
+
+    png = next(demo_studies(DemoPlan(1, seed=7)))[0].png
+    with Image.open(io.BytesIO(png)) as image:
+        gray = image.convert("L")
+    Path(folder, PNG).write_bytes(png)
+    gray.save(Path(folder, JPEG), quality=95)
+    np.save(Path(folder, PIXELS), _resized(gray))
+    return Finding(WORKS, f"drawn, {gray.width} x {gray.height} pixels")
+
+
+def network(folder: str) -> Finding:
+    """Makes the tiny bundle; facts are what a view's score should be, and how far it may be off."""
+    import numpy as np
+
+    from mura_trt.doctor.network import BOUND, expected, write_bundle
+
+    if importlib.util.find_spec("onnx") is None:
+        mend = "pip install onnx, or name a bundle with --engine"
+        return Finding(UNKNOWN, "onnx is not installed, which the test network is made with", mend)
+    score = expected(np.load(Path(folder, PIXELS)))
+    write_bundle(Path(folder, "bundle"))
+    return Finding(WORKS, "a network of two convolutions, FP16", facts={"expected": score, "bound": BOUND})
+
+
+def engine(bundle: str) -> Finding:
+    """Opens the user's bundle; facts are what the manifest tells, and how far a score may be off."""
+    from mura_trt.bundle import Bundle
+
+    try:
+        manifest = Bundle.open(Path(bundle)).manifest
+    except BundleError as error:
+        reason, _, mend = str(error).partition("; ")
+        return Finding(PROBLEM, reason, mend)
+    facts = {
+        "name": manifest.name,
+        "precision": manifest.precision,
+        "proof": manifest.parity_summary,
+        "builder": manifest.builder,
+        "bound": manifest.bounds["model.dp_max"],
+        "expected": None,
+    }
+    return Finding(WORKS, f"{manifest.name}, {manifest.precision}: whole; {manifest.parity_summary}", facts=facts)
+
+
+def engine_plan(bundle: str) -> Finding:
+    """Whether the GPU's driver and library take a bundle's plan."""
+    from mura_trt.bundle import Bundle
+    from mura_trt.plan import BUILDERS
+
+    opened = Bundle.open(Path(bundle))
+    built = opened.manifest.builder
+    if built is None:
+        rebuild = "rebuild the bundle where TensorRT-RTX or TensorRT is installed: mura-trt build-engine"
+        return Finding(ABSENT, "the bundle has no plan, and scores on the CPU alone", rebuild)
+    made = f"{built['name']} {built['version']}, for {built['targets']}"
+    if cuda_device_count() == 0:
+        return Finding(ABSENT, f"made by {made}; no GPU here to load it on")
+    trt = _imported(BUILDERS[built["name"]])
+    if isinstance(trt, Finding):
+        return trt
+    gpu = cuda_driver().gpus[0]
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    here = f"{trt.__name__} {trt.__version__} on {gpu.name} ({gpu.compute_capability})"
+    if runtime.deserialize_cuda_engine(opened.path("plan").read_bytes()) is None:
+        mend = f"rebuild the bundle on this machine: mura-trt build-engine --builder {built['name']} --overwrite"
+        return Finding(PROBLEM, f"{here} refuses it; made by {made}", mend, facts={"suits_gpu": False})
+    return Finding(WORKS, f"{here} takes it; made by {made}", facts={"suits_gpu": True})
+
+
+def decode_cpu(folder: str) -> Finding:
+    """A PNG and a JPEG through the decoder that ``score`` uses."""
+    import numpy as np
+
+    from mura_trt.decode import Decoder
+
+    pixels = np.load(Path(folder, PIXELS))
+    decoder = Decoder(pixels.shape[:2], 1, 2)
+    decoder.submit([Path(folder, name).read_bytes() for name in (PNG, JPEG)])
+    decoded = decoder.collect()
+    if decoded.rejected:
+        return Finding(PROBLEM, f"DALI refuses a sound file: {decoded.rejected[0][1]}")
+    return _compared(decoded.pixels, folder, _INSIDE)
+
+
+def decode_gpu(folder: str) -> Finding:
+    """The same through DALI's ``mixed`` decoder, and resized on the GPU."""
+    import numpy as np
+    from nvidia.dali import Pipeline, fn, types
+
+    size = np.load(Path(folder, PIXELS)).shape[:2]
+    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=0, prefetch_queue_depth=1, exec_dynamic=True)
+    with pipeline:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, batch=True, no_copy=True)
+        image = fn.decoders.image(encoded, device="mixed", output_type=types.GRAY, adjust_orientation=False)
+        pipeline.set_outputs(
+            fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)
+        )
+    pipeline.build()
+    files = [np.fromfile(Path(folder, name), np.uint8) for name in (PNG, JPEG)]
+    pipeline.feed_input("encoded", files)
+    (images,) = pipeline.run()
+    return _compared(np.asarray(images.as_cpu().as_tensor()), folder, _GPU_INSIDE)
+
+
+def plan(builder: str, folder: str) -> Finding:
+    """Builds the tiny network's plan, in a bundle of the runtime's name."""
+    from mura_trt.bundle import Bundle
+    from mura_trt.doctor.network import with_plan
+    from mura_trt.plan import BUILDERS
+
+    trt = _imported(BUILDERS[builder])
+    if isinstance(trt, Finding):
+        return trt
+    if builder == "tensorrt" and cuda_device_count() == 0:
+        return Finding(ABSENT, f"tensorrt {trt.__version__} imports; it builds on the GPU it builds for: none here")
+    built = with_plan(Bundle.open(Path(folder, "bundle")), builder, Path(folder, BUILDERS[builder])).manifest.builder
+    assert built is not None
+    return Finding(WORKS, f"{builder} {built['version']} built a plan in {built['seconds']} s")
+
+
+def runtime(name: str, folder: str, bundle: str) -> Finding:
+    """One view through a runtime; facts are its ``score``, a probability."""
+    import numpy as np
+
+    from mura_trt.bundle import Bundle
+    from mura_trt.runtimes import SessionOptions, open_session
+
+    session, _ = open_session(name, Bundle.open(Path(bundle)), SessionOptions(batch=1))
+    score = float(session.run(np.load(Path(folder, PIXELS))[None]).probability[0])
+    device = session.device
+    session.close()
+    return Finding(WORKS, f"one view on {device}", facts={"score": score})
+
+
+def torch(device: str, folder: str) -> Finding:
+    """The tiny network's arithmetic in PyTorch: the runtime itself takes a DenseNet-169's graph and nothing else."""
+    import numpy as np
+    import torch
+
+    from mura_trt.doctor.network import BOUND, expected, normalised, weights
+
+    if device == "cuda" and not torch.cuda.is_available():
+        if torch.version.cuda is None:
+            mend = "pip install --force-reinstall torch, from an index that has its CUDA build"
+            return Finding(PROBLEM, f"PyTorch {torch.__version__} is a CPU build, which sees no GPU", mend)
+        mend = f"install driver {DRIVERS.get(int(torch.version.cuda.split('.')[0]), DRIVERS[13])} or later"
+        return Finding(PROBLEM, f"PyTorch {torch.__version__}, for CUDA {torch.version.cuda}, sees no GPU", mend)
+    stem, head, bias = weights()
+    pixels = np.load(Path(folder, PIXELS))
+    arrays = (normalised(pixels), stem, head)
+    devices = [f"cuda:{ordinal}" for ordinal in range(torch.cuda.device_count())] if device == "cuda" else ["cpu"]
+    scores = []
+    for each in devices:
+        image, wide, narrow = (torch.from_numpy(array).to(each) for array in arrays)
+        features = torch.relu(torch.nn.functional.conv2d(image, wide, stride=stem.shape[-1]))
+        scores.append(float(torch.sigmoid(torch.nn.functional.conv2d(features, narrow).mean() + bias)))
+    right = expected(pixels)
+    off = max(abs(score - right) for score in scores)
+    told = (
+        f"the test network's arithmetic on {', '.join(devices)}, |dp| {off:.0e}; the runtime itself takes a"
+        " DenseNet-169's graph (--engine)"
+    )
+    if off <= BOUND and device == "cuda" and importlib.util.find_spec("pycuda") is None:
+        return Finding(PROBLEM, f"{told}, and PyCUDA, which is not installed", "pip install pycuda")
+    return Finding(WORKS if off <= BOUND else PROBLEM, told)
+
+
+def pycuda() -> Finding:
+    """PyCUDA's import and a copy to the GPU and back; where it is not installed, what building it would lack."""
+    gpus = cuda_device_count()
+    if importlib.util.find_spec("pycuda") is None:
+        lacks = missing_for_pycuda()
+        found = "not installed" + ("" if gpus else "; without a GPU nothing needs it")
+        found += (
+            f"; to build it, there is no {', no '.join(lacks)}" if lacks else "; all that building it needs is here"
+        )
+        mend = "pip install pycuda, which compiles it"
+        if lacks:
+            mend = f"{'; '.join(HOW_TO_GET[name] for name in lacks)}; then {mend}; or bring a wheel built elsewhere"
+        return Finding(PROBLEM if gpus else ABSENT, found, mend)
+    if not gpus:
+        return Finding(ABSENT, "installed; no GPU to try it on")
+    import numpy as np
+
+    from mura_trt.runtimes.cuda import Device
+
+    gpu = Device()
+    stream, event, address = gpu.stream(), gpu.event(), gpu.memory(4)
+    sent, received = gpu.pinned((4,), np.uint8), gpu.pinned((4,), np.uint8)
+    sent[:], received[:] = (1, 2, 3, 4), 0
+    gpu.upload(address, sent, stream)
+    gpu.download(received, address, stream)
+    event.record(stream)
+    event.synchronize()
+    came_back = received.tolist()
+    del sent, received, stream, event
+    gpu.close()
+    if came_back != [1, 2, 3, 4]:
+        return Finding(PROBLEM, f"1, 2, 3, 4 came back from the GPU as {came_back}")
+    return Finding(WORKS, f"a copy to {gpu.name} and back")
+
+
+def _imported(module: str) -> Any:
+    """TensorRT's or TensorRT-RTX's module, or the finding that it does not import."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # its loader raises whatever it meets: a missing library, a stub, a driver
+        return Finding(PROBLEM, f"{module} does not import: {error}", packages.LOADER if module == "tensorrt" else None)
+
+
+def _resized(gray: Any) -> NDArray[np.uint8]:
+    """uint8 (H, W, 1): a gray image of Pillow's at the network's size."""
+    import numpy as np
+    from PIL import Image
+
+    from mura_trt.contract import InputContract
+
+    contract = InputContract()
+    return np.asarray(gray.resize((contract.width, contract.height), Image.Resampling.BILINEAR))[..., None]
+
+
+def _compared(decoded: NDArray[np.uint8], folder: str, inside: int) -> Finding:
+    """DALI's pixels of PNG and JPEG, uint8 (2, H, W, 1), against Pillow's."""
+    import numpy as np
+    from PIL import Image
+
+    worst = 0
+    for pixels, name in zip(decoded, (PNG, JPEG), strict=True):
+        with Image.open(Path(folder, name)) as image:
+            off = np.abs(pixels.astype(int) - _resized(image.convert("L")))
+        worst = max(worst, int(off.max()))
+        if off[1:-1, 1:-1].max() > inside or worst > _BORDER:
+            return Finding(PROBLEM, f"{name}: off Pillow's pixels by {int(off.max())} of 255")
+    return Finding(WORKS, f"a PNG and a JPEG as Pillow decodes them, to within {worst} of 255")
