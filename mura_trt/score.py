@@ -277,8 +277,6 @@ def _score(
         outcome = out.outcome(len(listing))
         studies = out.write_tables(listing, outcome, options.threshold, options.table_format)
         vanished = out.write_vanished(listing)
-        tabled = time.monotonic()
-        drawn = _draw(options, listing, outcome, out) if options.heatmaps else None
         ended = time.monotonic()
         failed = len(outcome.failures)
         run = {
@@ -307,21 +305,26 @@ def _score(
             "duplicate_entries": listing.duplicates,
             "resumed_views": progress.before,
             "vanished_views": vanished,
-            "heatmaps": drawn,
+            "heatmaps": None,
             "workers_lost": supervisor.losses,
             "views_per_s": round(progress.fresh / supervisor.seconds, 4) if progress.fresh else 0.0,
             "wall_s": round(ended - started, 2),
             "stage_s": {
                 "list": round(listed - started, 2),
                 "score": round(scored - listed, 2),
-                "tables": round(tabled - scored, 2),
-                "heatmaps": round(ended - tabled, 2),
+                "tables": round(ended - scored, 2),
                 **{f"worker_{name}": round(seconds, 2) for name, seconds in supervisor.stage_seconds.items()},
             },
             "out": str(options.out),
             "exit_code": EXIT_FAILURES if failed or listing.unreadable else EXIT_OK,
         }
         out.write_run(run)
+        if options.heatmaps:  # what goes wrong from here on costs no score
+            run["heatmaps"] = _draw(options, listing, outcome, out)
+            drawn = time.monotonic()
+            run["wall_s"] = round(drawn - started, 2)
+            run["stage_s"] = {**run["stage_s"], "heatmaps": round(drawn - ended, 2)}
+            out.write_run(run)
         return run
     except (KeyboardInterrupt, SystemExit):
         if not options.passing:

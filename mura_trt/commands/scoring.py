@@ -131,11 +131,12 @@ def heatmap(
     engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .jpg or .png.")] = Path("heatmap.png"),
     runtime: Annotated[str, typer.Option(help="As for score.")] = "auto",
+    allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="As for score.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the map, too, as JSON.")] = False,
 ) -> None:
     """Scores one image and draws what speaks for abnormal over it."""
     with errors_told():
         from mura_trt.heatmaps import heatmap_of_image
 
-        found = heatmap_of_image(image, engine, out, runtime)
+        found = heatmap_of_image(image, engine, out, runtime, allow_unproven)
     print(json.dumps(found) if as_json else f"probability {found['probability']:.4f}; {found['file']}")
