@@ -4,6 +4,7 @@
     python -m benchmarks.pipeline isolation ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
     python -m benchmarks.pipeline memory ARCHIVE --engine BUNDLE [--json FILE]
     python -m benchmarks.pipeline packed ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
+    python -m benchmarks.pipeline workers ARCHIVE --engine BUNDLE [--repeats 5] [--json FILE]
 
 ``speed`` compares two pairs, side by side in one run, repeated and interleaved, on files in the page cache:
 
@@ -17,6 +18,8 @@
 screening, processes and commits cost.
 
 ``packed`` compares, with the null runtime, zip and tar files with the folder that they were packed from.
+
+``workers`` compares, with the null runtime, two workers that share out the cores with one that has them all.
 """
 
 from __future__ import annotations
@@ -251,6 +254,19 @@ def measure_isolation(archive: Path, engine: Path, repeats: int) -> dict[str, An
     return ratio(ours, alone)
 
 
+def measure_workers(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
+    """Two workers, one before and behind them."""
+    two, one = [], []
+    with repeated(archive, 3200) as folder:
+        before = score_rate(folder, engine, "--runtime", "null", "--devices", "cpu")
+        for _ in range(repeats):
+            two.append(score_rate(folder, engine, "--runtime", "null", "--devices", "cpu,cpu"))
+            after = score_rate(folder, engine, "--runtime", "null", "--devices", "cpu")
+            one.append(statistics.mean([before, after]))
+            before = after
+    return ratio(two, one, "one_worker")
+
+
 @app.command()
 def speed(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = None) -> None:
     """Compares scoring with its engine alone, and with decoding alone."""
@@ -273,6 +289,12 @@ def memory(archive: Archive, engine: Engine, json_file: Json = None) -> None:
 def packed(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = None) -> None:
     """Compares zip and tar files with the folder that they were packed from."""
     finish(measure_packed(archive, engine, repeats), json_file)
+
+
+@app.command()
+def workers(archive: Archive, engine: Engine, repeats: int = 5, json_file: Json = None) -> None:
+    """Compares two workers with one."""
+    finish(measure_workers(archive, engine, repeats), json_file)
 
 
 if __name__ == "__main__":

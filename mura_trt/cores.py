@@ -14,6 +14,15 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, min(cores, math.ceil(quota))) if quota else cores
 
 
+def processor_name() -> str:
+    """As ``AMD EPYC 9654``; empty where the kernel does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
     """How many cores' time the cgroup allows, which need not be a whole number; None where it sets no limit."""
     try:

@@ -105,12 +105,30 @@ class Task:
     stop: int
 
 
+@dataclass
+class _Hand:
+    """What one worker has, and what is to be tried on it again."""
+
+    at_work: deque[Task] = field(default_factory=deque)
+    suspects: deque[Task] = field(default_factory=deque)
+    alone: bool = False
+    """The task at work is a suspect."""
+
+    @property
+    def views(self) -> int:
+        return sum(task.stop - task.start for task in self.at_work)
+
+
 class Ledger:
     """Hands out shards as tasks, takes rows back, and says which shard is complete.
 
     A shard is a run of ``shard_views`` views; the last may be shorter. When a worker is lost, because it died or hung,
     the tasks it had are given out again one at a time, so that the next loss has one culprit: a task that is lost alone
-    is split into single views, and a view that is lost alone is a failure. Every other view keeps its score.
+    is split into single views, and a view that is lost alone is a failure. Every other view keeps its score, and the
+    other workers go on with theirs. Where nothing else is left to do, they try a lost worker's tasks, too, each alone.
+
+    Several workers are to end together: when the end comes near, each gets half its share of what is left, in parts of
+    shards where need be, and again when it is through with that.
 
     Parameters
     ----------
@@ -119,9 +137,13 @@ class Ledger:
     shard_views
         Views in a shard.
     ahead
-        Views that are kept with the worker, so that it never runs dry; a hungry worker gets more.
+        Views that are kept with a worker, so that it never runs dry; a hungry worker gets more.
     kept
         Rows of an earlier run, each of one shard or part of one: their views are not handed out.
+    workers
+        How many there are; they are known by number, from 0.
+    least
+        Views that are worth a worker's while: fewer are kept with it only where there are no more.
 
     Attributes
     ----------
@@ -129,69 +151,110 @@ class Ledger:
         How many views were named that a worker was lost on.
     """
 
-    def __init__(self, views: int, shard_views: int, ahead: int, kept: Iterable[Rows] = ()) -> None:
-        self._views, self._shard_views, self._ahead = views, shard_views, ahead
-        self._suspects: deque[Task] = deque()
-        self._alone = False  # the task at work is a suspect
-        self._at_work: deque[Task] = deque()
+    def __init__(
+        self,
+        views: int,
+        shard_views: int,
+        ahead: int,
+        kept: Iterable[Rows] = (),
+        workers: int = 1,
+        least: int = 1,
+    ) -> None:
+        self._views, self._shard_views = views, shard_views
+        self._ahead, self._least = ahead, least
+        self._hands = [_Hand() for _ in range(workers)]
+        self._working = workers
         self._partial: dict[int, list[Rows]] = {}
         self.culprits = 0
+        self._left = views  # not handed out yet
         self._complete = np.zeros(-(-views // shard_views), bool)
         for rows in kept:
             self._complete[rows.start // shard_views] = self._gather(rows) is not None
+            self._left -= rows.stop - rows.start
         self._untouched = self._gaps()
         self._next = next(self._untouched, None)
 
     @property
     def done(self) -> bool:
         """Every view was handed out and came back."""
-        return self._next is None and not self._suspects and not self._at_work
+        return self._next is None and not any(hand.suspects or hand.at_work for hand in self._hands)
 
-    def next_task(self, hungry: bool = False) -> Task | None:
-        """The next task to send now, or None: wait for rows first, or all is sent.
+    def next_task(self, worker: int, hungry: bool = False) -> Task | None:
+        """The next task to send to a worker now, or None: wait for rows first, or all is sent.
 
         A worker is ``hungry`` when what it has does not fill a batch, as when most of it cannot be read.
         """
-        if self._at_work and (self._suspects or self._alone):
+        hand = self._hands[worker]
+        if hand.at_work and (hand.suspects or hand.alone):
             return None
-        self._alone = bool(self._suspects)
-        if self._suspects:
-            task = self._suspects.popleft()
-        else:
-            at_work = sum(task.stop - task.start for task in self._at_work)
-            if self._next is None or (at_work >= self._ahead and not hungry):
-                return None
-            task, self._next = self._next, next(self._untouched, None)
-        self._at_work.append(task)
+        task = None if hand.at_work else self._suspect_for(hand)
+        hand.alone = task is not None
+        task = task or self._untouched_for(hand, hungry)
+        if task:
+            hand.at_work.append(task)
         return task
 
-    def returned(self, rows: Rows) -> Rows | None:
-        """Takes a task's rows; gives a shard's when they are its last."""
-        task = next(task for task in self._at_work if (task.start, task.stop) == (rows.start, rows.stop))
-        self._at_work.remove(task)
+    def _suspect_for(self, hand: _Hand) -> Task | None:
+        if hand.suspects:
+            return hand.suspects.popleft()
+        most = max(self._hands, key=lambda other: len(other.suspects))
+        return most.suspects.pop() if most.suspects and self._next is None else None
+
+    def _untouched_for(self, hand: _Hand, hungry: bool) -> Task | None:
+        task, ahead = self._next, self._ahead
+        if self._working > 1:
+            to_do = self._left + sum(other.views for other in self._hands)
+            ahead = min(ahead, max(self._least, to_do // (2 * self._working)))
+        room = ahead - hand.views
+        if task is None or (room <= 0 and not hungry):
+            return None
+        cut = task.start + max(room, self._least)
+        if ahead < self._ahead and cut + self._least <= task.stop:
+            task, self._next = Task(task.start, cut), Task(cut, task.stop)
+        else:
+            self._next = next(self._untouched, None)
+        self._left -= task.stop - task.start
+        return task
+
+    def returned(self, worker: int, rows: Rows) -> Rows | None:
+        """Takes the rows of a task that a worker had; gives a shard's when they are its last."""
+        at_work = self._hands[worker].at_work
+        at_work.remove(next(task for task in at_work if (task.start, task.stop) == (rows.start, rows.stop)))
         return self._gather(rows)
 
-    def worker_lost(self, code: str, message: str) -> Rows | None:
-        """Takes back what a lost worker had; gives a shard's rows when a culprit's failure completes it.
+    def worker_lost(self, worker: int, code: str, message: str) -> Rows | None:
+        """Takes back what a lost worker had, to be tried again on the one that replaces it.
+
+        Gives a shard's rows when a culprit's failure completes it.
 
         Parameters
         ----------
+        worker
+            Which one.
         code, message
             Of the culprit's failure: what the loss looked like.
         """
-        lost = list(self._at_work)
-        self._at_work.clear()
+        hand = self._hands[worker]
+        lost = list(hand.at_work)
+        hand.at_work.clear()
         if len(lost) == 1 and lost[0].stop - lost[0].start > 1:
             (task,) = lost
             again = [Task(view, view + 1) for view in range(task.start, task.stop)]
-        elif len(lost) == 1 and self._alone:
+        elif len(lost) == 1 and hand.alone:
             (task,) = lost
             self.culprits += 1
             return self._gather(Rows.of_one_failure(Failure(task.start, "worker", code, message)))
         else:
-            again = [Task(task.start, task.stop) for task in lost]
-        self._suspects.extendleft(reversed(again))
+            again = lost
+        hand.suspects.extendleft(reversed(again))
         return None
+
+    def worker_gone(self, worker: int) -> None:
+        """Takes back what a worker had that nobody replaces: the others will try that, with no blame on any view."""
+        hand = self._hands[worker]
+        hand.suspects.extendleft(reversed(hand.at_work))
+        hand.at_work.clear()
+        self._working -= 1
 
     def _gaps(self) -> Iterator[Task]:
         """What the kept rows leave to do: whole shards, or the parts between them."""

@@ -31,6 +31,7 @@ from mura_trt.tables import FORMATS, ROWS_AT_ONCE, failure_table, vanished_table
 
 RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
+_FURTHER_LOGS = "worker-[0-9]*.log"  # of the second worker and so on
 HEADERS_FILE = "headers.dat"
 VIEWS_FILE = "hashes.dat"  # of a run's views, as a later one knows them again by
 EARLIER_FILE = "earlier.dat"
@@ -146,6 +147,7 @@ class OutputFolder:
             *(self.path / name for name in (EARLIER_FILE, VIEWS_FILE, HEADERS_FILE, VANISHED_FILE, WORKER_LOG)),
             *self._kept_tables(),
             self.path / _kept(RUN_FILE),
+            *self.path.glob(_FURTHER_LOGS),
         ):
             path.unlink(missing_ok=True)
         sync_folder(self.path)

@@ -25,22 +25,27 @@ from mura_trt.archives.disclosure import Disclosure, default_salt_file
 from mura_trt.archives.folder import UNREAD_SUFFIXES
 from mura_trt.archives.listing import Listing, suffix_of
 from mura_trt.bundle import Bundle
+from mura_trt.cores import processor_name
+from mura_trt.crew import Crew
+from mura_trt.cuda_devices import gpu_kind
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.heatmaps import Choice
 from mura_trt.ledger import Ledger, Rows
+from mura_trt.places import AUTO, Place, places_of
 from mura_trt.recipe import RECIPE, check_recipe, note_recipe
 from mura_trt.results import HEADERS_FILE, MAP_SIZE, UPDATING, WORKER_LOG, Existing, Outcome, OutputFolder
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
-from mura_trt.supervisor import Progress, Supervisor, WorkerProcess
+from mura_trt.supervisor import Progress, Supervisor
 from mura_trt.tables import FORMATS
+from mura_trt.workerprocess import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
 SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
-# What is kept with the worker: three shards (one coming back, one at work, one to go on with), or enough that full
-# batches are there to read, to decode and to score.
-SHARDS_AHEAD, BATCHES_AHEAD = 3, 8
+# What is kept with a worker: three shards (one coming back, one at work, one to go on with), or enough that full
+# batches are there to read, to decode and to score; and where several share the last of a run, no fewer than two.
+SHARDS_AHEAD, BATCHES_AHEAD, LEAST_BATCHES = 3, 8, 2
 # Of a run's recipe, what it has chosen itself or was told.
 CHOSEN = ("runtime", "device", "batch", "shard_views")
 # Of a recipe, what a run that updates another may have of its own.
@@ -60,12 +65,16 @@ class ScoreOptions:
     engine: Path
     out: Path
     runtime: str = "auto"
+    devices: str = AUTO
+    """Where workers work, one each: ``auto``, ``all`` GPUs, GPUs by number (``0,2``), or ``cpu`` once for each."""
     batch: int | None = None
     """Views in a batch; None takes what suits the runtime."""
     shard_views: int | None = None
     """Views in a shard, the unit of commit and retry; None takes 256 on a CPU and 2,048 on a GPU."""
     threshold: float = DEFAULT_THRESHOLD
     """A study is abnormal when its mean probability is strictly above."""
+    threshold_of: str | None = None
+    """SHA-256 of the bundle that the threshold was chosen for; None where nobody says."""
     study_depth: int | None = None
     """A study is the first so many parts of a view's path; None takes the folder the view lies in."""
     root: Path | None = None
@@ -97,6 +106,7 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         if self.runtime not in ("auto", *RUNTIMES):
             raise UsageError(f"--runtime {self.runtime}: choose from auto, {', '.join(RUNTIMES)}")
+        places_of(self.devices)  # raises
         if self.table_format not in FORMATS:
             raise UsageError(f"--format {self.table_format}: choose from {', '.join(FORMATS)}")
         for name in ("batch", "shard_views"):
@@ -120,6 +130,11 @@ class ScoreOptions:
     def disclosure(self) -> Disclosure:
         """How DICOM files' paths and UIDs are shown."""
         return Disclosure(self.uid_salt_file or default_salt_file(), self.keep_paths, self.keep_uids)
+
+    @property
+    def places(self) -> list[Place]:
+        """Of ``devices``."""
+        return places_of(self.devices)
 
     @property
     def existing(self) -> Existing:
@@ -213,6 +228,8 @@ def _opened(options: ScoreOptions, index: HeaderIndex) -> tuple[Bundle, Listing]
     bundle = Bundle.open(options.engine)
     if not options.allow_unproven:
         bundle.require_proof()
+    if options.threshold_of not in (None, bundle.sha256):
+        logger.warning("the threshold %g was chosen for another bundle than %s", options.threshold, options.engine)
     listing = list_archive(
         options.archive,
         study_depth=options.study_depth,
@@ -258,10 +275,11 @@ def _score(
             _map_size(options, bundle),
         )
         progress = Progress(len(listing), len(listing.studies))
-        with WorkerProcess(config, recipe.get("device")) as process:
+        places = options.places
+        with Crew(WorkerProcess, config, places, recipe.get("device")) as crew:
             passed_over: list[str] = []
             if options.update or not recipe:
-                ready = process.start()
+                ready = crew.start()
                 passed_over = ready.passed_over
                 if recipe:
                     out.begin_update()
@@ -270,9 +288,11 @@ def _score(
                 note_recipe(options.out, recipe)
             ahead = max(SHARDS_AHEAD * recipe["shard_views"], BATCHES_AHEAD * recipe["batch"])
             kept = _kept(out, recipe, options.retry_failed, progress)
-            ledger = Ledger(len(listing), recipe["shard_views"], ahead, kept)
-            supervisor = Supervisor(listing, out, process, ledger, progress, report)
+            least = LEAST_BATCHES * recipe["batch"]
+            ledger = Ledger(len(listing), recipe["shard_views"], ahead, kept, len(places), least)
+            supervisor = Supervisor(listing, out, crew, ledger, progress, report)
             supervisor.run()
+            workers = _workers(crew, supervisor)
         scored = time.monotonic()
         outcome = out.outcome(len(listing))
         studies = out.write_tables(listing, outcome, options.threshold, options.table_format)
@@ -306,14 +326,16 @@ def _score(
             "resumed_views": progress.before,
             "vanished_views": vanished,
             "heatmaps": None,
-            "workers_lost": supervisor.losses,
+            "devices": options.devices,
+            "workers": workers,
+            "workers_lost": sum(found["lost"] for found in workers),
             "views_per_s": round(progress.fresh / supervisor.seconds, 4) if progress.fresh else 0.0,
             "wall_s": round(ended - started, 2),
             "stage_s": {
                 "list": round(listed - started, 2),
                 "score": round(scored - listed, 2),
                 "tables": round(ended - scored, 2),
-                **{f"worker_{name}": round(seconds, 2) for name, seconds in supervisor.stage_seconds.items()},
+                **_worker_seconds(supervisor),
             },
             "out": str(options.out),
             "exit_code": EXIT_FAILURES if failed or listing.unreadable else EXIT_OK,
@@ -333,6 +355,38 @@ def _score(
         raise
     finally:
         out.close()
+
+
+def _workers(crew: Crew, supervisor: Supervisor) -> list[dict[str, Any]]:
+    """What each worker was and did."""
+    found = []
+    for number, record in enumerate(supervisor.records):
+        place, ready = crew.place(number), crew.ready(number)
+        ran: dict[str, Any] = {"runtime": None, "device": None, "device_name": None}  # nothing, where all was done
+        if ready:
+            kind = gpu_kind(place.gpu or 0) if ready.device == "cuda" else None
+            name = kind.name if kind else processor_name()
+            ran = {"runtime": ready.runtime, "device": ready.device, "device_name": name}
+        found.append(
+            {
+                "place": str(place),
+                **ran,
+                "views": record.views,
+                "lost": record.losses,
+                "given_up": record.gone,
+                "stage_s": {name: round(seconds, 2) for name, seconds in record.stage_seconds.items()},
+            }
+        )
+    return found
+
+
+def _worker_seconds(supervisor: Supervisor) -> dict[str, float]:
+    """By stage, of all workers together."""
+    total: dict[str, float] = {}
+    for record in supervisor.records:
+        for stage, seconds in record.stage_seconds.items():
+            total[f"worker_{stage}"] = total.get(f"worker_{stage}", 0.0) + seconds
+    return {stage: round(seconds, 2) for stage, seconds in total.items()}
 
 
 def _draw(options: ScoreOptions, listing: Listing, outcome: Outcome, out: OutputFolder) -> int:
@@ -402,6 +456,7 @@ def _asked(options: ScoreOptions, bundle: Bundle, listing: Listing, runtime: str
     """Of a run's recipe, what holds now: where the user leaves an option out, the run's own goes on."""
     chosen = {
         "runtime": None if options.runtime == "auto" else options.runtime,
+        "device": options.places[0].device,
         "batch": options.batch,
         "shard_views": options.shard_views,
     }
@@ -413,14 +468,12 @@ def _kept(out: OutputFolder, recipe: dict[str, Any], retry_failed: bool, progres
     """What earlier runs have committed and is not to be done again; counts it as progress."""
     shard_views = recipe["shard_views"]
     for rows in itertools.chain(out.take_up(), out.earlier_rows(shard_views, recipe.get(MAP_SIZE, 0))):
-        if retry_failed and rows.failures:
-            yield from rows.scored_runs()
-            continue
-        progress.before += rows.stop - rows.start
-        if rows.is_shard(shard_views, progress.views):  # else it is counted with the rest of its shard
-            progress.scored += len(rows.views)
-            progress.failed += len(rows.failures)
-        yield rows
+        for part in rows.scored_runs() if retry_failed else [rows]:
+            progress.before += part.stop - part.start
+            if part.is_shard(shard_views, progress.views):  # else it is counted with the rest of its shard
+                progress.scored += len(part.views)
+                progress.failed += len(part.failures)
+            yield part
 
 
 def _versions(libraries: Iterable[str]) -> dict[str, str]:

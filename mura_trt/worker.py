@@ -6,7 +6,6 @@ thread. Batches cross the borders of tasks, so that no task pays for a tail of i
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -27,7 +26,8 @@ from mura_trt.cores import usable_cores
 from mura_trt.decode import BatchDecoder, Decoder, GpuDecoder
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.ledger import Failure, Rows, ScoreArray, Task, score_type, scores_of
-from mura_trt.processes import work_for
+from mura_trt.places import Place
+from mura_trt.processes import send_output_to, work_for
 from mura_trt.readahead import Batch, ReadAhead
 from mura_trt.runtimes import Session, SessionOptions, open_session
 
@@ -54,6 +54,8 @@ class WorkerConfig:
     """File that takes what the libraries print to standard error."""
     map_size: int = 0
     """Values of a class activation map that rows come with: all it has, or none."""
+    place: Place = field(default_factory=Place)
+    """The device that it works on."""
 
 
 class Ready(NamedTuple):
@@ -128,10 +130,12 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         The supervisor's process id.
     """
     work_for(supervisor)
-    _send_output_to(config.log)
+    send_output_to(config.log)
     try:
         bundle = config.bundle
-        session, passed_over = open_session(config.runtime, bundle, SessionOptions(config.batch, config.null_ms))
+        config.place.take()
+        options = SessionOptions(config.batch, config.null_ms, device=config.place.gpu or 0)
+        session, passed_over = open_session(config.runtime, bundle, options)
         threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
         size = bundle.contract.height, bundle.contract.width
         decoder = (
@@ -147,14 +151,6 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         connection.send(Fatal(error))
     except OSError as error:
         connection.send(Fatal(EnvironmentProblem(f"the worker cannot work: {error}")))
-
-
-def _send_output_to(path: Path) -> None:
-    """The decoders' C libraries print lines of their own for a bad image, and standard output may be carrying JSON."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
 
 
 def _allowance(batch: Batch) -> float:

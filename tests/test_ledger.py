@@ -19,9 +19,9 @@ def rows_of(start: int, stop: int, failed: frozenset[int] = frozenset()) -> Rows
 
 
 class Simulation:
-    """A worker that answers in random order and dies at random or of poison, and the ledger it works for."""
+    """Workers that answer in random order, die at random or of poison, or are gone for good; and their ledger."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, workers: int) -> None:
         rng = self.rng = random.Random(seed)
         self.views = rng.choice([0, 1, 2, rng.randrange(1, 60), rng.randrange(1, 300)])
         self.shard_views = rng.choice([1, 2, rng.randrange(1, 40)])
@@ -31,10 +31,12 @@ class Simulation:
         self.unreadable = some - self.poison
         # Of a single view at work that dies nobody can tell whether it was to blame; so no accident befalls it.
         self.accidents = rng.choice([0.0, 0.02, 0.2])
+        self.farewells = rng.choice([0.0, 0.1])
         self.kept = self._kept_by_an_earlier_run(some)
-        self.ledger = Ledger(self.views, self.shard_views, self.ahead, self.kept)
-        self.at_work: list[Task] = []
-        self.deaths = 0
+        least = rng.choice([1, rng.randrange(1, 20)])
+        self.ledger = Ledger(self.views, self.shard_views, self.ahead, self.kept, workers, least)
+        self.at_work: dict[int, list[Task]] = {worker: [] for worker in range(workers)}
+        self.deaths = self.gone = 0
 
     def _kept_by_an_earlier_run(self, lost: frozenset[int]) -> list[Rows]:
         """Some of the shards, whole or only their scored views, in any order."""
@@ -55,49 +57,60 @@ class Simulation:
         self.committed = list(self.kept_shards)
         return kept
 
-    @property
-    def views_at_work(self) -> int:
-        return sum(task.stop - task.start for task in self.at_work)
+    def views_at_work(self, worker: int) -> int:
+        return sum(task.stop - task.start for task in self.at_work[worker])
 
     def run(self) -> None:
-        for _ in range(20 * self.views + 100):
+        for _ in range(20 * self.views + 100 * len(self.at_work)):
             assert self.ledger.done == (self.committed_views == self.views)
             if self.ledger.done:
-                assert self.ledger.next_task() is None
+                assert all(self.ledger.next_task(worker) is None for worker in self.at_work)
                 return
-            self._hand_out()
-            self._step()
+            workers = list(self.at_work)
+            self.rng.shuffle(workers)
+            for worker in workers:
+                self._hand_out(worker)
+            assert any(self.at_work.values()), "nothing at work and nothing to do"
+            self._step(self.rng.choice([worker for worker in workers if self.at_work[worker]]))
         raise AssertionError("the ledger does not come to an end")
 
     @property
     def committed_views(self) -> int:
         return sum(rows.stop - rows.start for rows in self.committed)
 
-    def _hand_out(self) -> None:
+    def _hand_out(self, worker: int) -> None:
         while True:
-            before = self.views_at_work
-            task = self.ledger.next_task()
+            before = self.views_at_work(worker)
+            task = self.ledger.next_task(worker)
             if task is None:
-                assert self.at_work, "nothing at work and nothing to do"
                 return
             assert before < self.ahead
             assert 0 <= task.start < task.stop <= self.views
             assert not self.kept_views.intersection(range(task.start, task.stop))
             assert task.start // self.shard_views == (task.stop - 1) // self.shard_views
-            self.at_work.append(task)
+            others = [other for tasks in self.at_work.values() for other in tasks]
+            assert all(task.stop <= other.start or other.stop <= task.start for other in others)
+            self.at_work[worker].append(task)
 
-    def _step(self) -> None:
-        poisoned = any(view in self.poison for task in self.at_work for view in range(task.start, task.stop))
-        if (poisoned and self.rng.random() < 0.7) or (self.views_at_work > 1 and self.rng.random() < self.accidents):
-            self.at_work.clear()
-            self.deaths += 1
-            self._take(self.ledger.worker_lost("DECODER_CRASH", "it died"))
+    def _step(self, worker: int) -> None:
+        tasks = self.at_work[worker]
+        poisoned = any(view in self.poison for task in tasks for view in range(task.start, task.stop))
+        if len(self.at_work) > 1 and self.rng.random() < self.farewells:
+            del self.at_work[worker]
+            self.gone += 1
+            self.ledger.worker_gone(worker)
             return
-        able = [task for task in self.at_work if not self.poison.intersection(range(task.start, task.stop))]
+        accident = self.views_at_work(worker) > 1 and self.rng.random() < self.accidents
+        if accident or (poisoned and self.rng.random() < 0.7):
+            tasks.clear()
+            self.deaths += 1
+            self._take(self.ledger.worker_lost(worker, "DECODER_CRASH", "it died"))
+            return
+        able = [task for task in tasks if not self.poison.intersection(range(task.start, task.stop))]
         if able:
             task = self.rng.choice(able)
-            self.at_work.remove(task)
-            self._take(self.ledger.returned(rows_of(task.start, task.stop, self.unreadable)))
+            tasks.remove(task)
+            self._take(self.ledger.returned(worker, rows_of(task.start, task.stop, self.unreadable)))
 
     def _take(self, rows: Rows | None) -> None:
         if rows is not None:
@@ -106,11 +119,12 @@ class Simulation:
             self.committed.append(rows)
 
 
-@pytest.mark.parametrize("block", range(8))
-def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: int) -> None:
-    deaths = poisoned = 0
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("block", range(4))
+def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: int, workers: int) -> None:
+    deaths = poisoned = gone = 0
     for seed in range(block * 100, block * 100 + 100):
-        simulation = Simulation(seed)
+        simulation = Simulation(seed, workers)
         simulation.run()
         shards = sorted(simulation.committed, key=lambda rows: rows.start)
         assert [rows.start for rows in shards] == list(range(0, simulation.views, simulation.shard_views)), seed
@@ -126,13 +140,18 @@ def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: in
         assert {failure.stage for failure in failures if failure.code == "DECODER_CRASH"} <= {"worker"}
         assert sorted(failure.view for failure in failures) == sorted(lost), seed
         deaths, poisoned = deaths + simulation.deaths, poisoned + len(simulation.poison)
-    assert deaths > 100 and poisoned > 50  # or the schedules would show nothing
+        gone += simulation.gone
+    assert deaths > 100 and poisoned > 50 and (gone > 5 or workers == 1)  # or the schedules would show nothing
 
 
-def tasks_of(ledger: Ledger) -> list[Task]:
+def length(task: Task) -> int:
+    return task.stop - task.start
+
+
+def tasks_of(ledger: Ledger, worker: int = 0) -> list[Task]:
     """All that may be sent now."""
     tasks = []
-    while task := ledger.next_task():
+    while task := ledger.next_task(worker):
         tasks.append(task)
     return tasks
 
@@ -140,14 +159,14 @@ def tasks_of(ledger: Ledger) -> list[Task]:
 def test_shards_are_handed_out_in_order_until_enough_is_ahead() -> None:
     ledger = Ledger(23, shard_views=5, ahead=10)
     assert tasks_of(ledger) == [Task(0, 5), Task(5, 10)]
-    assert ledger.returned(rows_of(5, 10)) is not None
+    assert ledger.returned(0, rows_of(5, 10)) is not None
     assert tasks_of(ledger) == [Task(10, 15)]
     for start in (0, 10):
-        ledger.returned(rows_of(start, start + 5))
+        ledger.returned(0, rows_of(start, start + 5))
     assert tasks_of(ledger) == [Task(15, 20), Task(20, 23)]
     assert not ledger.done
-    ledger.returned(rows_of(20, 23))
-    ledger.returned(rows_of(15, 20))
+    ledger.returned(0, rows_of(20, 23))
+    ledger.returned(0, rows_of(15, 20))
     assert ledger.done
 
 
@@ -161,17 +180,17 @@ def test_what_is_kept_is_not_handed_out_and_comes_back_with_the_rest_of_its_shar
     kept = [rows_of(3, 6), *rows_of(6, 9, frozenset({6, 8})).scored_runs(), rows_of(9, 12, frozenset({10}))]
     ledger = Ledger(14, shard_views=3, ahead=100, kept=kept)
     assert tasks_of(ledger) == [Task(0, 3), Task(6, 7), Task(8, 9), Task(12, 14)]
-    assert ledger.returned(rows_of(8, 9)) is None
-    shard = ledger.returned(rows_of(6, 7, frozenset({6})))
+    assert ledger.returned(0, rows_of(8, 9)) is None
+    shard = ledger.returned(0, rows_of(6, 7, frozenset({6})))
     assert shard is not None and (shard.start, shard.stop, shard.views.tolist()) == (6, 9, [7, 8])
     for start, stop in ((0, 3), (12, 14)):
-        assert ledger.returned(rows_of(start, stop)) is not None
+        assert ledger.returned(0, rows_of(start, stop)) is not None
     assert ledger.done
 
 
 def test_where_all_is_kept_nothing_is_to_be_done() -> None:
     ledger = Ledger(7, shard_views=3, ahead=9, kept=[rows_of(0, 3), rows_of(6, 7), rows_of(3, 6, frozenset({4}))])
-    assert ledger.done and ledger.next_task() is None
+    assert ledger.done and ledger.next_task(0) is None
 
 
 @pytest.mark.parametrize("failed", [[], [4], [9], [4, 5], [6, 8], range(4, 10), range(4, 9)])
@@ -187,23 +206,23 @@ def test_scored_runs_are_the_rows_between_failures(failed: list[int]) -> None:
 
 def test_no_views_are_done_at_once() -> None:
     ledger = Ledger(0, shard_views=4, ahead=8)
-    assert ledger.done and ledger.next_task() is None
+    assert ledger.done and ledger.next_task(0) is None
 
 
 def test_after_a_death_suspects_go_out_alone_and_the_culprit_is_split() -> None:
     ledger = Ledger(9, shard_views=3, ahead=6)
     assert [task.start for task in tasks_of(ledger)] == [0, 3]
-    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(0, 3)]
-    assert ledger.returned(rows_of(0, 3)) is not None
+    assert ledger.returned(0, rows_of(0, 3)) is not None
     assert tasks_of(ledger) == [Task(3, 6)]
-    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(3, 4)]
-    assert ledger.returned(rows_of(3, 4)) is None
+    assert ledger.returned(0, rows_of(3, 4)) is None
     assert tasks_of(ledger) == [Task(4, 5)]
-    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(5, 6)]
-    shard = ledger.returned(rows_of(5, 6))
+    shard = ledger.returned(0, rows_of(5, 6))
     assert shard is not None and shard.views.tolist() == [3, 5]
     assert [(failure.view, failure.stage, failure.code) for failure in shard.failures] == [
         (4, "worker", "DECODER_CRASH")
@@ -215,26 +234,110 @@ def test_after_a_death_suspects_go_out_alone_and_the_culprit_is_split() -> None:
 def test_death_on_the_last_view_of_a_shard_completes_it() -> None:
     ledger = Ledger(2, shard_views=2, ahead=2)
     tasks_of(ledger)
-    ledger.worker_lost("DECODER_CRASH", "it died")
+    ledger.worker_lost(0, "DECODER_CRASH", "it died")
     tasks_of(ledger)
-    ledger.returned(rows_of(0, 1))
+    ledger.returned(0, rows_of(0, 1))
     tasks_of(ledger)
-    shard = ledger.worker_lost("DECODER_CRASH", "it died")
+    shard = ledger.worker_lost(0, "DECODER_CRASH", "it died")
     assert shard is not None and (shard.start, shard.stop) == (0, 2) and ledger.done
 
 
 def test_death_without_work_changes_nothing() -> None:
     ledger = Ledger(3, shard_views=3, ahead=3)
-    assert ledger.worker_lost("DECODER_CRASH", "it died") is None
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
     assert tasks_of(ledger) == [Task(0, 3)]
+
+
+# --- several workers ---
+
+
+def test_a_lost_worker_costs_only_its_own_tasks_a_retry_and_the_others_go_on() -> None:
+    ledger = Ledger(200, shard_views=2, ahead=4, workers=2)
+    assert tasks_of(ledger, 0) == [Task(0, 2), Task(2, 4)]
+    assert tasks_of(ledger, 1) == [Task(4, 6), Task(6, 8)]
+    assert ledger.worker_lost(0, "DECODER_CRASH", "it died") is None
+    assert tasks_of(ledger, 1) == []  # it has enough
+    ledger.returned(1, rows_of(4, 6))
+    assert tasks_of(ledger, 1) == [Task(8, 10)]  # nothing of the other's
+    assert tasks_of(ledger, 0) == [Task(0, 2)]  # alone
+    ledger.returned(0, rows_of(0, 2))
+    assert tasks_of(ledger, 0) == [Task(2, 4)]
+    ledger.returned(0, rows_of(2, 4))
+    assert tasks_of(ledger, 0) == [Task(10, 12), Task(12, 14)]
+
+
+def test_where_nothing_else_is_left_the_others_try_suspects_too_each_alone() -> None:
+    ledger = Ledger(12, shard_views=6, ahead=6, workers=2, least=6)
+    assert (tasks_of(ledger, 0), tasks_of(ledger, 1)) == ([Task(0, 6)], [Task(6, 12)])
+    ledger.worker_lost(0, "DECODER_CRASH", "it died")
+    assert tasks_of(ledger, 1) == []
+    ledger.returned(1, rows_of(6, 12))
+    assert (tasks_of(ledger, 1), tasks_of(ledger, 0)) == ([Task(5, 6)], [Task(0, 1)])
+    ledger.worker_lost(1, "DECODER_CRASH", "it died")
+    assert ledger.culprits == 1
+    assert tasks_of(ledger, 1) == [Task(4, 5)]
+    ledger.returned(0, rows_of(0, 1))
+    for worker, view in ((0, 1), (0, 2), (0, 3)):
+        assert tasks_of(ledger, worker) == [Task(view, view + 1)]
+        assert ledger.returned(worker, rows_of(view, view + 1)) is None
+    assert tasks_of(ledger, 0) == []
+    shard = ledger.returned(1, rows_of(4, 5))
+    assert shard is not None and [failure.view for failure in shard.failures] == [5] and ledger.done
+
+
+def test_what_a_worker_leaves_that_nobody_replaces_is_done_by_the_others_with_no_blame() -> None:
+    ledger = Ledger(5, shard_views=1, ahead=1, workers=2)
+    assert (tasks_of(ledger, 0), tasks_of(ledger, 1)) == ([Task(0, 1)], [Task(1, 2)])
+    ledger.worker_lost(0, "DECODER_CRASH", "it died")
+    assert tasks_of(ledger, 0) == [Task(0, 1)]  # alone: lost once more, it would be to blame
+    ledger.worker_gone(0)
+    handed = [1]
+    while not ledger.done:
+        ledger.returned(1, rows_of(handed[-1], handed[-1] + 1))
+        handed += [task.start for task in tasks_of(ledger, 1)]
+    assert handed == [1, 2, 3, 4, 0] and ledger.culprits == 0
+
+
+@pytest.mark.parametrize(("workers", "views"), [(2, 300), (3, 700), (8, 100_000), (4, 40), (2, 6400)])
+def test_workers_end_together_however_the_work_comes_out(workers: int, views: int) -> None:
+    """One is half as fast as the others; at the end nobody waits while another has as much as a shard to do."""
+    least = 32
+    ledger = Ledger(views, shard_views=256, ahead=768, workers=workers, least=least)
+    seconds = [2.0, *[1.0] * (workers - 1)]  # for a view
+    queues: list[list[Task]] = [tasks_of(ledger, worker) for worker in range(workers)]
+    at = [0.0] * workers
+    sizes = []
+    while not ledger.done:
+        worker = min((w for w in range(workers) if queues[w]), key=lambda w: at[w] + seconds[w] * length(queues[w][0]))
+        task = queues[worker].pop(0)
+        at[worker] += seconds[worker] * length(task)
+        sizes.append(length(task))
+        ledger.returned(worker, rows_of(task.start, task.stop))
+        for other in range(workers):
+            queues[other].extend(more := tasks_of(ledger, other))
+            if more and len(queues[other]) == len(more):
+                at[other] = max(at[other], at[worker])
+    assert sum(sizes) == views
+    assert max(at) - min(at) <= 2.0 * 256
+    assert views < 50_000 or sizes.count(256) > 0.7 * len(sizes)  # mostly whole shards
+
+
+def test_one_worker_gets_whole_shards_to_the_end() -> None:
+    ledger = Ledger(23, shard_views=5, ahead=10, workers=1, least=2)
+    handed = []
+    while not ledger.done:
+        handed += (tasks := tasks_of(ledger))
+        for task in tasks:
+            ledger.returned(0, rows_of(task.start, task.stop))
+    assert handed == [Task(0, 5), Task(5, 10), Task(10, 15), Task(15, 20), Task(20, 23)]
 
 
 def test_rows_of_no_task_are_refused() -> None:
     ledger = Ledger(6, shard_views=3, ahead=6)
     tasks_of(ledger)
-    ledger.returned(rows_of(0, 3))
+    ledger.returned(0, rows_of(0, 3))
     with pytest.raises((StopIteration, ValueError)):
-        ledger.returned(rows_of(0, 3))
+        ledger.returned(0, rows_of(0, 3))
 
 
 @pytest.mark.parametrize(

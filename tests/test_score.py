@@ -27,13 +27,16 @@ from mura_trt.archives import list_archive
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing, Reference
 from mura_trt.bundle import Bundle
+from mura_trt.crew import PATIENCE, SILENCE_SECONDS, Crew, Inbox, Lost
 from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable, UsageError
 from mura_trt.files import write_atomically
 from mura_trt.ledger import Task
+from mura_trt.places import Place
 from mura_trt.results import Existing, OutputFolder
 from mura_trt.score import ScoreOptions, dry_run, score
-from mura_trt.supervisor import PATIENCE, SILENCE_SECONDS, Lost, Progress, Supervisor, WorkerProcess
+from mura_trt.supervisor import Progress, Supervisor
 from mura_trt.worker import Assignment, WorkerConfig
+from mura_trt.workerprocess import WorkerProcess
 
 
 def run_null(archive: Path, bundle: Bundle, out: Path, **options: object) -> dict[str, object]:
@@ -353,11 +356,21 @@ def test_views_that_kill_the_worker_are_named_and_cost_no_other_view_anything(
 
 def test_replacement_works_as_the_first_did(bundle: Bundle, tmp_path: Path) -> None:
     """The first was free to choose its runtime; a second choice could mix rows of two."""
-    with WorkerProcess(WorkerConfig(bundle, FolderSource("/"), "auto", None, 0.0, tmp_path / "log")) as process:
-        first = process.start()
-        assert (process._config.runtime, process._config.batch) == (first.runtime, first.batch)
+    hired: list[WorkerConfig] = []
+
+    def hire(config: WorkerConfig, inbox: Inbox) -> WorkerProcess:
+        hired.append(config)
+        return WorkerProcess(config, inbox)
+
+    config = WorkerConfig(bundle, FolderSource("/"), "auto", None, 0.0, tmp_path / "log")
+    with Crew(hire, config, [Place()]) as crew:
+        first = crew.start()
         the_worker().kill()
-        assert process.receive() == Lost()
+        assert crew.receive() == (0, Lost())
+        crew.stop(0, graceful=False)
+        crew.launch(0)
+        assert crew.receive() == (0, first._replace(passed_over=[]))
+    assert [(config.runtime, config.batch) for config in hired] == [("auto", None), (first.runtime, first.batch)]
 
 
 def test_archive_of_almost_nothing_but_junk_comes_to_its_end(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -502,10 +515,10 @@ def test_a_finished_run_is_resumed_without_work(
     (out / "run.json").unlink()
     (out / "views.csv").write_text("half a")
 
-    def start(process: WorkerProcess) -> None:
+    def start(*_: object) -> None:
         raise AssertionError("no worker is needed")
 
-    monkeypatch.setattr(WorkerProcess, "try_to_start", start)
+    monkeypatch.setattr(WorkerProcess, "__init__", start)
     run = run_null(archive, bundle, out, resume=True, threshold=0.75)
     assert (run["resumed_views"], run["views_per_s"], run["exit_code"]) == (run["listed"], 0.0, 0)
     assert (out / "views.csv").read_bytes() == (clean / "views.csv").read_bytes()
@@ -697,8 +710,8 @@ def test_what_hangs_is_told_tried_again_and_named(
     (hanging,) = listing.keys(20, 21)
     source = HangingSource(listing.source.root, hanging, whole)
     monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
-    monkeypatch.setattr("mura_trt.supervisor.PATIENCE", {"read": 2.0})
-    monkeypatch.setattr(WorkerProcess.receive, "__defaults__", (4.0,))
+    monkeypatch.setattr("mura_trt.crew.PATIENCE", {"read": 2.0})
+    monkeypatch.setattr("mura_trt.crew.SILENCE_SECONDS", 4.0)
     run = run_null(archive, bundle, tmp_path / "out", shard_views=16, batch=4)
     failures = pd.read_csv(tmp_path / "out" / "failures.csv")
     assert failures[["view", "stage", "code"]].to_numpy().tolist() == [[hanging.decode(), "worker", "STALLED"]]

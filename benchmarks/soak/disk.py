@@ -14,7 +14,6 @@ import random
 import shutil
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,10 +29,11 @@ from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Reference
 from mura_trt.bundle import Bundle
+from mura_trt.crew import Inbox
 from mura_trt.errors import MuraTrtError
 from mura_trt.ledger import Failure, Rows, Task, scores_of
 from mura_trt.shards import read_shard
-from mura_trt.supervisor import Message, Progress
+from mura_trt.supervisor import Progress
 
 VIEWS, SHARD_VIEWS = 60, 8
 TABLES = ("studies.csv", "views.csv", "failures.csv")
@@ -44,31 +44,21 @@ Operation = tuple[Any, ...]
 class PlayedWorker:
     """In place of a worker process: gives rows at once, some views failed."""
 
-    running = False
+    def __init__(self, config: worker.WorkerConfig, inbox: Inbox) -> None:
+        self._reader, self._inbox = config.source.open(), inbox
+        inbox.put((self, worker.Ready("null", "cpu", 4, [])))
 
-    def __init__(self, config: worker.WorkerConfig, device: str | None = None) -> None:  # noqa: ARG002
-        self._reader = config.source.open()
-        self._done: deque[worker.Done] = deque()
-
-    def __enter__(self) -> PlayedWorker:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def start(self) -> worker.Ready:
-        """As the real one."""
-        self.running = True
-        return worker.Ready("null", "cpu", 4, [])
-
-    def send(self, message: worker.Assignment | worker.Flush) -> None:
+    def send(self, message: worker.Assignment | worker.Flush | worker.Stop) -> None:
         """As the real one."""
         if isinstance(message, worker.Assignment):
-            self._done.append(worker.Done(self._rows(message.task, message.references), 1.0, {}))
+            self._inbox.put((self, worker.Done(self._rows(message.task, message.references), 1.0, {})))
 
-    def receive(self) -> Message:
-        """As the real one."""
-        return self._done.popleft()
+    def last_words(self) -> str:
+        """It never dies."""
+        raise AssertionError
+
+    def stop(self, graceful: bool) -> None:
+        """There is nothing to stop."""
 
     def _rows(self, task: Task, references: list[Reference]) -> Rows:
         sums = np.array([zlib.crc32(repr(at).encode() + self._reader.read(at)) for at in references], np.int64)

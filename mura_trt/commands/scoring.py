@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +11,6 @@ import typer
 
 from mura_trt.commands.shared import Overwrite, Root, SaltFile, StudyDepth, archive_named, errors_told
 
-logger = logging.getLogger(__name__)
-
 
 def score(
     archive: Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")],
@@ -21,6 +18,9 @@ def score(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     runtime: Annotated[
         str, typer.Option(help="auto, tensorrt, tensorrt_rtx, torch_cuda, onnxruntime, emulated, torch or null.")
+    ] = "auto",
+    devices: Annotated[
+        str, typer.Option(help="auto, all GPUs, GPUs by number as 0,1, or cpu, once for each worker.")
     ] = "auto",
     threshold: Annotated[
         str, typer.Option(help="Abnormal is a mean strictly above this; or a file that evaluate has written.")
@@ -64,15 +64,17 @@ def score(
         from mura_trt.score import dry_run as run_dry
         from mura_trt.score import score as run_score
 
-        above, chosen_for = read_threshold(threshold)
+        above, threshold_of = read_threshold(threshold)
         options = ScoreOptions(
             archive=archive_named(archive),
             engine=engine,
             out=out,
             runtime=runtime,
+            devices=devices,
             batch=batch,
             shard_views=shard_views,
             threshold=above,
+            threshold_of=threshold_of,
             study_depth=study_depth,
             root=root,
             table_format=table_format,
@@ -93,8 +95,6 @@ def score(
             raise typer.Exit
         with Reporter(sys.stderr) as reporter:
             run = run_score(options, reporter.update)
-        if chosen_for not in (None, run["bundle"]["sha256"]):
-            logger.warning("the threshold in %s was chosen for another bundle than %s", threshold, engine)
     print(json.dumps(run, indent=2) if as_json else _summary(run))
     raise typer.Exit(run["exit_code"])
 

@@ -61,6 +61,8 @@ class SessionOptions:
     """The ``null`` runtime's time for a batch, in milliseconds."""
     cuda_graphs: bool | None = None
     """Whether a batch is one CUDA graph, where the runtime can do with and without; None takes what suits it."""
+    device: int = 0
+    """Of a runtime on GPUs: the GPU's number, as the CUDA driver counts them."""
 
 
 class Session(ABC):

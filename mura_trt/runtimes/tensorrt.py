@@ -29,7 +29,7 @@ class TensorRTSession(DeviceSession):
         least, tuned, most = built["batch"]
         if options.batch and not least <= options.batch <= most:
             raise UsageError(f"--batch {options.batch}: this bundle's plan takes {least} to {most} views")
-        gpu = Device()
+        gpu = Device(options.device)
         try:
             super().__init__(bundle.contract, options.batch or tuned, gpu)
             self._plan = LoadedPlan(bundle, gpu, bool(options.cuda_graphs))

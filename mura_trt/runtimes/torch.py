@@ -78,7 +78,7 @@ class TorchCudaSession(DeviceSession):
         # other bits the next time.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-        gpu = Device()
+        gpu = Device(options.device)
         try:
             super().__init__(bundle.contract, options.batch or GPU_BATCH, gpu)
             model = _model(bundle)

@@ -1,0 +1,112 @@
+"""Where the workers of one machine are put: ``--devices``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mura_trt.cores import usable_cores
+from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.errors import UsageError
+
+AUTO, ALL, CPU = "auto", "all", "cpu"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one worker works; with neither of the two, wherever its runtime finds a device."""
+
+    gpu: int | None = None
+    """A GPU's number, as the CUDA driver counts those that this process may use."""
+    cores: frozenset[int] | None = None
+    """The cores that it keeps to; None takes all that it may use."""
+
+    @property
+    def device(self) -> str | None:
+        """``cuda`` or ``cpu``; None where the runtime decides."""
+        if self.gpu is not None:
+            return "cuda"
+        return None if self.cores is None else "cpu"
+
+    def __str__(self) -> str:
+        if self.gpu is not None:
+            return f"GPU {self.gpu}"
+        return AUTO if self.cores is None else f"CPU cores {_ranges(self.cores)}"
+
+    def take(self) -> None:
+        """Keeps this process to its place, before it loads a library that counts cores or looks for GPUs."""
+        if self.cores is not None:
+            os.sched_setaffinity(0, self.cores)
+        if self.device == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def places_of(devices: str) -> list[Place]:
+    """The places of ``--devices``, a worker each.
+
+    Workers on the CPU, and on more than one GPU, share out the usable cores: disjoint sets of neighbours.
+
+    Parameters
+    ----------
+    devices
+        ``auto``; ``all`` GPUs; GPUs by number, as ``0,2``; or ``cpu`` once for each worker, as ``cpu,cpu``.
+
+    Raises
+    ------
+    UsageError
+        It is none of these, or this machine has not got that.
+    """
+    if devices == AUTO:
+        return [Place()]
+    names = [name.strip() for name in devices.split(",")]
+    if set(names) == {CPU}:
+        if len(names) > usable_cores():
+            raise UsageError(f"--devices: {len(names)} workers on {usable_cores()} usable cores; name cpu less often")
+        # One worker alone keeps its run of the machine, as far as affinity and quota go.
+        shares = _shares(len(names)) if len(names) > 1 else [frozenset(os.sched_getaffinity(0))]
+        return [Place(cores=share) for share in shares]
+    gpus = _gpus(devices, names)
+    shared = 1 < len(gpus) <= usable_cores()
+    return [
+        Place(gpu, cores) for gpu, cores in zip(gpus, _shares(len(gpus)) if shared else [None] * len(gpus), strict=True)
+    ]
+
+
+def _gpus(devices: str, names: list[str]) -> list[int]:
+    """The numbers of GPUs that are all there."""
+    if CPU in names:
+        raise UsageError(f"--devices {devices}: results of one run come from one kind of device, GPUs or the CPU")
+    if devices != ALL and not all(name.isdecimal() for name in names):
+        raise UsageError(f"--devices {devices}: give auto, all, GPUs by number, as 0,1, or cpu, once for each worker")
+    there = cuda_device_count()
+    if there == 0:
+        raise UsageError(f"--devices {devices}: the NVIDIA driver knows of no GPU here; leave it out, or give cpu")
+    gpus = list(range(there)) if devices == ALL else [int(name) for name in names]
+    for gpu in gpus:
+        if gpu >= there:
+            raise UsageError(f"--devices {devices}: no GPU {gpu} here; there are {there}, counted from 0")
+        if gpus.count(gpu) > 1:
+            raise UsageError(f"--devices {devices}: GPU {gpu} is named twice")
+    return gpus
+
+
+def _shares(workers: int) -> list[frozenset[int]]:
+    """The usable cores in so many sets of neighbours, which mostly share caches and memory."""
+    count = usable_cores()
+    cores = sorted(os.sched_getaffinity(0))[:count]
+    return [
+        frozenset(cores[start:stop])
+        for start, stop in pairwise(worker * count // workers for worker in range(workers + 1))
+    ]
+
+
+def _ranges(numbers: frozenset[int]) -> str:
+    """``0-3,8``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
