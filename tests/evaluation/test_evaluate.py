@@ -544,7 +544,7 @@ def test_a_share_is_reached_by_as_few_studies_as_it_takes(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["youden", "sensitivity=0.8", "specificity=0.7"])
 def test_a_chosen_threshold_does_what_it_says_when_it_is_scored_with(
-    rule: str, scored: Path, archive: Path, bundle: Bundle, tmp_path: Path
+    rule: str, scored: Path, archive: Path, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "threshold.json"
     found = evaluate(EvaluateOptions(scored, rule=rule, threshold_file=file, resamples=2))
@@ -559,6 +559,11 @@ def test_a_chosen_threshold_does_what_it_says_when_it_is_scored_with(
     assert done.exit_code == 0, done.output
     again = evaluate(EvaluateOptions(out, resamples=2))
     assert again["overall"]["counts"] == found["overall"]["counts"]
+    assert "chosen for another bundle" not in caplog.text
+    file.write_text(file.read_text().replace(bundle.sha256, "0" * 64))
+    done = CliRunner().invoke(app, [*command, "--threshold", str(file), "--overwrite"])
+    assert done.exit_code == 0
+    assert "chosen for another bundle" in caplog.text
 
 
 def test_a_threshold_is_a_number_or_such_a_file(tmp_path: Path) -> None:
