@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mura_trt.archives.listing import display, plain
 from mura_trt.errors import EnvironmentProblem, UsageError
-from mura_trt.files import write_atomically
+from mura_trt.files import check_target, write_atomically
 from mura_trt.score import ScoreOptions, score
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.supervisor import Progress
@@ -91,8 +91,11 @@ def predict(options: PredictOptions, report: Callable[[Progress], None] = lambda
     BundleError, EnvironmentProblem
         As ``score``.
     """
-    _check_out(options)
+    check_target(options.out, [options.paths], "the predictions")
     studies, images = _read_paths(options.paths)
+    # Of so many images, those alone that have its name; it is none of the others but by a link.
+    same = {image for image, _ in images if os.path.split(image)[1] == os.fsencode(options.out.name)}
+    check_target(options.out, [Path(os.fsdecode(image)) for image in same], "the predictions")
     with tempfile.TemporaryDirectory(prefix="mura-trt-") as name:
         folder = Path(name)
         # A list of ours, for it says which study each image is of; by number, as their names are the user's own.
@@ -124,18 +127,6 @@ def predict(options: PredictOptions, report: Callable[[Progress], None] = lambda
         predictions = list(_predictions(folder / "out", studies))
     write_atomically(options.out.resolve(), b"".join(prediction.line for prediction in predictions))
     return predictions
-
-
-def _check_out(options: PredictOptions) -> None:
-    """Before all the work, whether its result can be written."""
-    out = options.out
-    if out.exists() and not out.is_file():
-        raise UsageError(f"{out}: no regular file; name one for the predictions")
-    if out.exists() and options.paths.exists() and out.samefile(options.paths):
-        raise UsageError(f"{out}: this is the list of images; name another file for the predictions")
-    folder = out.resolve().parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UsageError(f"{out}: {folder} is no folder that can be written to; make it, or choose another")
 
 
 def _read_paths(paths: Path) -> tuple[list[bytes], list[tuple[bytes, int]]]:

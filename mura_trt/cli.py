@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mura_trt
-from mura_trt.commands import challenge, engines, judging, machine, scoring, training
+from mura_trt.commands import challenge, engines, judging, machine, offline, scoring, training
 
 app = typer.Typer(
     name="mura-trt",
@@ -57,6 +57,7 @@ for command, name in (
     (machine.doctor, "doctor"),
     (training.demo, "demo"),
     (training.train, "train"),
+    (offline.offline, "offline"),
     (training.demo_summary, "demo-summary"),
 ):
     app.command(name)(command)

@@ -5,9 +5,39 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mura_trt.errors import UsageError
+
+
+def check_target(target: Path, reads: Iterable[Path], what: str) -> None:
+    """Looks, before any work, at whether a file can be written where the user wants it, and is none of the inputs.
+
+    Parameters
+    ----------
+    target
+        The file to write.
+    reads
+        Files and folders, there or not, that no result may take the place of, or lie in.
+    what
+        The result is, as in "name another file for the predictions".
+
+    Raises
+    ------
+    UsageError
+        It is no place for a file, or one of ``reads``.
+    """
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target}: no regular file; name one for {what}")
+    place = target.resolve()
+    for given in reads:
+        same = given.exists() and target.exists() and target.samefile(given)
+        if same or place.is_relative_to(given.resolve()):
+            raise UsageError(f"{target}: this is, or lies in, {given}, which is read; name another file for {what}")
+    if not (place.parent.is_dir() and os.access(place.parent, os.W_OK)):
+        raise UsageError(f"{target}: {place.parent} is no folder that can be written to; make it, or choose another")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -25,8 +55,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # which names the temporary file, or none
+            error.filename, error.filename2 = str(path), None
         raise
     sync_folder(path.parent)
 

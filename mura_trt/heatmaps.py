@@ -5,11 +5,12 @@ The map comes with the score (see :mod:`mura_trt.model`); drawing waits until al
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import DICOM, Listing
 from mura_trt.contract import InputContract
-from mura_trt.cores import usable_cores
+from mura_trt.drawing import Drawer, Sketch
 from mura_trt.errors import UsageError
+from mura_trt.files import check_target, write_atomically
 from mura_trt.ledger import Rows, ScoreArray, score_type
 from mura_trt.pixels import decoded_views
+from mura_trt.progress import LOG_SECONDS
 from mura_trt.studies import study_means
 
 if TYPE_CHECKING:
@@ -32,10 +35,12 @@ if TYPE_CHECKING:
 
 FOLDER = "heatmaps"
 IN_A_FOLDER = 10_000  # pictures
+IN_A_RUN = 1024  # at the least, views that are drawn together
 # A map's values add up to the logit, as parts of it. Below 2 at its peak, where nothing is found, it is drawn paler.
 FULL_SCALE = 2.0
 OPACITY = 0.6  # of the map at its peak
 JPEG_QUALITY = 88
+KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +74,12 @@ class Choice:
 
 
 def heatmap_tables(
-    listing: Listing, views: NDArray[np.int64], committed: Iterable[Rows], folder: Path
+    listing: Listing, views: NDArray[np.int64], committed: Iterable[Rows], folder: Path, log: Path
 ) -> Iterator[pd.DataFrame]:
-    """Draws views and gives the rows of ``heatmaps.csv``, some at a time; a view that has vanished since gets none.
+    """Draws views and gives the rows of ``heatmaps.csv``, some at a time.
 
-    Columns are view, study, probability, file (of the picture, from the output folder), and ``m0``, ``m1``, ... the
-    map, row by row.
+    A view that has vanished since, or that a process is lost on, gets none, and is logged. Columns are view, study,
+    probability, file (of the picture, from the output folder), and ``m0``, ``m1``, ... the map, row by row.
 
     Parameters
     ----------
@@ -86,33 +91,36 @@ def heatmap_tables(
         Their run's rows with maps, in order.
     folder
         The output folder.
+    log
+        Takes what the decoders' C libraries print.
 
     Raises
     ------
     OSError
         A picture cannot be written.
+    EnvironmentProblem
+        Nothing can be drawn.
     """
-    some, contract = listing.take(views), InputContract()
-    size, shape = (contract.height, contract.width), contract.map_shape
-    yield _table(some, [], [], np.empty(0, score_type(contract.map_size)))  # which has the columns
-    scores = _scores(committed)
-
-    def draw(view: int, pixels: NDArray[np.uint8], cam: NDArray[np.float32]) -> str:
-        file = picture_name(view)
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        save(overlay(pixels[..., 0], cam.reshape(shape)), folder / file)
-        return file
-
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="draw") as threads:
-        for decoded in decoded_views(some.source, some.references(0, len(some)), size, some.kinds_of(0, len(some))):
-            for failure in decoded.failures:
-                logger.warning("a view that was scored has no heatmap: %s", failure.message)
-            numbers = views[decoded.views].tolist()
-            # Both come in order.
-            found = np.array([next(score for view, score in scores if view == number) for number in numbers])
-            if numbers:
-                files = list(threads.map(draw, numbers, decoded.pixels, found["map"]))
-                yield _table(some, decoded.views, files, found)
+    yield _table(
+        listing.take(views[:0]), [], np.empty(0, score_type(InputContract().map_size))
+    )  # which has the columns
+    through, told = 0, time.monotonic()
+    with Drawer(listing.source, log) as drawer:
+        for numbers, scores in _runs(views, committed):
+            some, files = listing.take(numbers), [picture_name(number) for number in numbers.tolist()]
+            kinds = some.kinds_of(0, len(some))
+            sketches = [
+                Sketch(reference, kinds[at : at + 1], scores["map"][at], folder / files[at])
+                for at, reference in enumerate(some.references(0, len(some)))
+            ]
+            drawn = []
+            for at in drawer.draw(sketches):
+                drawn.append(at)
+                if time.monotonic() > told + LOG_SECONDS:
+                    told = time.monotonic()
+                    logger.info("%d of %d heatmaps", through + at + 1, len(views))
+            through += len(numbers)
+            yield _table(some.take(np.array(drawn, np.int64)), [files[at] for at in drawn], scores[drawn])
 
 
 def overlay(gray: NDArray[np.uint8], cam: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -138,17 +146,13 @@ def overlay(gray: NDArray[np.uint8], cam: NDArray[np.float32]) -> NDArray[np.uin
     return np.rint(gray[..., None] * (1 - opacity) + color * opacity).astype(np.uint8)
 
 
-def save(picture: NDArray[np.uint8], path: Path) -> None:
-    """Writes a picture as a JPEG or a PNG, by its suffix; raises OSError."""
+def encoded(picture: NDArray[np.uint8], kind: str = "JPEG") -> bytes:
+    """A picture's file: JPEG or PNG."""
     from PIL import Image
 
-    Image.fromarray(picture).save(path, quality=JPEG_QUALITY)
-
-
-def check_picture(path: Path) -> None:
-    """Raises UsageError where the suffix is no picture's."""
-    if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise UsageError(f"{path}: a heatmap is a .jpg or .png file")
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, quality=JPEG_QUALITY)
+    return file.getvalue()
 
 
 def picture_name(view: int) -> str:
@@ -167,19 +171,28 @@ def clear(folder: Path) -> None:
         (folder / FOLDER).rmdir()
 
 
-def _scores(committed: Iterable[Rows]) -> Iterator[tuple[int, np.void]]:
-    """Every scored view's number and scores in order, without holding those of all."""
+def _runs(views: NDArray[np.int64], committed: Iterable[Rows]) -> Iterator[tuple[NDArray[np.int64], ScoreArray]]:
+    """The views by number with their scores, so many at a time, without holding those of all."""
+    numbers: list[NDArray[np.int64]] = []
+    scores: list[ScoreArray] = []
     for rows in committed:
-        yield from zip(rows.views.tolist(), rows.scores, strict=True)
+        here = views[slice(*np.searchsorted(views, (rows.start, rows.stop)))]
+        numbers.append(here)
+        scores.append(rows.scores[np.searchsorted(rows.views, here)])
+        if sum(map(len, numbers)) >= IN_A_RUN:
+            yield np.concatenate(numbers), np.concatenate(scores)
+            numbers, scores = [], []
+    if sum(map(len, numbers)):
+        yield np.concatenate(numbers), np.concatenate(scores)
 
 
-def _table(listing: Listing, at: list[int], files: list[str], scores: ScoreArray) -> pd.DataFrame:
+def _table(listing: Listing, files: list[str], scores: ScoreArray) -> pd.DataFrame:
+    """Of views that were drawn."""
     import pandas as pd
 
-    rows = np.array(at, np.int64)
     names = {
-        "view": listing.view_names(listing.views.take(rows).to_pylist()),
-        "study": listing.study_names(listing.study_of[rows]),
+        "view": listing.view_names(listing.keys(0, len(listing))),
+        "study": listing.study_names(listing.study_of),
         "probability": scores["probability"],
         "file": files,
     }
@@ -188,7 +201,9 @@ def _table(listing: Listing, at: list[int], files: list[str], scores: ScoreArray
     return pd.concat([named, pd.DataFrame(scores["map"], columns=columns)], axis=1)
 
 
-def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto") -> dict[str, Any]:
+def heatmap_of_image(
+    image: Path, engine: Path, out: Path, runtime: str = "auto", allow_unproven: bool = False
+) -> dict[str, Any]:
     """Scores one image and draws its class activation map.
 
     Parameters
@@ -198,8 +213,8 @@ def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto"
     engine
         Engine bundle.
     out
-        A ``.jpg`` or ``.png`` file.
-    runtime
+        A ``.jpg`` or ``.png`` file, written whole or not at all.
+    runtime, allow_unproven
         As for ``score``.
 
     Returns
@@ -211,15 +226,20 @@ def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto"
     Raises
     ------
     UsageError
-        The image cannot be read, or the picture's suffix means nothing.
+        The image cannot be read, or the picture's suffix means nothing or its place is no place for it.
     BundleError, EnvironmentProblem
         The engine cannot be used.
     """
     from mura_trt.bundle import Bundle
     from mura_trt.runtimes import SessionOptions, open_session
 
-    check_picture(out)
+    kind = KINDS.get(out.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{out}: a heatmap is a .jpg or .png file")
+    check_target(out, [image], "the heatmap")
     bundle = Bundle.open(engine)
+    if not allow_unproven:
+        bundle.require_proof()
     size = bundle.contract.height, bundle.contract.width
     source, name = FolderSource(str(image.absolute().parent)), os.fsencode(image.name)
     # Whatever its name says: what begins as DICOM files do is read as one.
@@ -227,9 +247,9 @@ def heatmap_of_image(image: Path, engine: Path, out: Path, runtime: str = "auto"
     if decoded.failures:
         raise UsageError(f"{image}: {decoded.failures[0].message}")
     session, _ = open_session(runtime, bundle, SessionOptions(batch=1))
-    try:
+    try:  # until it is closed, for its arrays may be its own
         scores = session.run(decoded.pixels)
-        save(overlay(decoded.pixels[0, ..., 0], scores.cam[0]), out)
+        write_atomically(out, encoded(overlay(decoded.pixels[0, ..., 0], scores.cam[0]), kind))
         return {
             "probability": float(scores.probability[0]),
             "logit": float(scores.logit[0]),

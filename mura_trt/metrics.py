@@ -60,7 +60,8 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> Estimate:
 def cohen_kappa(labels: ArrayLike, decisions: ArrayLike) -> Estimate:
     """Cohen's kappa: agreement beyond chance, 1 at best.
 
-    The interval uses the standard error of Fleiss, Cohen and Everitt (1969, formula 13), cut to -1..1.
+    The interval uses the standard error of Fleiss, Cohen and Everitt (1969, formula 13), cut to -1..1; it has no width
+    where all or none agree, or where all decisions are the same. Not defined where the labels are of one class only.
 
     Parameters
     ----------
@@ -102,14 +103,14 @@ class Counts(NamedTuple):
         return cls(*(float(found[kind]) for kind in (3, 2, 1, 0)))
 
     def kappa(self) -> float:
-        """Cohen's (1960); NaN where there is one class only, on both sides, or nothing."""
+        """Cohen's (1960); NaN where the labels are of one class only, for then it is 0 whatever was decided."""
         share, expected = self._shares()
-        return float((np.trace(share) - expected) / (1 - expected)) if expected < 1 else np.nan
+        return float((np.trace(share) - expected) / (1 - expected))
 
     def kappa_error(self) -> float:
         """Kappa's standard error (Fleiss, Cohen and Everitt 1969, formula 13); NaN where kappa is."""
         share, expected = self._shares()
-        if not expected < 1:
+        if np.isnan(expected):
             return np.nan
         kappa = self.kappa()
         rows, columns = share.sum(1), share.sum(0)
@@ -126,9 +127,12 @@ class Counts(NamedTuple):
         return 2 * self.true_positive / either if either else np.nan
 
     def _shares(self) -> tuple[NDArray[np.float64], float]:
-        """The table, truth by decision, as parts of all, and by how much both would agree by chance."""
+        """The table, truth by decision, as parts of all, and by how much both would agree by chance.
+
+        NaN where not both classes are there; else there is less than full agreement by chance.
+        """
         table = np.array([[self.true_negative, self.false_positive], [self.false_negative, self.true_positive]])
-        if not table.any():
+        if not table.any(axis=1).all():
             return table, np.nan
         share = table / table.sum()
         return share, float(share.sum(1) @ share.sum(0))

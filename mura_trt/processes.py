@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -19,3 +20,11 @@ def work_for(supervisor: int) -> None:
     if os.getppid() != supervisor:  # it died before the call
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def send_output_to(log: Path) -> None:
+    """The decoders' C libraries print lines of their own for a bad image, and standard output may be carrying JSON."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

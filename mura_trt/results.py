@@ -309,7 +309,8 @@ class OutputFolder:
     def write_heatmaps(self, listing: Listing, views: NDArray[np.int64], table_format: str) -> int:
         """Draws the maps of views and writes their table; returns how many there are."""
         with self._told_what_to_do():
-            parts = heatmaps.heatmap_tables(listing, views, self.committed(), self.path)
+            log = self.path / WORKER_LOG
+            parts = heatmaps.heatmap_tables(listing, views, self.committed(), self.path, log)
             return write_table(self.path / f"heatmaps.{table_format}", parts)
 
     def write_headers(self, index: HeaderIndex) -> None:

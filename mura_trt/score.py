@@ -73,6 +73,8 @@ class ScoreOptions:
     """Views in a shard, the unit of commit and retry; None takes 256 on a CPU and 2,048 on a GPU."""
     threshold: float = DEFAULT_THRESHOLD
     """A study is abnormal when its mean probability is strictly above."""
+    threshold_of: str | None = None
+    """SHA-256 of the bundle that the threshold was chosen for; None where nobody says."""
     study_depth: int | None = None
     """A study is the first so many parts of a view's path; None takes the folder the view lies in."""
     root: Path | None = None
@@ -226,6 +228,8 @@ def _opened(options: ScoreOptions, index: HeaderIndex) -> tuple[Bundle, Listing]
     bundle = Bundle.open(options.engine)
     if not options.allow_unproven:
         bundle.require_proof()
+    if options.threshold_of not in (None, bundle.sha256):
+        logger.warning("the threshold %g was chosen for another bundle than %s", options.threshold, options.engine)
     listing = list_archive(
         options.archive,
         study_depth=options.study_depth,
@@ -293,8 +297,6 @@ def _score(
         outcome = out.outcome(len(listing))
         studies = out.write_tables(listing, outcome, options.threshold, options.table_format)
         vanished = out.write_vanished(listing)
-        tabled = time.monotonic()
-        drawn = _draw(options, listing, outcome, out) if options.heatmaps else None
         ended = time.monotonic()
         failed = len(outcome.failures)
         run = {
@@ -323,7 +325,7 @@ def _score(
             "duplicate_entries": listing.duplicates,
             "resumed_views": progress.before,
             "vanished_views": vanished,
-            "heatmaps": drawn,
+            "heatmaps": None,
             "devices": options.devices,
             "workers": workers,
             "workers_lost": sum(found["lost"] for found in workers),
@@ -332,14 +334,19 @@ def _score(
             "stage_s": {
                 "list": round(listed - started, 2),
                 "score": round(scored - listed, 2),
-                "tables": round(tabled - scored, 2),
-                "heatmaps": round(ended - tabled, 2),
+                "tables": round(ended - scored, 2),
                 **_worker_seconds(supervisor),
             },
             "out": str(options.out),
             "exit_code": EXIT_FAILURES if failed or listing.unreadable else EXIT_OK,
         }
         out.write_run(run)
+        if options.heatmaps:  # what goes wrong from here on costs no score
+            run["heatmaps"] = _draw(options, listing, outcome, out)
+            drawn = time.monotonic()
+            run["wall_s"] = round(drawn - started, 2)
+            run["stage_s"] = {**run["stage_s"], "heatmaps": round(drawn - ended, 2)}
+            out.write_run(run)
         return run
     except (KeyboardInterrupt, SystemExit):
         if not options.passing:
@@ -357,8 +364,8 @@ def _workers(crew: Crew, supervisor: Supervisor) -> list[dict[str, Any]]:
         place, ready = crew.place(number), crew.ready(number)
         ran: dict[str, Any] = {"runtime": None, "device": None, "device_name": None}  # nothing, where all was done
         if ready:
-            gpu = gpu_kind(place.gpu or 0) if ready.device == "cuda" else None
-            name = gpu.name if gpu else processor_name()
+            kind = gpu_kind(place.gpu or 0) if ready.device == "cuda" else None
+            name = kind.name if kind else processor_name()
             ran = {"runtime": ready.runtime, "device": ready.device, "device_name": name}
         found.append(
             {

@@ -6,7 +6,6 @@ thread. Batches cross the borders of tasks, so that no task pays for a tail of i
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -28,7 +27,7 @@ from mura_trt.decode import BatchDecoder, Decoder, GpuDecoder
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.ledger import Failure, Rows, ScoreArray, Task, score_type, scores_of
 from mura_trt.places import Place
-from mura_trt.processes import work_for
+from mura_trt.processes import send_output_to, work_for
 from mura_trt.readahead import Batch, ReadAhead
 from mura_trt.runtimes import Session, SessionOptions, open_session
 
@@ -131,7 +130,7 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         The supervisor's process id.
     """
     work_for(supervisor)
-    _send_output_to(config.log)
+    send_output_to(config.log)
     try:
         bundle = config.bundle
         config.place.take()
@@ -152,14 +151,6 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         connection.send(Fatal(error))
     except OSError as error:
         connection.send(Fatal(EnvironmentProblem(f"the worker cannot work: {error}")))
-
-
-def _send_output_to(path: Path) -> None:
-    """The decoders' C libraries print lines of their own for a bad image, and standard output may be carrying JSON."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
 
 
 def _allowance(batch: Batch) -> float:

@@ -239,7 +239,8 @@ def test_a_list_that_is_none_is_refused_with_file_reason_and_way_out(
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        (str(LIST), "this is the list of images"),
+        (str(LIST), f"lies in, {LIST}, which is read; name another file for the predictions"),
+        ("x/1.png", r"lies in, x/1\.png, which is read"),
         ("nowhere/p.csv", "nowhere is no folder that can be written to"),
         (".", "no regular file"),
         ("/dev/null", "no regular file"),
@@ -250,8 +251,11 @@ def test_a_place_for_no_file_is_refused_before_the_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     LIST.write_text("x/1.png\n")
+    Path("x").mkdir()
+    Path("x/1.png").write_bytes(b"an X-ray")
     with pytest.raises(UsageError, match=message):
         predict(PredictOptions(LIST, Path(out), Path("engine")))
+    assert Path("x/1.png").read_bytes() == b"an X-ray"
     assert LIST.read_text() == "x/1.png\n"
 
 

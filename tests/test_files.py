@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mura_trt.files import new_folder, sha256_of, sync_folder, write_atomically
+from mura_trt.errors import UsageError
+from mura_trt.files import check_target, new_folder, sha256_of, sync_folder, write_atomically
 
 
 @pytest.mark.parametrize("data", [b"", b"new", bytes(range(256)) * 5000])
@@ -106,3 +107,34 @@ def test_a_new_folder_takes_the_old_ones_place_or_leaves_it(tmp_path: Path, monk
         (scratch / "new").touch()
     assert [path.name for path in (tmp_path / "f").iterdir()] == ["new"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "link"]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("read.csv", "read.csv, which is read; name another file for the page"),
+        ("./kept/../read.csv", "which is read"),
+        ("link.csv", "which is read"),
+        ("hard.csv", "which is read"),
+        ("kept/new.json", "lies in, .*kept, which is read"),
+        ("later.json", "later.json, which is read"),
+        ("absent/page.html", "absent is no folder that can be written to; make it"),
+        ("read.csv/page.html", "read.csv"),
+        ("kept", "no regular file; name one for the page"),
+    ],
+)
+def test_a_target_is_looked_at_before_the_work(tmp_path: Path, target: str, message: str) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "read.csv").touch()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "read.csv")
+    (tmp_path / "hard.csv").hardlink_to(tmp_path / "read.csv")
+    reads = [tmp_path / name for name in ("read.csv", "kept", "later.json")]
+    with pytest.raises(UsageError, match=message):
+        check_target(tmp_path / target, reads, "the page")
+    check_target(tmp_path / "page.html", reads, "the page")
+
+
+def test_an_error_of_a_write_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as failed:
+        write_atomically(tmp_path / "absent" / "page.html", b"")
+    assert str(tmp_path / "absent" / "page.html") in str(failed.value) and ".part" not in str(failed.value)

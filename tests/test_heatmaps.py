@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from typer.testing import CliRunner
 from mura_trt.bundle import Bundle
 from mura_trt.cli import app
 from mura_trt.contract import InputContract
-from mura_trt.errors import UsageError
-from mura_trt.heatmaps import FULL_SCALE, Choice, overlay
+from mura_trt.drawing import Drawer, Sketch
+from mura_trt.errors import BundleError, EnvironmentProblem, UsageError
+from mura_trt.heatmaps import FULL_SCALE, Choice, heatmap_of_image, overlay
 from mura_trt.model import MuraNet
 from mura_trt.runtimes import SessionOptions, open_session
 from mura_trt.score import ScoreOptions, score
+from tests.bundles import remade
 from tests.test_results import LISTING
 
 MAPS = [f"m{at}" for at in range(100)]
@@ -143,6 +146,25 @@ def test_a_view_that_has_gone_since_is_told(
     gone.write_bytes(data)
 
 
+def test_what_stops_the_drawing_costs_no_score(
+    archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Drawer, sketches: list[Sketch]) -> Iterator[int]:
+        raise EnvironmentProblem("the process that draws heatmaps died")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Drawer, "draw", stop)
+        with pytest.raises(EnvironmentProblem, match="died"):
+            scored(archive, bundle, tmp_path / "out", heatmaps="top:2")
+    told = json.loads((tmp_path / "out/run.json").read_text())
+    assert told["heatmaps"] is None and told["scored"] == told["listed"]
+    assert not (tmp_path / "out/heatmaps.csv").exists()
+    run = scored(archive, bundle, tmp_path / "out", resume=True)
+    assert run["heatmaps"] == len(drawn(tmp_path / "out")) > 0
+    assert json.loads((tmp_path / "out/run.json").read_text()) == run
+    assert run["stage_s"]["heatmaps"] > 0
+
+
 @pytest.mark.parametrize("text", ["", "some", "top", "top:0", "top:-1", "all:3", "abnormal "])
 def test_choices_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="give abnormal, all or top:N"):
@@ -203,3 +225,33 @@ def test_the_command_draws_one_image(archive: Path, bundle: Bundle, tmp_path: Pa
         wrong = CliRunner().invoke(app, ["heatmap", *arguments])
         assert wrong.exit_code == 2
         assert message in wrong.output
+
+
+def test_a_heatmap_does_not_take_the_image_s_place(make_png: Callable[[str], Path], tmp_path: Path) -> None:
+    """Told before the bundle is looked at, which is none."""
+    image = make_png("a.png")
+    (tmp_path / "link.png").symlink_to(image)
+    before = image.read_bytes()
+    for out, message in (
+        ("a.png", "which is read; name another file for the heatmap"),
+        ("link.png", "which is read"),
+        ("absent/a.png", "absent is no folder that can be written to; make it"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            heatmap_of_image(image, tmp_path / "no bundle", tmp_path / out)
+    assert image.read_bytes() == before
+
+
+def test_a_heatmap_asks_for_proof_as_scoring_does(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    image = sorted(archive.rglob("*.png"))[2]
+    unproven = remade(bundle, tmp_path / "unproven", parity=None)
+    with pytest.raises(BundleError, match=r"never compared.*--allow-unproven"):
+        heatmap_of_image(image, unproven.folder, tmp_path / "a.png", "null")
+    with pytest.raises(UsageError, match="--runtime foo: choose from"):
+        heatmap_of_image(image, unproven.folder, tmp_path / "a.png", "foo", allow_unproven=True)
+    assert not (tmp_path / "a.png").exists()
+    command = ["heatmap", str(image), "--engine", str(unproven.folder), "--runtime", "null", "--allow-unproven"]
+    done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "a.jpeg")])
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "a.jpeg") as picture:
+        assert picture.format == "JPEG"

@@ -95,7 +95,8 @@ def test_kappas_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_one_class_defines_nothing(label: int) -> None:
     assert all(map(math.isnan, auroc([label] * 4, [0.1, 0.2, 0.3, 0.4])))
     assert all(map(math.isnan, cohen_kappa([label] * 4, [label] * 4)))
-    assert cohen_kappa([label] * 4, [0, 1, 0, 1]).value == 0  # decisions of both classes agree by chance only
+    assert all(map(math.isnan, cohen_kappa([label] * 4, [0, 1, 0, 1])))  # it would be 0 with no width, whatever is said
+    assert cohen_kappa([0, 1, 0, 1], [label] * 4) == (0, 0, 0)
 
 
 def test_nothing_defines_nothing() -> None:

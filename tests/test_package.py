@@ -32,6 +32,6 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     packaged = {name for name in names if ".dist-info/" not in name}
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "mura_trt").rglob("*.py")} | {"mura_trt/py.typed"}
-    expected |= {f"mura_trt/report/page.{kind}" for kind in ("html", "css", "js")}
+    expected |= {f"mura_trt/report/page.{kind}" for kind in ("html", "css", "js")} | {"mura_trt/offline/install.sh"}
     assert packaged == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device_count
-from mura_trt.errors import RuntimeUnavailable
+from mura_trt.errors import RuntimeUnavailable, UsageError
 from mura_trt.model import MuraNet
 from mura_trt.runtimes import Scores, SessionOptions, open_session
 
@@ -131,3 +131,8 @@ def test_bundle_without_a_plan_is_refused(bundle: Bundle) -> None:
     without = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, builder=None))
     with pytest.raises(RuntimeUnavailable, match="no plan"):
         open_session("tensorrt_rtx", without, SessionOptions())
+
+
+def test_a_runtime_that_there_is_not_is_told_with_those_there_are(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match=r"--runtime foo: choose from auto, tensorrt, .*, null"):
+        open_session("foo", bundle, SessionOptions())

@@ -76,8 +76,9 @@ class Disclosure:
 def _make(path: Path) -> None:
     """Whole or not at all, and where another run makes it just now, that one's."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    own = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # Several threads of one process may come here at once: from Python 3.12 on a cached_property has no lock.
+    own = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")

@@ -31,6 +31,7 @@ READ_THREADS = 4  # more than cores, for they mostly wait for the disk
 
 _BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
 _ESCAPES = str.maketrans({"\r": "\\r", "\n": "\\n", "\0": "\\x00"})
+_PATIENT = re.compile(r"(?:^|/)(patient\d+)(?=/|$)")
 _LABEL = re.compile(r"(?:^|/)study\d+_(positive|negative)(?=/|$)")
 
 # What a view is, as far as the listing tells: an image file, a DICOM file whose header was read, or one, as it seems,
@@ -329,3 +330,9 @@ def label(key: bytes) -> int | None:
     """1 or 0 of MURA's ``studyN_positive`` or ``studyN_negative``; None where the path carries no label."""
     found = _LABEL.search(display(key))
     return int(found[1] == "positive") if found else None
+
+
+def patient(name: str) -> str | None:
+    """MURA's ``patient00012`` of a view's or study's name as text; None where it tells of none."""
+    found = _PATIENT.search(name)
+    return found[1] if found else None

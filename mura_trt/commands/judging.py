@@ -10,8 +10,11 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import SaltFile, errors_told
+from mura_trt.commands.shared import errors_told
 
+RunsSalt = Annotated[
+    Path | None, typer.Option(help="What the run hashed DICOM names with [~/.config/mura-trt/uid-salt].")
+]
 logger = logging.getLogger(__name__)
 
 
@@ -37,6 +40,7 @@ def evaluate(
         bool, typer.Option("--partial", help="Leave out studies that are on one side only or have no score.")
     ] = False,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
+    uid_salt_file: RunsSalt = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
 ) -> None:
     """Judges scores by a gold standard: kappa, AUROC and more, with 95 % intervals, overall and by body part."""
@@ -44,11 +48,13 @@ def evaluate(
         from mura_trt.evaluation.run import EvaluateOptions
         from mura_trt.evaluation.run import evaluate as run_evaluation
         from mura_trt.evaluation.tell import table
+        from mura_trt.progress import Reporter
 
         options = EvaluateOptions(
-            predictions, labels, readers, threshold, choose_threshold, threshold_file, partial, resamples
+            predictions, labels, readers, threshold, choose_threshold, threshold_file, partial, resamples, uid_salt_file
         )
-        found = run_evaluation(options)
+        with Reporter(sys.stderr) as reporter:
+            found = run_evaluation(options, reporter.show)
         print(json.dumps(found, indent=2) if as_json else table(found))
 
 
@@ -65,10 +71,13 @@ def report(
         bool, typer.Option("--partial", help="Evaluate without studies that are on one side only or have no score.")
     ] = False,
     page: Annotated[Path | None, typer.Option("--out", help="File to write [report.html in OUT].")] = None,
+    studies: Annotated[
+        int, typer.Option(help="So many studies in the worklist, the highest probabilities first.")
+    ] = 20_000,
     thumbnails: Annotated[
         int, typer.Option(help="Pictures of the views of so many studies, the highest probabilities first.")
     ] = 2000,
-    uid_salt_file: SaltFile = None,
+    uid_salt_file: RunsSalt = None,
 ) -> None:
     """Writes one HTML file for people: the worklist with pictures, and how the scores do where labels are known."""
     with errors_told():
@@ -76,7 +85,7 @@ def report(
         from mura_trt.report.run import ReportOptions
         from mura_trt.report.run import report as run_report
 
-        options = ReportOptions(out, labels, readers, partial, page, thumbnails, uid_salt_file)
+        options = ReportOptions(out, labels, readers, partial, page, studies, thumbnails, uid_salt_file)
         with Reporter(sys.stderr) as reporter:
             found = run_report(options, reporter.show)
         for note in found["notes"]:

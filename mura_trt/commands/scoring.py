@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from mura_trt.commands.shared import Overwrite, Root, SaltFile, StudyDepth, archive_named, errors_told
-
-logger = logging.getLogger(__name__)
 
 
 def score(
@@ -67,7 +64,7 @@ def score(
         from mura_trt.score import dry_run as run_dry
         from mura_trt.score import score as run_score
 
-        above, chosen_for = read_threshold(threshold)
+        above, threshold_of = read_threshold(threshold)
         options = ScoreOptions(
             archive=archive_named(archive),
             engine=engine,
@@ -77,6 +74,7 @@ def score(
             batch=batch,
             shard_views=shard_views,
             threshold=above,
+            threshold_of=threshold_of,
             study_depth=study_depth,
             root=root,
             table_format=table_format,
@@ -97,8 +95,6 @@ def score(
             raise typer.Exit
         with Reporter(sys.stderr) as reporter:
             run = run_score(options, reporter.update)
-        if chosen_for not in (None, run["bundle"]["sha256"]):
-            logger.warning("the threshold in %s was chosen for another bundle than %s", threshold, engine)
     print(json.dumps(run, indent=2) if as_json else _summary(run))
     raise typer.Exit(run["exit_code"])
 
@@ -135,11 +131,12 @@ def heatmap(
     engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .jpg or .png.")] = Path("heatmap.png"),
     runtime: Annotated[str, typer.Option(help="As for score.")] = "auto",
+    allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="As for score.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the map, too, as JSON.")] = False,
 ) -> None:
     """Scores one image and draws what speaks for abnormal over it."""
     with errors_told():
         from mura_trt.heatmaps import heatmap_of_image
 
-        found = heatmap_of_image(image, engine, out, runtime)
+        found = heatmap_of_image(image, engine, out, runtime, allow_unproven)
     print(json.dumps(found) if as_json else f"probability {found['probability']:.4f}; {found['file']}")

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.archives.listing import patient
 from mura_trt.errors import UsageError
-from mura_trt.evaluation.files import Labels, Predictions, patient, some
+from mura_trt.evaluation.files import Labels, Predictions, some
 
 _MURA_PART = re.compile(r"(?:^|/)(XR_[A-Z]+/.*)")
 
@@ -49,16 +50,25 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.truth)
 
-    def part(self, body_part: str) -> Cohort:
-        """Its studies of one body part."""
-        here = np.array([part == body_part for part in self.body_parts])
+    @property
+    def patient_count(self) -> int:
+        """Of how many patients they are."""
+        return int(self.patients.max()) + 1
+
+    def by_body_part(self) -> dict[str, Cohort]:
+        """The studies of each body part, in order of its name; those whose part is unknown are in none."""
+        numbers: dict[str, int] = {}
+        part_of = np.array([numbers.setdefault(part, len(numbers)) for part in self.body_parts], np.int64)
+        return {part: self._rows(np.flatnonzero(part_of == numbers[part])) for part in sorted(numbers) if part}
+
+    def _rows(self, rows: NDArray[np.int64]) -> Cohort:
         return Cohort(
-            self.truth[here],
-            self.decided[here],
-            None if self.probability is None else self.probability[here],
-            None if self.readers is None else self.readers[here],
-            np.unique(self.patients[here], return_inverse=True)[1],
-            [body_part] * int(here.sum()),
+            self.truth[rows],
+            self.decided[rows],
+            None if self.probability is None else self.probability[rows],
+            None if self.readers is None else self.readers[rows],
+            np.unique(self.patients[rows], return_inverse=True)[1],
+            [self.body_parts[row] for row in rows.tolist()],
         )
 
 
@@ -93,46 +103,59 @@ def matched(predictions: Predictions, labels: Labels, readers: Labels | None = N
             f"no study is in both: predictions have {some(predictions.names[:1])}, labels {some(labels.names[:1])}"
         )
     known = set(theirs)
-    scored = [(row, at) for row, at in common if predictions.decided[row] >= 0]
-    in_both = {row for row, _ in common}
+    in_both = [row for row, _ in common]
     leaving = {
         "missing from the predictions": [name for name in theirs if name not in row_of],
         "without a label": [name for name in ours if name not in known],
-        "without a score": [ours[row] for row in sorted(in_both) if predictions.decided[row] < 0],
+        "without a score or decision": [ours[row] for row in sorted(in_both) if predictions.decided[row] < 0],
     }
+    kept = [(row, at) for row, at in common if predictions.decided[row] >= 0]
+    reader_of = None if readers is None else _rows_of(readers, predictions.names, in_both, notes)
+    if reader_of is not None:
+        leaving["that the readers have not decided"] = [ours[row] for row, _ in kept if row not in reader_of]
+        kept = [(row, at) for row, at in kept if row in reader_of]
     for reason, names in leaving.items():
         if not names:
             continue
         if not partial:
             raise UsageError(f"{len(names)} studies {reason}: {some(names)}; --partial leaves such studies out")
         notes.append(f"{len(names)} studies {reason}, left out: {some(names)}")
-    if not scored:
-        raise UsageError("no study has both a label and a score")
-    rows, ats = np.array(scored).T
-    truth = labels.truth[ats]
+    if not kept:
+        raise UsageError("no study has all of a label, a score and, where they are named, readers' decisions")
+    rows, ats = np.array(kept).T
     read = labels.readers[ats] if labels.readers is not None else None
-    if readers is not None:
-        read = _read(readers, [predictions.names[row] for row in rows])
-        notes += readers.notes
+    if readers is not None and reader_of is not None:
+        assert readers.readers is not None
+        read = readers.readers[[reader_of[row] for row in rows.tolist()]]
         if len(readers.names) > len(rows):
             notes.append(f"{len(readers.names) - len(rows)} studies of the readers are not among these, left out")
     elif read is not None:
         notes.append("the readers make the gold standard themselves, which favours each of them")
-    names = [predictions.names[row] for row in rows]
-    patients = [patient(name) for name in names]
-    if patients == names:
-        notes.append("names tell of no patients; each study is taken for one")
-    _, numbers = np.unique(patients, return_inverse=True)
+    if predictions.partly is not None and (partly := int(predictions.partly[rows].sum())):
+        notes.append(f"{partly} studies were decided by part of their views; the others have failed")
+    names = [predictions.names[row] for row in rows.tolist()]
     return Cohort(
-        truth,
+        labels.truth[ats],
         predictions.decided[rows],
         None if predictions.probability is None else predictions.probability[rows],
         read,
-        numbers,
-        [predictions.body_parts[row] for row in rows],
+        _patients(names, notes),
+        [predictions.body_parts[row] for row in rows.tolist()],
         notes,
         names,
     )
+
+
+def _patients(names: list[str], notes: list[str]) -> NDArray[np.int64]:
+    """A number for each study's patient; a study whose name tells of none is a patient of its own."""
+    numbers: dict[str, int] = {}
+    told = [patient(name) for name in names]
+    unknown = told.count(None)
+    if unknown:
+        notes.append(f"{unknown} of {len(names)} names tell of no patient, each counted as one")
+    # No name of a study that tells of no patient is a patient's.
+    found = [numbers.setdefault(known or name, len(numbers)) for known, name in zip(told, names, strict=True)]
+    return np.array(found, np.int64)
 
 
 def _from_body_part(names: list[str]) -> list[str]:
@@ -143,13 +166,12 @@ def _from_body_part(names: list[str]) -> list[str]:
     return cut
 
 
-def _read(readers: Labels, names: list[str]) -> NDArray[np.int64]:
-    assert readers.readers is not None
+def _rows_of(readers: Labels, names: list[str], rows: list[int], notes: list[str]) -> dict[int, int]:
+    """Rows of the readers' file by rows of the predictions, of those that both tell of."""
+    notes += readers.notes
     theirs = readers.names
-    if not set(names) & set(theirs):
+    if not {names[row] for row in rows} & set(theirs):
         names, theirs = _from_body_part(names), _from_body_part(theirs)
+        notes.append("names of the readers' studies differ in front; matched from XR_... on")
     row_of = {name: row for row, name in enumerate(theirs)}
-    without = [name for name in names if name not in row_of]
-    if without:
-        raise UsageError(f"{len(without)} studies that the readers have not decided: {some(without)}")
-    return readers.readers[[row_of[name] for name in names]]
+    return {row: row_of[names[row]] for row in rows if names[row] in row_of}

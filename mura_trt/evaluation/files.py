@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from mura_trt.archives.listing import body_part, label
 from mura_trt.errors import UsageError
+from mura_trt.evaluation.finished import WORDS_SHOWN, disclosure_of, read_run_file, read_studies, table_of
+from mura_trt.recipe import noted_recipe
 
 NAMED = 3  # studies that a message names
-_PATIENT = re.compile(r"(?:^|/)(patient[^/]+)/")
+_HASH = re.compile(r"[0-9a-f]{32}")  # a name that DICOM files' studies have in its place
 
 
 @dataclass
@@ -34,8 +36,10 @@ class Predictions:
         float64 (n,), NaN for a study without a score; None where the file has decisions only.
     decided
         int64 (n,), 1 for abnormal, -1 for a study without a score.
-    run
-        What ``run.json`` says of the run that scored them, if any did.
+    partly
+        bool (n,): studies that were decided by some of their views, the others having failed; None where unknown.
+    run, recipe
+        What ``run.json`` and ``recipe.json`` say of the run that scored them, if any did.
     notes
         What was unusual about the file, and how it was taken.
     """
@@ -44,7 +48,9 @@ class Predictions:
     body_parts: list[str]
     probability: NDArray[np.float64] | None
     decided: NDArray[np.int64]
+    partly: NDArray[np.bool_] | None = None
     run: dict[str, Any] | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -64,12 +70,6 @@ def study_name(text: str) -> str:
     return ("/" if text.strip().startswith("/") else "") + "/".join(parts)
 
 
-def patient(study: str) -> str:
-    """MURA's patient of a study; the study itself where its name tells of none."""
-    found = _PATIENT.search(f"{study}/")
-    return found[1] if found else study
-
-
 def read_predictions(path: Path, threshold: float | None) -> Predictions:
     """An output folder of ``score``, its table of studies, or a file of ``STUDY/,0|1`` lines.
 
@@ -86,15 +86,15 @@ def read_predictions(path: Path, threshold: float | None) -> Predictions:
         It cannot be read, means something else, names a study twice, or has no probabilities to be decided anew.
     """
     run = None
+    recipe: dict[str, Any] = {}
     if path.is_dir():
-        if not (path / "run.json").exists():
-            raise UsageError(f"{path}: no run.json, so no run has come to its end there; go on with score --resume")
-        try:
-            run = dict(json.loads((path / "run.json").read_bytes()))
-        except (OSError, ValueError, TypeError) as error:
-            raise UsageError(f"{path / 'run.json'}: cannot be read ({error}); score again with --resume") from error
-        path = path / ("studies.csv" if (path / "studies.csv").exists() else "studies.parquet")
-    if path.suffix == ".parquet" or {"study", "probability"} <= set(_first_line(path).split(",")):
+        run, folder, place = read_run_file(path), path, table_of(path, "studies")
+        if place is None:
+            raise UsageError(f"{folder}: no studies.csv or studies.parquet; score again with --resume")
+        path = place
+    if path.stem == "studies":  # which may lie where its run has left it
+        recipe = noted_recipe(path.parent)
+    if path.suffix == ".parquet" or {"study", "probability"} <= set(_first_fields(path)):
         found = _of_table(path, threshold)
     else:
         if threshold is not None:
@@ -103,7 +103,7 @@ def read_predictions(path: Path, threshold: float | None) -> Predictions:
         if values.shape[1] != 1:
             raise UsageError(f"{path}: {values.shape[1]} decisions a line; predictions have one")
         found = Predictions(names, _body_parts(names), None, values[:, 0], notes=notes)
-    found.run = run
+    found.run, found.recipe = run, recipe
     return found
 
 
@@ -154,6 +154,44 @@ def labels_of_names(names: list[str]) -> Labels:
     return Labels(names, np.array(found, np.int64))
 
 
+def names_hashed(labels: Labels, predictions: Predictions, salt_file: Path | None) -> Labels:
+    """Labels by the names that the predictions have: hashes, where those are of a run that hashed DICOM files' UIDs.
+
+    A name that is among the predictions stays. What is left has no name that may not be told.
+
+    Parameters
+    ----------
+    labels
+        Of studies by StudyInstanceUID (or folder), or by hash.
+    predictions
+        Whose run says how it named studies.
+    salt_file
+        As :func:`mura_trt.evaluation.finished.disclosure_of`.
+
+    Raises
+    ------
+    UsageError
+        The salt is not the run's, and some names are no hashes.
+    """
+    if not str(predictions.recipe.get("uids", "")).startswith("hashed"):
+        return labels
+    known = set(predictions.names)
+    plain = [name for name in labels.names if name not in known and not _HASH.fullmatch(name)]
+    if not plain:
+        return labels
+    try:
+        shown = disclosure_of(predictions.recipe, salt_file)
+    except UsageError as error:
+        raise UsageError(
+            f"the run names its studies by hashes of their UIDs, and {len(plain)} of {len(labels.names)} labels have"
+            f" other names: {error}, or score again with --keep-uids"
+        ) from error
+    assert shown is not None
+    hashes = {name: shown.digest(name.encode()) for name in plain}
+    notes = [*labels.notes, f"the run names its studies by hashes; {len(plain)} labels were found by theirs"]
+    return replace(labels, names=[hashes.get(name, name) for name in labels.names], notes=notes)
+
+
 def some(names: list[str]) -> str:
     """A few of them, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -161,35 +199,21 @@ def some(names: list[str]) -> str:
 
 
 def _of_table(path: Path, threshold: float | None) -> Predictions:
-    import pandas as pd
-
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:  # a study or a body part may be called NA
-            empty = {"probability": [""], "abnormal": [""]}
-            table = pd.read_csv(path, dtype={"study": str}, keep_default_na=False, na_values=empty)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a readable table of studies ({error})") from error
-    if not {"study", "probability"} <= set(table):
-        raise UsageError(f"{path}: it has {', '.join(map(str, table))}; study and probability are wanted")
-    try:
-        probability = table["probability"].to_numpy(np.float64)
-    except ValueError as error:
-        raise UsageError(f"{path}: a probability is no number ({error})") from error
-    unscored = np.isnan(probability)
-    if (np.abs(probability[~unscored] - 0.5) > 0.5).any():
-        raise UsageError(f"{path}: a probability is outside 0 to 1")
+    table = read_studies(path)
+    probability = table["probability"].to_numpy()
     if threshold is not None:
         decisions = (probability > threshold).astype(np.int64)
     elif "abnormal" in table:
-        decisions = np.asarray(table["abnormal"].astype("Float64").fillna(-1), np.int64)
+        decisions = table["abnormal"].to_numpy()
     else:
         raise UsageError(f"{path}: no column abnormal; say with --threshold above which probability a study is that")
     names = [study_name(name) for name in table["study"]]
-    _check_not_doubled(path, names)
-    parts = table["body_part"].astype(str).tolist() if "body_part" in table else _body_parts(names)
-    return Predictions(names, parts, probability, np.where(unscored, -1, decisions))
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    if doubled:
+        raise UsageError(f"{path}: in it more than once: {some(doubled)}; leave one line of each")
+    parts = table["body_part"].tolist() if "body_part" in table else _body_parts(names)
+    partly = (table["failed"] > 0).to_numpy() if "failed" in table else None
+    return Predictions(names, parts, probability, np.where(np.isnan(probability), -1, decisions), partly)
 
 
 def _rows(path: Path) -> tuple[list[str], NDArray[np.int64], list[str]]:
@@ -199,14 +223,15 @@ def _rows(path: Path) -> tuple[list[str], NDArray[np.int64], list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a readable text file ({error})") from error
     notes = [f"{path}: its lines end in CR LF; taken as LF"] if "\r\n" in text else []
-    rows = enumerate(csv.reader(text.splitlines()), 1)
-    lines = [(number, [field.strip() for field in row]) for number, row in rows if row]
+    lines = _lines(path, text)
     if lines and _is_header(lines[0][1]):
         number, header = lines.pop(0)
-        notes.append(f"{path}: line {number} is a header ({','.join(header)}); left out")
+        notes.append(f"{path}: line {number} is a header ({_short(header)}); left out")
     for number, (study, *given) in lines:
+        # Names are not told here: they may be UIDs of a run that hides them.
         if not study or not given or not set(given) <= {"0", "1"}:
-            raise UsageError(f"{path}, line {number}: {','.join([study, *given])!r} is not STUDY/,0 or STUDY/,1")
+            what = f"{_short(given)!r} behind the study" if given else "no decision"
+            raise UsageError(f"{path}, line {number}: {what if study else 'no study'}; a line is STUDY/,0 or STUDY/,1")
         if len(given) != len(lines[0][1]) - 1:
             raise UsageError(f"{path}, line {number}: {len(given)} decisions, and another number on line {lines[0][0]}")
     if not lines:
@@ -215,8 +240,30 @@ def _rows(path: Path) -> tuple[list[str], NDArray[np.int64], list[str]]:
     bare = sum(not line[0].endswith(("/", "\\")) for _, line in lines)
     if bare:
         notes.append(f"{path}: {bare} of {len(names)} studies lack the slash at their end; taken as if they had it")
-    _check_not_doubled(path, names)
+    first: dict[str, int] = {}
+    for (number, _), name in zip(lines, names, strict=True):
+        if first.setdefault(name, number) != number:
+            raise UsageError(f"{path}, line {number}: the study of line {first[name]} again; leave one line of each")
     return names, np.array([line[1:] for _, line in lines]).astype(np.int64), notes
+
+
+def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    """The fields of every line that holds any, with the number of the line that they begin on."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    found, number = [], 1
+    try:
+        for row in reader:
+            if row:
+                found.append((number, [field.strip() for field in row]))
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {number}: not CSV ({error}); a quotation mark too many or too few?") from error
+    return found
+
+
+def _short(fields: list[str]) -> str:
+    row = ",".join(fields)
+    return row if len(row) <= WORDS_SHOWN else f"{row[:WORDS_SHOWN]}..."
 
 
 def _is_header(fields: list[str]) -> bool:
@@ -224,19 +271,15 @@ def _is_header(fields: list[str]) -> bool:
     return not re.search(r"[/\\]", fields[0]) and not any(re.fullmatch(r"[-+.\d]*", field) for field in fields[1:])
 
 
-def _check_not_doubled(path: Path, names: list[str]) -> None:
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
-        raise UsageError(f"{path}: in it more than once: {some(doubled)}; leave one line of each")
-
-
 def _body_parts(names: list[str]) -> list[str]:
     return [body_part(f"{name}/".encode()) for name in names]
 
 
-def _first_line(path: Path) -> str:
+def _first_fields(path: Path) -> list[str]:
+    """Those of the first line, as the header of a table has them."""
     try:
         with path.open("rb") as file:
-            return file.readline(4096).decode("utf-8-sig", "replace").strip()
+            line = file.readline(4096).decode("utf-8-sig", "replace")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [])]

@@ -22,6 +22,7 @@ class Kappas(NamedTuple):
     best_radiologist: float
 
 
+OVERALL = Kappas(MODEL["kappa"], max(RADIOLOGISTS))
 BY_BODY_PART = {
     "ELBOW": Kappas(0.710, 0.850),
     "FINGER": Kappas(0.389, 0.410),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,18 +57,20 @@ def choose_threshold(truth: NDArray[np.int64], probability: NDArray[np.float64],
     # Below all, between neighbours, and at the largest, which is not above itself.
     thresholds = np.concatenate([[values[0] / 2], (values[1:] + values[:-1]) / 2, values[-1:]])
     ordered = np.sort(probability[truth == 1]), np.sort(probability[truth == 0])
-    below = [np.searchsorted(part, thresholds, "right") / len(part) for part in ordered]
-    sensitivity, specificity = 1 - below[0], below[1]
+    below = [np.searchsorted(part, thresholds, "right") for part in ordered]
+    # Whole numbers, for a share such as 0.93 of 100 studies is reached by 93 of them whatever is rounded.
+    normal = len(truth) - abnormal
+    caught, cleared = abnormal - below[0], below[1]
     if found[1] is None:
-        at = int(np.argmax(np.round(sensitivity + specificity, 12)))  # the first of equal ones
+        at = int(np.argmax(caught * normal + cleared * abnormal))  # the first of equal ones
     elif found[1] == "sensitivity":
-        enough = np.flatnonzero(sensitivity >= float(found[2]))
+        enough = np.flatnonzero(caught >= math.ceil(Fraction(found[2]) * abnormal))
         if not len(enough):
             raise UsageError(f"--choose-threshold {rule}: an abnormal study has the probability 0, which is above none")
         at = int(enough[-1])
     else:
-        at = int(np.flatnonzero(specificity >= float(found[2]))[0])
-    return Choice(float(thresholds[at]), float(sensitivity[at]), float(specificity[at]))
+        at = int(np.flatnonzero(cleared >= math.ceil(Fraction(found[2]) * normal))[0])
+    return Choice(float(thresholds[at]), int(caught[at]) / abnormal, int(cleared[at]) / normal)
 
 
 def write_threshold(path: Path, choice: Choice, **origin: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mura_trt.errors import UsageError
+from mura_trt.evaluation.finished import read_run_file, read_studies, table_of
 from mura_trt.recipe import noted_recipe
 from mura_trt.results import RUN_FILE
-from mura_trt.tables import FORMATS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,23 +61,12 @@ def read_run(folder: Path) -> ScoredRun:
     UsageError
         No run has come to its end there, or a table is missing or is none.
     """
-    path = folder / RUN_FILE
-    if not path.exists():
-        raise UsageError(f"{folder}: no {RUN_FILE}, so no run has come to its end there; go on with score --resume")
-    try:
-        run = json.loads(path.read_bytes())
-        written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        if not isinstance(run, dict) or not isinstance(run.get("bundle"), dict):
-            raise ValueError("it does not tell of a run")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); score again with --resume") from error
-    studies = _table(folder, "studies", ["study", "body_part"], ["views", "scored", "failed", "probability"])
+    run = read_run_file(folder)
+    written = datetime.fromtimestamp((folder / RUN_FILE).stat().st_mtime, UTC)
+    studies = read_studies(_there(folder, "studies"), whole=True)
     views = _table(folder, "views", ["view", "study"], ["probability"])
     failures = _table(folder, "failures", ["view", "study", "stage", "code", "message"])
-    drawn = _table(folder, HEATMAPS, ["view", "file"]) if _place(folder, HEATMAPS) else None
-    # The decision as it was made: a mean may be at the threshold to the last digit that a table has.
-    abnormal = _table(folder, "studies", ["study"], ["abnormal"])["abnormal"]
-    studies["abnormal"] = abnormal.fillna(-1).astype(np.int64)
+    drawn = _table(folder, HEATMAPS, ["view", "file"]) if table_of(folder, HEATMAPS) else None
     return ScoredRun(
         folder,
         run,
@@ -91,17 +79,18 @@ def read_run(folder: Path) -> ScoredRun:
     )
 
 
-def _place(folder: Path, table: str) -> Path | None:
-    return next((path for kind in FORMATS if (path := folder / f"{table}.{kind}").exists()), None)
+def _there(folder: Path, table: str) -> Path:
+    path = table_of(folder, table)
+    if path is None:
+        raise UsageError(f"{folder}: no {table}.csv or {table}.parquet; score again with --resume")
+    return path
 
 
 def _table(folder: Path, table: str, words: list[str], numbers: list[str] | None = None) -> pd.DataFrame:
     """Columns of a table: ``words`` as text, ``numbers`` as float64, NaN where they are empty."""
     import pandas as pd
 
-    path = _place(folder, table)
-    if path is None:
-        raise UsageError(f"{folder}: no {table}.csv or {table}.parquet; score again with --resume")
+    path = _there(folder, table)
     numbers = numbers or []
     columns = [*words, *numbers]
     try:
@@ -112,6 +101,7 @@ def _table(folder: Path, table: str, words: list[str], numbers: list[str] | None
             )
         else:
             found = pd.read_parquet(path, columns=columns)
+        found = found.fillna(dict.fromkeys(words, ""))
         return found.astype(dict.fromkeys(words, str) | dict.fromkeys(numbers, np.float64))[columns]
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(

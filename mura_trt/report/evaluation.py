@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mura_trt.evaluation.tell import METHODS, NAMES
+from mura_trt.evaluation.tell import NAMES, by_body_part, decimals, interval_of, method_of
 from mura_trt.report import charts
 from mura_trt.report.judged import Judged
 from mura_trt.report.markup import name, table, text
-from mura_trt.report.sections import decimals, interval, notes
+from mura_trt.report.sections import notes
 
 KAPPA_INTERVAL = "fleiss_cohen_everitt"
 
@@ -19,7 +19,7 @@ def evaluation(judged: Judged | str) -> str:
     if isinstance(judged, str):
         return f'<p class="absent">There is no evaluation, for want of labels: {name(judged)}</p>'
     found = judged.found
-    everything = found["groups"]["all"]
+    everything = found["overall"]
     said = (
         f"{everything['studies']:,} studies of {everything['patients']:,} patients, {everything['abnormal']:,} of them"
         f" abnormal. Labels: {found['labels']}."
@@ -30,18 +30,19 @@ def evaluation(judged: Judged | str) -> str:
     chart, by_body_part = _by_body_part(found)
     return (
         f"<p>{name(said)}</p>"
-        f'<div class="split">{_figures(everything["figures"])}'
+        f'<div class="split">{_figures(everything["figures"], found["resamples"])}'
         f"<div>{_confusion(everything['counts'])}{chart}</div></div>"
         f'<div class="charts">{curves}</div>'
         f"{by_body_part}{_readers(found['readers'])}{notes(found['notes'])}"
     )
 
 
-def _figures(found: dict[str, Any]) -> str:
+def _figures(found: dict[str, Any], resamples: int) -> str:
     rows = []
     for key, figure in found.items():
         for method, limits in figure["intervals"].items():
-            rows.append((NAMES[key], decimals(figure["value"]), interval(*limits), METHODS[method]))
+            how = method_of(method, figure, resamples)
+            rows.append((NAMES[key], decimals(figure["value"]), interval_of(limits), how))
     return table("Figures with 95 % intervals", ["figure", "value", "95 % interval", "method"], rows, [1, 2], "figures")
 
 
@@ -68,7 +69,7 @@ def _confusion(counts: dict[str, int]) -> str:
 
 
 def _curves(judged: Judged) -> Iterator[tuple[str, str]]:
-    everything = judged.found["groups"]["all"]
+    everything = judged.found["overall"]
     found, counts, studies = everything["figures"], everything["counts"], everything["studies"]
     sensitivity, specificity, precision = (found[key]["value"] for key in ("sensitivity", "specificity", "ppv"))
     if judged.roc:
@@ -82,21 +83,16 @@ def _curves(judged: Judged) -> Iterator[tuple[str, str]]:
 
 
 def _said(figure: dict[str, Any]) -> str:
-    limits = interval(*next(iter(figure["intervals"].values())))
+    limits = interval_of(next(iter(figure["intervals"].values())))
     return decimals(figure["value"]) + (f" (95 % interval {limits})" if limits else "")
 
 
 def _by_body_part(found: dict[str, Any]) -> tuple[str, str]:
     """Kappa as a chart, and as a table with what else is known of each body part."""
-    published = found["published"]
-    papers = {
-        "all": {"model": published["model"]["kappa"], "best_radiologist": max(published["radiologists"])},
-        **published["body_parts"],
-    }
     rows: list[tuple[str, float | None, Sequence[float | None], dict[str, float] | None]] = []
     cells = []
-    for part, group in found["groups"].items():
-        kappa, area, paper = group["figures"]["kappa"], group["figures"].get("auroc"), papers.get(part)
+    for part, group, paper in by_body_part(found):
+        kappa, area = group["figures"]["kappa"], group["figures"].get("auroc")
         limits = kappa["intervals"][KAPPA_INTERVAL]
         rows.append((part, kappa["value"], limits, paper))
         cells.append(
@@ -104,7 +100,7 @@ def _by_body_part(found: dict[str, Any]) -> tuple[str, str]:
                 part,
                 f"{group['studies']:,}",
                 decimals(kappa["value"]),
-                interval(*limits),
+                interval_of(limits),
                 decimals(area["value"]) if area else "",
                 decimals(paper["model"]) if paper else "",
                 decimals(paper["best_radiologist"]) if paper else "",
@@ -113,7 +109,7 @@ def _by_body_part(found: dict[str, Any]) -> tuple[str, str]:
     columns = ["body part", "studies", "kappa", "95 % interval", "AUROC", "paper's model", "best radiologist"]
     chart = (
         '<figure class="kappas"><figcaption>Cohen\'s kappa by body part</figcaption>'
-        f"<p>Beside it stands what the MURA paper reports; {text(published['warning'])}.</p>"
+        f"<p>Beside it stands what the MURA paper reports; {text(found['published']['warning'])}.</p>"
         '<ul class="legend"><li class="key-point">this run, 95 % interval</li><li class="key-paper">paper\'s model</li>'
         f'<li class="key-radiologist">paper\'s best radiologist</li></ul>{charts.kappas(rows)}</figure>'
     )
@@ -125,14 +121,14 @@ def _readers(readers: list[dict[str, Any]]) -> str:
         return ""
     rows = []
     for number, reader in enumerate(readers, 1):
-        kappa, difference = reader["kappa"]["all"], reader["model_less_reader"]
+        kappa, difference = reader["overall"], reader["model_less_reader"]
         rows.append(
             (
                 number,
                 decimals(kappa["value"]),
-                interval(*kappa["intervals"][KAPPA_INTERVAL]),
+                interval_of(kappa["intervals"][KAPPA_INTERVAL]),
                 decimals(difference["value"]),
-                interval(*difference["intervals"]["bootstrap"]),
+                interval_of(difference["intervals"]["bootstrap"]),
             )
         )
     columns = ["reader", "kappa", "95 % interval", "this run less the reader", "95 % interval, paired"]

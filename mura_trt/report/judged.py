@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from mura_trt.errors import UsageError
 from mura_trt.evaluation.cohort import Cohort
-from mura_trt.evaluation.run import EvaluateOptions, cohort_of, evaluate
+from mura_trt.evaluation.run import EvaluateOptions, Report, evaluated
 
 CURVE_POINTS = 300  # of a curve, so many are drawn
 Points = list[tuple[float, float]]
@@ -39,7 +38,7 @@ class Judged:
     precision_recall: Points
 
 
-def judged(out: Path, labels: Path | None, readers: Path | None, partial: bool, resamples: int) -> Judged | str:
+def judged(options: EvaluateOptions, report: Report) -> Judged | str:
     """The run's figures; where it has no labels and none were asked for, the reason.
 
     Raises
@@ -47,18 +46,16 @@ def judged(out: Path, labels: Path | None, readers: Path | None, partial: bool, 
     UsageError
         The labels or readers that were named cannot be used.
     """
-    options = EvaluateOptions(out, labels, readers, partial=partial, resamples=resamples)
     try:
-        found = evaluate(options)
+        found, cohort = evaluated(options, report)
     except UsageError as error:
-        if labels is not None or readers is not None:
+        if options.labels is not None or options.readers is not None:
             raise
         return str(error)
     except ImportError as error:
-        if labels is not None or readers is not None:
+        if options.labels is not None or options.readers is not None:
             raise
         return f"{error}; install the extra `evaluate`"
-    _, cohort = cohort_of(options)
     return Judged(found, dict(zip(cohort.names, cohort.truth.tolist(), strict=True)), *_curves(cohort))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mura_trt.evaluation.tell import decimals, interval_of
 from mura_trt.report import charts
 from mura_trt.report.data import ScoredRun
 from mura_trt.report.judged import Judged
@@ -38,10 +39,10 @@ def summary(run: ScoredRun, judged: Judged | str) -> str:
     if without:
         tiles[0] = (*tiles[0][:2], f"{tiles[0][2]}, {without:,} without a score")
     if isinstance(judged, Judged):
-        found = judged.found["groups"]["all"]["figures"]
+        found = judged.found["overall"]["figures"]
         for key, words in (("auroc", "AUROC"), ("kappa", "Cohen's kappa")):
-            low, high = next(iter(found[key]["intervals"].values()))
-            tiles.append((words, decimals(found[key]["value"]), interval(low, high)))
+            limits = next(iter(found[key]["intervals"].values()))
+            tiles.append((words, decimals(found[key]["value"]), interval_of(limits)))
     cells = "".join(
         f'<li><span class="what">{text(what)}</span><strong>{text(value)}</strong><span>{text(more)}</span></li>'
         for what, value, more in tiles
@@ -109,16 +110,6 @@ def moment(run: ScoredRun) -> str:
 def notes(words: list[str]) -> str:
     """Remarks, one a line; nothing where there are none."""
     return f'<ul class="notes">{"".join(f"<li>{name(word)}</li>" for word in words)}</ul>' if words else ""
-
-
-def decimals(value: float | None) -> str:
-    """Three of them."""
-    return "not defined" if value is None else f"{value:.3f}"
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """The limits of a 95 % interval."""
-    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def _seconds(count: float) -> str:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
-from mura_trt.archives.disclosure import Disclosure, default_salt_file
 from mura_trt.archives.listing import Listing
 from mura_trt.archives.lists import LIST_SUFFIXES
 from mura_trt.earlier import identities, read_hashes
 from mura_trt.errors import MuraTrtError, UsageError
+from mura_trt.evaluation.finished import disclosure_of
 from mura_trt.report.data import ScoredRun
 from mura_trt.results import HEADERS_FILE, VIEWS_FILE
 
@@ -89,12 +89,12 @@ def _of_overlay(folder: Path, file: str) -> bytes | None:
     from PIL import Image
 
     path = folder / file
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return None
     try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return None
         with Image.open(path, formats=["JPEG"]) as image:
             return _jpeg(image) if max(image.size) <= MAX_OVERLAY else None
-    except (OSError, ValueError, SyntaxError):  # Pillow's, of broken files
+    except (OSError, ValueError, SyntaxError):  # Pillow's, of broken files; ValueError of names, too
         return None
 
 
@@ -127,17 +127,10 @@ def _add_from_archive(
 
 def _listed(run: ScoredRun, salt_file: Path | None) -> Listing:
     """The archive's views as the run listed them, but for their studies, which the run's tables tell."""
-    named, root, uids = str(run.run["archive"]), run.recipe.get("archive"), run.recipe.get("uids")
+    named, root = str(run.run["archive"]), run.recipe.get("archive")
     if root is None:
         raise UsageError("the run has left no note of what it read")
-    disclosure = None
-    if uids is not None:
-        kept = bool(run.recipe.get("keep_paths"))
-        disclosure = Disclosure(salt_file or default_salt_file(), kept, str(uids).startswith("kept"))
-        if not disclosure.salt_file.exists() or disclosure.tag != uids:
-            raise UsageError(
-                f"{disclosure.salt_file} is not the salt that the run hashed names with; name it with --uid-salt-file"
-            )
+    disclosure = disclosure_of(run.recipe, salt_file)
     index = HeaderIndex.read(run.folder / HEADERS_FILE)
     if "://" in named:
         return list_archive(named, disclosure=disclosure, index=index)

@@ -34,13 +34,15 @@ class Worklist:
     pictures: list[str]
 
 
-def worklist(run: ScoredRun, truth: dict[str, int], pictures: Pictures, link: bool) -> Worklist:
-    """Studies with the highest probabilities first, each with its views, those with the highest ones first.
+def worklist(run: ScoredRun, count: int, truth: dict[str, int], pictures: Pictures, link: bool) -> Worklist:
+    """The first studies, those with the highest probabilities, each with its views, those with the highest ones first.
 
     Parameters
     ----------
     run
         What was scored.
+    count
+        So many studies at the most.
     truth
         By study; of those whose labels are known.
     pictures
@@ -48,14 +50,16 @@ def worklist(run: ScoredRun, truth: dict[str, int], pictures: Pictures, link: bo
     link
         Whether the page lies where the overlays' files can be named from.
     """
-    studies = run.studies
-    parts, codes = _numbered(studies["body_part"].tolist()), _numbered(run.failures["code"].tolist())
+    studies = run.studies[:count]
+    scored = run.views[run.views["study"].isin(studies["study"])]
+    failed = run.failures[run.failures["study"].isin(studies["study"])]
+    parts, codes = _numbered(studies["body_part"].tolist()), _numbered(failed["code"].tolist())
     of_study: dict[str, list[tuple[str, float | None, int]]] = {name: [] for name in studies["study"]}
-    ordered = run.views.sort_values("probability", ascending=False, kind="stable")
+    ordered = scored.sort_values("probability", ascending=False, kind="stable")
     for view, study, probability in zip(ordered["view"], ordered["study"], ordered["probability"], strict=True):
-        of_study.setdefault(study, []).append((view, probability, -1))
-    for view, study, code in zip(run.failures["view"], run.failures["study"], run.failures["code"], strict=True):
-        of_study.setdefault(study, []).append((view, None, codes[code]))
+        of_study[study].append((view, probability, -1))
+    for view, study, code in zip(failed["view"], failed["study"], failed["code"], strict=True):
+        of_study[study].append((view, None, codes[code]))
     columns: dict[str, list[Any]] = {name: [] for name in ("name", "probability", "code", "picture", "overlay", "file")}
     first: list[int] = []
     shown: list[str] = []
@@ -82,8 +86,8 @@ def worklist(run: ScoredRun, truth: dict[str, int], pictures: Pictures, link: bo
             "probability": [_rounded(probability) for probability in studies["probability"]],
             "abnormal": studies["abnormal"].tolist(),
             "truth": [truth.get(study_name(study), -1) for study in studies["study"]],
-            "scored": studies["scored"].astype(int).tolist(),
-            "failed": studies["failed"].astype(int).tolist(),
+            "scored": studies["scored"].tolist(),
+            "failed": studies["failed"].tolist(),
             "first": first,
         },
         "views": columns,

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 
 from mura_trt.bundle import Bundle
-from mura_trt.errors import RuntimeUnavailable
+from mura_trt.errors import RuntimeUnavailable, UsageError
 from mura_trt.runtimes.base import DevicePixels, Pixels, Scores, Session, SessionOptions
 
 __all__ = [
@@ -47,9 +47,13 @@ def open_session(
 
     Raises
     ------
+    UsageError
+        There is no such runtime.
     RuntimeUnavailable
         None of them works here.
     """
+    if runtime not in ("auto", *RUNTIMES):
+        raise UsageError(f"--runtime {runtime}: choose from auto, {', '.join(RUNTIMES)}")
     passed_over: list[str] = []
     for name in auto if runtime == "auto" else (runtime,):
         module, cls = RUNTIMES[name]

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.archives import list_archive
-from mura_trt.archives.listing import Listing, body_part, display, label
+from mura_trt.archives.listing import Listing, body_part, display, label, patient
 from mura_trt.errors import UsageError
 
 _SPLIT = re.compile(r"(?:.*/)?(train|valid)/")  # the last such folder, for a list's paths may begin anywhere
-_PATIENT = re.compile(r"([^/]+)/study\d+_(?:positive|negative)(?=/|$)")
+_STUDY = re.compile(r"([^/]+)/study\d+_(?:positive|negative)(?=/|$)")
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _split(
     names: list[str], usable: NDArray[np.bool_], validation_share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows for training and for validation, among the usable ones."""
-    patients = np.array([found[1] if (found := _PATIENT.search(name)) else "" for name in names])
+    patients = np.array([_patient(name) for name in names])
     folders = np.array([found[1] if (found := _SPLIT.match(name)) else "" for name in names])
     if {"train", "valid"} <= set(folders[usable].tolist()):
         for_validation = folders == "valid"
@@ -160,3 +160,8 @@ def _split(
         )
         for_validation = np.isin(patients, order[: max(1, round(validation_share * len(order)))])
     return np.flatnonzero(usable & ~for_validation), np.flatnonzero(usable & for_validation)
+
+
+def _patient(name: str) -> str:
+    """Where a name tells of none, the folder of the study: what may be one patient must not be on both sides."""
+    return patient(name) or (found[1] if (found := _STUDY.search(name)) else "")

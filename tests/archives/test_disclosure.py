@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_uids_are_kept_where_asked(tmp_path: Path) -> None:
     assert kept.uid("1.2.3") == "1.2.3"
     assert hashed.uid("1.2.3") == hashed.digest(b"1.2.3")
     assert kept.tag != hashed.tag
+
+
+def test_threads_that_make_the_salt_at_once_have_the_same(tmp_path: Path) -> None:
+    for turn in range(50):
+        with ThreadPoolExecutor(8) as pool:
+            salts = list(pool.map(lambda path: Disclosure(path).salt, [tmp_path / f"salt{turn}"] * 8))
+        assert len(set(salts)) == 1
+    assert len(list(tmp_path.iterdir())) == 50  # and nothing else is left
 
 
 def test_a_salt_that_others_may_read_or_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -9,16 +9,9 @@ from sklearn.metrics import average_precision_score, brier_score_loss, cohen_kap
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
+from mura_trt.evaluation.bootstrap import figures_of_resamples
 from mura_trt.evaluation.cohort import Cohort
-from mura_trt.evaluation.figures import (
-    average_precision,
-    brier,
-    calibration,
-    calibration_error,
-    figures,
-    kappa_difference,
-    resampled,
-)
+from mura_trt.evaluation.figures import calibration, calibration_error, figures, kappa_difference
 from mura_trt.metrics import Counts
 
 EXACT = 1e-9
@@ -87,23 +80,24 @@ def test_calibration_error_of_bins_by_hand() -> None:
     # Of two in the first bin half are abnormal, of two in the last both, and the one in the fourth is not.
     assert calibration_error(truth, probability) == pytest.approx((2 * 0.45 + 2 * 0.025 + 0.3) / 5)
     assert np.allclose(calibration(truth, probability), [(2, 0.05, 0.5), (1, 0.3, 0.0), (2, 0.975, 1.0)])
-    weights = [2, 0, 1, 1, 0]
-    repeated = calibration_error([0, 0, 1, 1], [0.05, 0.05, 0.95, 1.0])
-    assert calibration_error(truth, probability, weights) == pytest.approx(repeated)
 
 
-def test_weights_are_repetitions() -> None:
-    cohort = scored(60, 1)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_resample_has_the_figures_of_its_patients_studies(seed: int) -> None:
+    """By repeating each study as often as its patient is drawn; ties, and resamples of one class, among them."""
+    rng = np.random.default_rng(seed)
+    cohort = scored(int(rng.integers(4, 60)), seed)
     assert cohort.probability is not None
-    weights = np.random.default_rng(2).integers(0, 4, 60)
-    truth, decided = np.repeat(cohort.truth, weights), np.repeat(cohort.decided, weights)
-    probability = np.repeat(cohort.probability, weights)
-    again = Cohort(truth, decided, probability, None, np.arange(len(truth)), [""] * len(truth))
-    assert Counts.of(cohort.truth, cohort.decided, weights).kappa() == pytest.approx(Counts.of(truth, decided).kappa())
-    figures_again = figures(again, 1)
-    precision = average_precision(cohort.truth, cohort.probability, weights)
-    assert precision == pytest.approx(figures_again["average_precision"].value)
-    assert brier(cohort.truth, cohort.probability, weights) == pytest.approx(figures_again["brier"].value)
+    draws = rng.multinomial(cohort.patient_count, np.full(cohort.patient_count, 1 / cohort.patient_count), 10)
+    found = figures_of_resamples(cohort, draws.astype(np.float64))
+    assert set(found) == {"kappa", "f1", "average_precision", "brier", "calibration_error"}
+    for number, drawn in enumerate(draws):
+        times = drawn[cohort.patients]
+        truth, decided = np.repeat(cohort.truth, times), np.repeat(cohort.decided, times)
+        probability = np.repeat(cohort.probability, times)
+        again = figures(Cohort(truth, decided, probability, None, np.zeros(len(truth), int), [""] * len(truth)), 1)
+        for name, values in found.items():
+            assert values[number] == pytest.approx(again[name].value, abs=1e-12, nan_ok=True), name
 
 
 def test_a_bootstrap_is_the_same_by_its_seed_and_agrees_with_the_closed_form() -> None:
@@ -131,16 +125,10 @@ def test_the_bootstrap_draws_patients_and_not_studies() -> None:
     assert width(alike) == pytest.approx(2 * width(scattered), rel=0.15)
 
 
-def test_resamples_hold_as_many_patients_as_there_are() -> None:
-    cohort = scored(50, 3)
-    totals = resampled(cohort, {"patients": lambda weights: float(weights[::2].sum())}, 20, 0)["patients"]
-    assert totals == [25.0] * 20
-
-
 def test_a_part_keeps_its_patients_numbered_without_gaps() -> None:
     cohort = cohort_of(3, 3, 3, 3)
     cohort.body_parts = ["HAND", "WRIST"] * 6
-    part = cohort.part("WRIST")
+    part = cohort.by_body_part()["WRIST"]
     assert part.patients.tolist() == [0, 1, 2, 3, 4, 5]
     assert len(part) == 6
 
@@ -153,7 +141,8 @@ def test_one_class_leaves_undefined_what_needs_both(truth: int) -> None:
     assert np.isnan(found["auroc"].value)
     assert np.isnan(found["average_precision"].value) == (truth == 0)
     assert np.isnan(found["specificity" if truth else "sensitivity"].value)
-    assert found["kappa"].value == 0.0
+    assert np.isnan(found["kappa"].value)
+    assert np.isnan(list(found["kappa"].intervals.values())).all()
     same = Cohort(np.ones(3, np.int64), np.ones(3, np.int64), None, None, np.arange(3), [""] * 3)
     assert np.isnan(figures(same, 20)["kappa"].value)
     assert np.isnan(figures(same, 20)["kappa"].intervals["bootstrap"]).all()

@@ -114,15 +114,15 @@ def test_the_worklist_begins_with_the_highest_probability(page: Page, run: Path)
 def test_the_evaluation_is_that_of_evaluate(page: Page, run: Path) -> None:
     told = json.loads(CliRunner().invoke(app, ["evaluate", str(run), "--resamples", "20", "--json"]).stdout)
     said = page.texts["evaluation"]
-    for figure in told["groups"]["all"]["figures"].values():
+    for figure in told["overall"]["figures"].values():
         assert f"{figure['value']:.3f}" in said
         for low, high in figure["intervals"].values():
             assert f"{low:.3f} to {high:.3f}" in said
-    counts = told["groups"]["all"]["counts"]
+    counts = told["overall"]["counts"]
     assert f"{counts['false_negative']}missed" in said and f"{counts['false_positive']}false alarms" in said
     for words in ("hidden test set of 207 studies", "paper's model", "best radiologist", "DeLong", "0.778", "WRIST"):
         assert words in said
-    assert page.texts["kappas-description"].startswith(f"all {told['groups']['all']['figures']['kappa']['value']:.3f}")
+    assert page.texts["kappas-description"].startswith(f"overall {told['overall']['figures']['kappa']['value']:.3f}")
     assert [option for option in page.named("option") if option.get("value") == "wrong"]
 
 
@@ -132,7 +132,8 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path, run: Path) -> None:
         for at, words in enumerate(HOSTILE)
     ]
     labels = tmp_path / "labels.csv"
-    labels.write_text("".join(f'"{study.name.replace(chr(34), chr(34) * 2)}/",1\n' for study in studies[:2]))
+    rows = [f'"{study.name.replace(chr(34), chr(34) * 2)}/",{at % 2}\n' for at, study in enumerate(studies)]
+    labels.write_text("".join(rows))
     hostile: dict[str, Any] = {
         "archive": "/data/" + "".join(HOSTILE),
         "command": "".join(HOSTILE),
@@ -141,7 +142,7 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path, run: Path) -> None:
     out = write_run(tmp_path / "out", studies, **hostile)
     heatmaps = [f"{studies[0].name}/{HOSTILE[0]}.png,{studies[0].name},0.9,javascript:alert(1)"]
     (out / "heatmaps.csv").write_text("view,study,probability,file\n" + "\n".join(heatmaps) + "\n")
-    path = Path(report(ReportOptions(out, resamples=2, thumbnails=3))["page"])
+    path = Path(report(ReportOptions(out, labels, resamples=2, thumbnails=3))["page"])
     source, found = path.read_text(), read_page(path)
     clean = read_page(write_page(run))
     assert len(found.named("script")) == len(clean.named("script")) == 3
@@ -150,6 +151,8 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path, run: Path) -> None:
     assert found.scripts["script"] == clean.scripts["script"]
     for words in HOSTILE:
         assert words in found.texts["failures"] and words in found.texts["run"]
+        # In the chart of body parts, in their table and in notes.
+        assert found.texts["evaluation"].count(words) >= 3 and words in found.texts["kappas-description"]
     assert sorted(found.rows["studies"]["name"]) == sorted(study.name for study in studies)
     for key in ("rows", "pictures"):
         (raw,) = re.findall(rf'<script type="application/json" id="{key}">(.*?)</script>', source, re.DOTALL)
@@ -226,7 +229,10 @@ def test_tables_may_be_parquet(tmp_path: Path, page: Page) -> None:
         (lambda out: (out / "run.json").unlink(), r"no run\.json"),
         (lambda out: (out / "run.json").write_text("[]"), "does not tell of a run"),
         (lambda out: (out / "views.csv").unlink(), r"no views\.csv or views\.parquet"),
-        (lambda out: (out / "studies.csv").write_text("a,b\n1,2\n"), r"studies\.csv: not a table with study"),
+        (
+            lambda out: (out / "studies.csv").write_text("a,b\n1,2\n"),
+            r"studies\.csv: not a table of studies; it lacks study",
+        ),
     ],
 )
 def test_what_is_no_finished_run_is_refused(spoil: Any, message: str, tmp_path: Path) -> None:
@@ -236,12 +242,55 @@ def test_what_is_no_finished_run_is_refused(spoil: Any, message: str, tmp_path: 
         report(ReportOptions(out))
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
     out = write_run(tmp_path / "out", labelled(4))
-    with pytest.raises(EnvironmentProblem, match=r"--out"):
-        report(ReportOptions(out, page=tmp_path / "absent" / "page.html", thumbnails=0, resamples=2))
+    (out / "report.html").write_text("old")
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(EnvironmentProblem, match=r"report\.html: cannot be written \(No space left.*--out"):
+        report(ReportOptions(out, thumbnails=0, resamples=2))
+    assert (out / "report.html").read_text() == "old"
     with pytest.raises(UsageError, match="--thumbnails -1"):
         ReportOptions(out, thumbnails=-1)
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("out/run.json", "a page is a .html file"),
+        ("out/hashes.dat", "a page is a .html file"),
+        ("out/recipe.html", r"recipe\.html: this is, or lies in, .*recipe\.json, which is read"),
+        ("out/shards/page.html", "lies in, .*shards, which is read"),
+        ("labels.html", "labels.html, which is read; name another file for the page"),
+        ("absent/page.html", "absent is no folder that can be written to; make it"),
+    ],
+)
+def test_a_page_does_not_take_the_place_of_what_is_read(tmp_path: Path, page: str, message: str) -> None:
+    out = write_run(tmp_path / "out", labelled(4))
+    (out / "recipe.html").hardlink_to(out / "recipe.json")
+    labels = tmp_path / "labels.html"
+    labels.write_text("".join(f"{study.name}/,{at % 2}\n" for at, study in enumerate(labelled(4))))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=message):
+        report(ReportOptions(out, labels, page=tmp_path / page, resamples=2))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_worklist_has_the_first_studies_and_the_rest_of_the_page_has_all(tmp_path: Path, page: Page) -> None:
+    studies = [*labelled(), MadeStudy("valid/XR_HAND/patient9/study1_negative", "HAND", {"lost.png": None})]
+    out = write_run(tmp_path / "out", studies)
+    found = written(out, partial=True, studies=5)
+    for column in ("name", "probability", "truth", "abnormal"):
+        assert found.rows["studies"][column] == page.rows["studies"][column][:5]
+    assert found.rows["views"] == {key: values[:10] for key, values in page.rows["views"].items()}
+    assert "The first 5 of 13 studies; the rest is in the run's table of studies" in found.texts["worklist"]
+    assert "12 studies of 12 patients" in found.texts["evaluation"] and "lost.png" in found.texts["failures"]
+    assert "12 scored studies" in found.texts["histogram-description"]
+    assert "The first" not in written(out, partial=True).texts["worklist"]
+    with pytest.raises(UsageError, match="--studies 0"):
+        ReportOptions(out, studies=0)
 
 
 def test_the_command_writes_the_page_of_a_true_run(archive: Path, bundle: Bundle, tmp_path: Path) -> None:

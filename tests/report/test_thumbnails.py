@@ -137,7 +137,7 @@ def test_overlays_come_first(small: Path, tmp_path: Path) -> None:
             assert image.mode == "L"
     run = read_run(out)
     for link, files in ((True, {sound, 0}), (False, {0})):
-        rows = worklist(run, {}, found, link).rows["views"]
+        rows = worklist(run, len(run.studies), {}, found, link).rows["views"]
         assert set(rows["file"]) == files and sum(rows["overlay"]) == 1
     shutil.rmtree(small)
     gone = drawn(out)

@@ -106,6 +106,20 @@ def test_without_muras_folders_patients_are_split_whole(seed: int, tmp_path: Pat
     assert sorted([*views.train, *views.valid]) == list(range(len(keys_of(archive))))
 
 
+@pytest.mark.parametrize("name", ["patient{:05d}/{}/study1", "case{:02d}/study{}"])
+def test_a_patient_is_muras_number_or_the_folder_of_studies(name: str, tmp_path: Path) -> None:
+    """The first has a folder between patient and study; in the second patients are named otherwise."""
+    for patient in range(16):
+        for number in (1, 2):
+            abnormal = "positive" if patient % 2 else "negative"
+            add_study(tmp_path / "a", f"XR_WRIST/{name.format(patient, number)}_{abnormal}", flat())
+    keys = keys_of(tmp_path / "a")
+    views = load(tmp_path / "a", tmp_path / "work", share=0.5)
+    train, valid = ({keys[row].split("/")[1] for row in rows} for rows in (views.train, views.valid))
+    assert not train & valid
+    assert len(train) == len(valid) == 8
+
+
 def test_the_split_follows_from_the_seed(tmp_path: Path) -> None:
     archive = plain(tmp_path / "a", 40)
     splits = [load(archive, tmp_path / "work", seed=seed).valid.tolist() for seed in (0, 0, 1, 2)]

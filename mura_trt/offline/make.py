@@ -1,0 +1,442 @@
+"""Writes a bundle for a host with no internet: all packages for its Python, in volumes, with what installs them.
+
+It needs pip and a network here. What pip is told of its indexes (its configuration, its variables) holds.
+"""
+
+from __future__ import annotations
+
+import email
+import hashlib
+import io
+import json
+import logging
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mura_trt
+from mura_trt.errors import EnvironmentProblem, UsageError
+from mura_trt.files import sha256_of, sync_folder, write_atomically
+from mura_trt.offline.install import FORMAT, MANIFEST, SCRIPTS, InstallError, find_cuda, pycuda_source
+
+if TYPE_CHECKING:
+    from pip._vendor.packaging.requirements import Requirement
+
+logger = logging.getLogger(__name__)
+
+VOLUME_MIB = 1900  # below the 2 GiB and 4 GiB at which file systems of sticks and discs end
+SUMS = "SHA256SUMS"
+_VOLUME = "mura-trt.tar."
+_STDERR = 2  # where what pip prints goes
+_WORK = "work"  # in the bundle's folder, until it is whole
+_OWN_FILES = ("pyproject.toml", "README.md", "LICENSE")  # what the wheel is made from, beside the package
+# By extra: pure Python packages of which there is no wheel.
+_SOURCE_ONLY = {"rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13"), "tensorrt": ("tensorrt", "tensorrt-cu13")}
+_PYCUDA_BUILD = ("setuptools",)  # what building it takes, beside what the package needs anyway
+# Where nothing else says which version: one that was tried.
+_PYCUDA = "pycuda==2026.1"
+
+
+@dataclass(frozen=True)
+class OfflinePlan:
+    """What to bundle, and for which host: Linux on x86-64 with CPython.
+
+    ``host`` names packages that the host has already, with its version where it is not that of the constraints
+    (``torch==2.11.0``); nothing that they alone need is bundled. ``pycuda`` is ``wheel`` (built here), ``sdist`` (built
+    there) or ``none``. ``source`` is a checkout of mura-trt or its wheel, ``constraints`` a file of pip's.
+    """
+
+    folder: Path
+    python: str  # such as "3.12"
+    source: Path
+    constraints: Path | None
+    extras: tuple[str, ...] = ("build", "rtx", "dicom")
+    host: tuple[str, ...] = ()
+    pycuda: str = "none"
+    glibc: str = "2.28"  # of the host, or older
+    volume_mib: int = VOLUME_MIB
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"3\.\d+", self.python):
+            raise UsageError(f"{self.python!r} is no Python version such as 3.12")
+        if not re.fullmatch(r"2\.\d+", self.glibc):
+            raise UsageError(f"{self.glibc!r} is no version of glibc such as 2.28 (`ldd --version` on the host tells)")
+        if self.volume_mib < 1:
+            raise UsageError("volumes are of 1 MiB at the least")
+        if self.pycuda not in ("wheel", "sdist", "none"):
+            raise UsageError(f"--pycuda is wheel, sdist or none, not {self.pycuda!r}")
+        if "gpu" in self.extras:
+            raise UsageError("the extra gpu is PyCUDA: say --pycuda wheel or --pycuda sdist in its place")
+
+
+def make_bundle(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
+    """Writes the bundle into ``plan.folder``; returns its manifest.
+
+    A run that was stopped leaves what it had downloaded, and the next one with the same plan goes on from there.
+
+    Raises
+    ------
+    UsageError
+        The folder holds a bundle already and ``overwrite`` is not set, or the plan cannot be carried out here.
+    EnvironmentProblem
+        pip found no package that fits, or could not build one.
+    """
+    if (plan.folder / MANIFEST).exists() and not overwrite:
+        raise UsageError(f"{plan.folder} holds a bundle; add --overwrite to replace it, or choose another folder")
+    if plan.pycuda == "wheel":
+        _check_can_build_pycuda(plan)
+    work = _work_folder(plan)
+    wheels = work / "wheels"
+    own = _own_wheel(plan.source, work)
+    constraints = work / "constraints.txt"
+    constraints.write_text(_constraints(plan), encoding="utf-8")
+    host_names = [_host_pin(plan, name) for name in plan.host]
+    for pin in host_names:
+        write_stub_wheel(work / "stubs", *pin)
+    for name in (name for extra in plan.extras for name in _SOURCE_ONLY.get(extra, ())):
+        _build_wheel(name, wheels, constraints)
+    extras = f"[{','.join(plan.extras)}]" if plan.extras else ""
+    requirements = ["pip"]
+    if plan.pycuda != "none":
+        requirements += _get_pycuda(plan, wheels)
+    while True:
+        # By its file, so that no index can put another package in its place.
+        wanted = [f"{own}{extras}", *requirements]
+        _run_pip(download_command(plan, wanted, constraints, wheels, work / "stubs"), plan)
+        for name, version in host_names:
+            for stub in wheels.glob(f"{_file_name(name)}-{version}+host-*.whl"):
+                stub.unlink()
+        wanted = [f"mura-trt{extras}", *requirements]
+        missing, asked_of_host = unmet(wheels, wanted, plan.python, [name for name, _ in host_names])
+        if not missing:
+            break
+        if set(missing) <= set(requirements):
+            raise EnvironmentProblem(f"pip left out {', '.join(missing)}, which Python {plan.python} needs")
+        requirements += missing
+    manifest = {
+        "format": FORMAT,
+        "mura_trt": mura_trt.__version__,
+        "python": plan.python,
+        "glibc": plan.glibc,
+        "extras": list(plan.extras),
+        "pycuda": plan.pycuda,
+        "host": asked_of_host,
+    }
+    _write(plan, wheels, manifest)
+    shutil.rmtree(work)
+    return manifest
+
+
+def download_command(
+    plan: OfflinePlan, requirements: Iterable[str], constraints: Path, wheels: Path, stubs: Path
+) -> list[str]:
+    """The pip command that fills ``wheels`` with what fits the host, and with nothing that must be built."""
+    newest = int(plan.glibc.partition(".")[2])
+    platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(newest, 4, -1)]
+    platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
+    return [
+        *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check"),
+        *("--only-binary=:all:", "--implementation=cp", f"--python-version={plan.python}"),
+        *(f"--platform={name}" for name in platforms),
+        *(f"--find-links={wheels}", f"--find-links={stubs}", f"--constraint={constraints}", f"--dest={wheels}"),
+        *requirements,
+    ]
+
+
+def unmet(wheels: Path, roots: Iterable[str], python: str, host: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """What the host's Python needs of ``roots`` and ``wheels`` has not; and what is asked of the host's own packages.
+
+    pip judges by the Python that it runs in what is needed only by some Pythons, and so can miss what the host needs.
+    The first is a list of requirements; the second gives version specifiers by package.
+    """
+    from pip._vendor.packaging.requirements import Requirement
+    from pip._vendor.packaging.utils import canonicalize_name
+
+    there = {
+        canonicalize_name(name): (version, needs) for name, version, needs in map(_read_wheel, wheels.glob("*.whl"))
+    }
+    asked = {canonicalize_name(name): set[str]() for name in host}
+    missing: list[str] = []
+    seen: set[tuple[str, str]] = set()
+    queue = [Requirement(root) for root in roots]
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        if name in asked:
+            asked[name].update(str(specifier) for specifier in requirement.specifier)
+            continue
+        version, needs = there.get(name, (None, []))
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            missing.append(str(requirement).partition(";")[0].strip())
+            continue
+        for extra in ("", *requirement.extras):
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                queue += [need for need in map(Requirement, needs) if _applies(need, python, extra)]
+    return sorted(set(missing)), {name: ",".join(sorted(specifiers)) for name, specifiers in asked.items()}
+
+
+def write_volumes(files: Iterable[Path], folder: Path, size: int) -> list[dict[str, Any]]:
+    """Writes a tar of ``files`` in volumes of ``size`` bytes; returns each one's name, size and SHA-256.
+
+    The same files give the same bytes.
+    """
+    with _Volumes(folder, size) as volumes, tarfile.open(fileobj=volumes, mode="w|") as tar:
+        for path in files:
+            member = tarfile.TarInfo(path.name)
+            member.size = path.stat().st_size
+            with path.open("rb") as file:
+                tar.addfile(member, file)
+    return volumes.written
+
+
+def write_stub_wheel(folder: Path, name: str, version: str) -> None:
+    """An empty wheel that stands for a package of the host while pip resolves, so that pip brings none of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    version = f"{version}+host"
+    stem = f"{_file_name(name)}-{version}"
+    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{stem}.dist-info/RECORD", "")
+
+
+class _Volumes(io.RawIOBase):
+    """A file that is written once and falls into volumes of one size."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.written: list[dict[str, Any]] = []
+        self._folder = folder
+        self._size = size
+        self._room = 0
+        self._file: io.BufferedWriter | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        while rest:
+            if not self._room:
+                self._begin()
+            assert self._file is not None
+            part = rest[: self._room]
+            self._file.write(part)
+            self._digest.update(part)
+            self._room -= len(part)
+            rest = rest[len(part) :]
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._end()
+        super().close()
+
+    def _begin(self) -> None:
+        self._end()
+        self._file = (self._folder / f"{_VOLUME}{len(self.written) + 1:03d}").open("wb")
+        self._digest = hashlib.sha256()
+        self._room = self._size
+
+    def _end(self) -> None:
+        if self._file is None:
+            return
+        self._file.close()
+        path = Path(self._file.name)
+        self.written.append({"name": path.name, "size": path.stat().st_size, "sha256": self._digest.hexdigest()})
+        self._file = None
+
+
+def _write(plan: OfflinePlan, wheels: Path, manifest: dict[str, Any]) -> None:
+    """Writes volumes and scripts, and last the manifest, to which it adds what it says of the files."""
+    (plan.folder / MANIFEST).unlink(missing_ok=True)
+    for old in plan.folder.glob(f"{_VOLUME}[0-9]*"):
+        old.unlink()
+    files = sorted(wheels.iterdir())
+    logger.info("writing %d packages in volumes of %d MiB", len(files), plan.volume_mib)
+    manifest["files"] = [{"name": path.name, "size": path.stat().st_size, "sha256": sha256_of(path)} for path in files]
+    manifest["volumes"] = write_volumes(files, plan.folder, plan.volume_mib << 20)
+    for name in SCRIPTS:
+        shutil.copyfile(Path(__file__).with_name(name), plan.folder / name)
+    content = (json.dumps(manifest, indent=1) + "\n").encode()
+    sums = {volume["name"]: volume["sha256"] for volume in manifest["volumes"]}
+    sums |= {name: sha256_of(plan.folder / name) for name in SCRIPTS}
+    sums[MANIFEST] = hashlib.sha256(content).hexdigest()
+    (plan.folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), encoding="utf-8")
+    sync_folder(plan.folder)
+    write_atomically(plan.folder / MANIFEST, content)
+
+
+def _work_folder(plan: OfflinePlan) -> Path:
+    """The folder for what is downloaded; what another plan left there is deleted."""
+    request = {name: str(value) for name, value in asdict(plan).items() if name != "volume_mib"}
+    request["pinned"] = _constraints(plan)
+    content = json.dumps(request, indent=1).encode()
+    work = plan.folder / _WORK
+    mark = work / "request.json"
+    if not mark.exists() or mark.read_bytes() != content:
+        shutil.rmtree(work, ignore_errors=True)
+    (work / "wheels").mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, content)
+    return work
+
+
+def _own_wheel(source: Path, work: Path) -> Path:
+    """The wheel of mura-trt, built outside the checkout, in which a build would leave its traces."""
+    out = work / "own"
+    shutil.rmtree(out, ignore_errors=True)
+    if source.suffix == ".whl":
+        out.mkdir()
+        shutil.copy(source, out)
+    else:
+        copy = work / "checkout"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source / "mura_trt", copy / "mura_trt", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in _OWN_FILES:
+            shutil.copy(source / name, copy)
+        _pip_wheel([str(copy)], out, "mura-trt")
+    (wheel,) = out.glob("*.whl")
+    for old in (work / "wheels").glob("mura_trt-*.whl"):
+        old.unlink()
+    shutil.copy(wheel, work / "wheels")
+    return wheel
+
+
+def _constraints(plan: OfflinePlan) -> str:
+    """The constraints' lines, with the host's own versions in place of those of its packages."""
+    pins = {_normal(name): version for name, version in (_host_pin(plan, name) for name in plan.host)}
+    kept = [line for line in _constraint_lines(plan) if _normal(line.partition("==")[0]) not in pins]
+    return "".join(f"{line}\n" for line in (*kept, *(f"{name}=={version}+host" for name, version in pins.items())))
+
+
+def _constraint_lines(plan: OfflinePlan) -> list[str]:
+    if plan.constraints is None:
+        return []
+    lines = (line.partition("#")[0].strip() for line in plan.constraints.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def _host_pin(plan: OfflinePlan, named: str) -> tuple[str, str]:
+    """Name and version of a package that the host has."""
+    name, _, version = named.partition("==")
+    if not version:
+        pinned = dict(line.split("==", 1) for line in _constraint_lines(plan) if "==" in line)
+        version = next((pin for other, pin in pinned.items() if _normal(other) == _normal(name)), "")
+    if not re.fullmatch(r"[\w.-]+", name) or not re.fullmatch(r"\d[\w.]*", version.partition("+")[0]):
+        raise UsageError(f"which version of {name} has the host? Say --without {name}==VERSION")
+    return name, version.partition("+")[0]
+
+
+def _get_pycuda(plan: OfflinePlan, wheels: Path) -> list[str]:
+    """Brings PyCUDA as a wheel built here or as its source; returns what else that asks for."""
+    pinned = [line for line in _constraint_lines(plan) if _normal(line.partition("==")[0]) == "pycuda"]
+    requirement = pinned[0] if pinned else _PYCUDA
+    if plan.pycuda == "wheel" and any(wheels.glob("pycuda-*.whl")):
+        return [requirement]
+    if not any(wheels.glob("pycuda-*.tar.gz")):
+        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
+        _run_pip([*command, "--no-binary=pycuda", f"--dest={wheels}", requirement], plan)
+    (sdist,) = wheels.glob("pycuda-*.tar.gz")
+    if plan.pycuda == "sdist":
+        return [*_PYCUDA_BUILD, *_sdist_needs(sdist)]
+    cuda = find_cuda()
+    assert cuda is not None, "was looked at before"
+    try:
+        with pycuda_source(sdist, cuda) as (source, variables):
+            _pip_wheel([str(source)], wheels, "PyCUDA", variables)
+    except InstallError as error:
+        raise EnvironmentProblem(f"{error}; --pycuda sdist leaves building it to the host") from error
+    sdist.unlink()
+    return [requirement]
+
+
+def _check_can_build_pycuda(plan: OfflinePlan) -> None:
+    here = ".".join(platform.python_version_tuple()[:2])
+    if here != plan.python:
+        raise UsageError(
+            f"a PyCUDA wheel for Python {plan.python} is built by that Python, and this is {here}: run mura-trt in"
+            f" {plan.python}, or take --pycuda sdist"
+        )
+    if find_cuda() is None:
+        raise UsageError(
+            "a PyCUDA wheel is built where a CUDA toolkit is (no GPU needed), and none with include/cuda.h was found:"
+            " name it in CUDA_HOME, or take --pycuda sdist"
+        )
+
+
+def _sdist_needs(sdist: Path) -> list[str]:
+    """What a source package says that it needs."""
+    with tarfile.open(sdist) as tar:
+        member = tar.extractfile(f"{sdist.name.removesuffix('.tar.gz')}/PKG-INFO")
+        assert member is not None
+        return email.message_from_binary_file(member).get_all("Requires-Dist", [])
+
+
+def _build_wheel(name: str, wheels: Path, constraints: Path) -> None:
+    """A wheel of a package that has none, but for the one that a run before built."""
+    if any(wheels.glob(f"{_file_name(name)}-*.whl")):
+        return
+    _pip_wheel([f"--constraint={constraints}", name], wheels, name)
+
+
+def _pip_wheel(arguments: list[str], out: Path, name: str, variables: dict[str, str] | None = None) -> None:
+    logger.info("building a wheel of %s", name)
+    command = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "--quiet"]
+    result = subprocess.run([*command, f"--wheel-dir={out}", *arguments], env=variables, stdout=_STDERR, check=False)
+    if result.returncode:
+        raise EnvironmentProblem(f"no wheel of {name} could be built; what pip says stands above")
+
+
+def _run_pip(command: list[str], plan: OfflinePlan) -> None:
+    """Runs pip, whose progress goes to standard error."""
+    logger.debug("%s", shlex.join(command))
+    if subprocess.run(command, stdout=_STDERR, check=False).returncode:
+        libraries = "; TensorRT's libraries lie in NVIDIA's own index, which pip must be told of"
+        raise EnvironmentProblem(
+            f"pip did not get the packages for Python {plan.python} and glibc {plan.glibc}; what it says stands above."
+            " Run the same again to go on; where it found no version that fits, try a newer --glibc"
+            + (libraries if "tensorrt" in plan.extras else "")
+        )
+
+
+def _read_wheel(path: Path) -> tuple[str, str, list[str]]:
+    """Name, version and requirements of a wheel."""
+    with zipfile.ZipFile(path) as wheel:
+        (name,) = (name for name in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        metadata = email.message_from_bytes(wheel.read(name))
+    return metadata["Name"], metadata["Version"], metadata.get_all("Requires-Dist", [])
+
+
+def _applies(need: Requirement, python: str, extra: str) -> bool:
+    """Whether a requirement holds on the host, whatever its Python's patch release."""
+    if need.marker is None:
+        return extra == ""
+    common = {
+        **{"implementation_name": "cpython", "platform_python_implementation": "CPython", "os_name": "posix"},
+        **{"platform_machine": "x86_64", "platform_system": "Linux", "sys_platform": "linux"},
+        **{"platform_release": "", "platform_version": "", "python_version": python, "extra": extra},
+    }
+    patches = (f"{python}.0", f"{python}.99")
+    return any(
+        need.marker.evaluate({**common, "python_full_version": full, "implementation_version": full})
+        for full in patches
+    )
+
+
+def _normal(name: str) -> str:
+    """A package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _file_name(name: str) -> str:
+    """A package's name as it stands in a wheel's file name."""
+    return _normal(name).replace("-", "_")
