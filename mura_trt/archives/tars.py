@@ -173,6 +173,9 @@ class StreamReader:
             self._number = -1
             self._stream.close()
 
+    def __del__(self) -> None:  # readers are let go of, not closed, and Python 3.13 warns of the files that they hold
+        self._close()
+
 
 def _cut(reference: Reference, count: int) -> Reference:
     """Of a member, its first bytes."""
