@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from mura_trt.checkpoint import save_checkpoint
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.demo.archive import DemoPlan, demo_studies, write_archive
 from mura_trt.model import MuraNet
+from tests import cores
 
 STUDIES = 24
 # The head of the tests' network is random, and makes much of small differences; a few views show that it is no worse.
@@ -39,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """All cores that there are, for a test that is about them."""
+    os.sched_setaffinity(0, cores.ALL)
+    yield
+    os.sched_setaffinity(0, cores.MINE)
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,12 @@ from mura_trt.places import places_of
 from mura_trt.score import ScoreOptions, score
 from mura_trt.supervisor import Progress, Supervisor
 from mura_trt.workerprocess import WorkerProcess
+from tests.cores import ALL
 
-pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two workers need two cores")
+pytestmark = [
+    pytest.mark.skipif(len(ALL) < 2, reason="two workers need two cores"),
+    pytest.mark.usefixtures("all_cores"),
+]
 
 TWO = "cpu,cpu"
 

@@ -41,6 +41,7 @@ def test_cpu_runtime_agrees_with_the_reference(
     np.testing.assert_allclose(scores.cam, expected.cam, atol=1e-3)
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_onnxruntime_gives_a_view_the_same_bits_in_any_company(bundle: Bundle, pixels: NDArray[np.uint8]) -> None:
     two, _ = open_session("onnxruntime", bundle, SessionOptions(batch=8))
     cores = os.sched_getaffinity(0)
@@ -91,7 +92,7 @@ def test_another_shape_or_dtype_is_refused(images: NDArray[np.generic], bundle: 
 def test_auto_takes_onnxruntime_without_a_gpu_and_says_why(bundle: Bundle) -> None:
     session, passed_over = open_session("auto", bundle, SessionOptions())
     assert session.name == "onnxruntime"
-    assert [line.split(":")[0] for line in passed_over] == ["tensorrt", "tensorrt_rtx"]
+    assert [line.split(":")[0] for line in passed_over] == ["tensorrt", "tensorrt_rtx", "torch_cuda"]
     assert all("no GPU" in line for line in passed_over)
 
 
