@@ -1,7 +1,7 @@
 """A core for each of the processes that run tests side by side.
 
-Threads of torch and ONNX Runtime wait for one another busily, and two pools on the same cores take several times as long
-as each has one core to itself. What is started inherits it. Tests that need more say ``usefixtures("all_cores")``.
+Threads of torch and ONNX Runtime wait for one another busily, and two pools on the same cores take several times as
+long as each has one core to itself. What is started inherits it. Tests that need more take ``all_cores``.
 """
 
 from __future__ import annotations
