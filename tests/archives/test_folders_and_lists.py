@@ -414,3 +414,12 @@ def test_a_view_has_one_name_however_its_path_is_spelled(tmp_path: Path) -> None
     listing = list_archive(write_list(tmp_path / "list.csv", "one/s/0.png\n./one/s/0.png\none//s/0.png\n"))
     assert listing.keys(0, 9) == [b"one/s/0.png"]
     assert listing.duplicates == 2
+
+
+def test_a_file_is_read_whole_whatever_its_size_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "ten").write_bytes(b"0123456789")
+    source = FolderSource(str(tmp_path))
+    assert source.read(b"ten") == b"0123456789"
+    assert [source.head(b"ten", count) for count in (0, 4, 10, 20)] == [b"", b"0123", b"0123456789", b"0123456789"]
+    assert FolderSource("/").read(b"proc/self/status").startswith(b"Name:")  # of which the kernel says 0 bytes
+    assert source.read(os.fsencode(tmp_path / "ten")) == b"0123456789"  # a list may name files anywhere
