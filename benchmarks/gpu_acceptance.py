@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -125,6 +126,8 @@ def archives(work: Work) -> dict[str, Any]:
 
     from mura_trt.demo.archive import DemoPlan, write_archive
 
+    for folder in (work.png, work.jpeg):
+        shutil.rmtree(folder, ignore_errors=True)
     write_archive(work.png, DemoPlan(studies=12 if work.cpu else 48, seed=5))
     paths = sorted(work.png.rglob("*.png"))
     for path in paths:
@@ -170,7 +173,7 @@ def parity(work: Work, precision: str) -> dict[str, Any]:
     from mura_trt.sample import whole_studies
 
     bundle = Bundle.open(work.bundle(precision))
-    listing = whole_studies(list_archive(work.png), 8 if work.cpu else 24)
+    listing = whole_studies(list_archive(work.png), 4 if work.cpu else 24)
     reference = Reference(load_network([work.checkpoint]))
     bounds = {
         name: bound
@@ -376,13 +379,13 @@ def _gpu_decode(files: list[bytes], threads: int) -> Callable[[], float]:
 
 def end_to_end(work: Work) -> dict[str, Any]:
     """From files in the page cache to CSV: ``mura-trt score`` as a user runs it, with where its main thread waited."""
-    views = 300 if work.cpu else 20_000
+    views = 100 if work.cpu else 20_000
     runtimes = ["onnxruntime", "null"] if work.cpu else ["auto", "torch_cuda", "null"]
     found: dict[str, Any] = {}
     for kind, folder in (("png", work.png), ("jpeg", work.jpeg)):
         many = work.folder / f"many-{kind}"
-        if not many.exists():
-            _repeat(folder, many, views)
+        shutil.rmtree(many, ignore_errors=True)
+        _repeat(folder, many, views)
         for runtime in runtimes:
             runs = [_scored(many, work, runtime) for _ in range(1 if work.cpu else 3)]
             errors = [run["error"] for run in runs if "error" in run]
