@@ -283,21 +283,13 @@ def model_rates(work: Work) -> dict[str, Any]:
 
 def _model_rate(session: Any, work: Work) -> Callable[[], float]:
     """Takes a rate of a session that is kept busy."""
+    from mura_trt.sweep import busy_seconds
+
     pixels = np.random.default_rng(1).integers(0, 256, (session.batch, 320, 320, 1), np.uint8)
     images: Any = pixels if work.cpu else _on_device(pixels)
     batches = 2 if work.cpu else BATCHES_TIMED
 
-    def take() -> float:
-        started = time.perf_counter()
-        for _ in range(batches):
-            if not session.room:
-                session.collect()
-            session.submit(images)
-        while session.pending:
-            session.collect()
-        return float(batches * session.batch / (time.perf_counter() - started))
-
-    return take
+    return lambda: float(batches * session.batch / busy_seconds(session, images, batches))
 
 
 def _on_device(pixels: np.ndarray[Any, Any]) -> Any:

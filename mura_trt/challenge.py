@@ -17,7 +17,8 @@ from pathlib import Path
 from mura_trt.archives.listing import display, plain
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import check_target, write_atomically
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.supervisor import Progress
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import platform
@@ -11,9 +10,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from importlib import metadata
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import mura_trt
 from mura_trt import worker
 from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
-from mura_trt.archives.disclosure import Disclosure, default_salt_file
 from mura_trt.archives.folder import UNREAD_SUFFIXES
 from mura_trt.archives.listing import Listing, suffix_of
 from mura_trt.bundle import Bundle
@@ -31,119 +28,21 @@ from mura_trt.cuda_devices import gpu_kind
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.heatmaps import Choice
 from mura_trt.ledger import Ledger, Rows
-from mura_trt.places import AUTO, Place, places_of
-from mura_trt.recipe import RECIPE, check_recipe, note_recipe
-from mura_trt.results import HEADERS_FILE, MAP_SIZE, UPDATING, WORKER_LOG, Existing, Outcome, OutputFolder
-from mura_trt.runtimes import RUNTIMES
-from mura_trt.studies import DEFAULT_THRESHOLD
+from mura_trt.recipe import note_recipe
+from mura_trt.results import HEADERS_FILE, MAP_SIZE, WORKER_LOG, Existing, Outcome, OutputFolder
+from mura_trt.score_options import ScoreOptions
+from mura_trt.score_recipe import CHOSEN, begun, check, installed_versions, map_size
 from mura_trt.supervisor import Progress, Supervisor
-from mura_trt.tables import FORMATS
 from mura_trt.workerprocess import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
 # What is kept with a worker: three shards (one coming back, one at work, one to go on with), or enough that full
 # batches are there to read, to decode and to score; and where several share the last of a run, no fewer than two.
 SHARDS_AHEAD, BATCHES_AHEAD, LEAST_BATCHES = 3, 8, 2
-# Of a run's recipe, what it has chosen itself or was told.
-CHOSEN = ("runtime", "device", "batch", "shard_views")
-# Of a recipe, what a run that updates another may have of its own.
-FREE_IN_UPDATES = ("listing", "batch", "shard_views")
 # A dry run scores so many views, and so many times more until that takes long enough to tell the speed.
 SAMPLE_VIEWS, SAMPLE_GROWTH, ENOUGH_SECONDS = 64, 16, 4.0
-DICOM_LIBRARIES = ("pydicom", "python-gdcm", "pyjpegls", "pylibjpeg-openjpeg")
 LIBRARIES = ("nvidia-dali-cuda130", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas")
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What to score and how; the fields are the options of ``mura-trt score``."""
-
-    archive: Path | str
-    """A string is a URL."""
-    engine: Path
-    out: Path
-    runtime: str = "auto"
-    devices: str = AUTO
-    """Where workers work, one each: ``auto``, ``all`` GPUs, GPUs by number (``0,2``), or ``cpu`` once for each."""
-    batch: int | None = None
-    """Views in a batch; None takes what suits the runtime."""
-    shard_views: int | None = None
-    """Views in a shard, the unit of commit and retry; None takes 256 on a CPU and 2,048 on a GPU."""
-    threshold: float = DEFAULT_THRESHOLD
-    """A study is abnormal when its mean probability is strictly above."""
-    threshold_of: str | None = None
-    """SHA-256 of the bundle that the threshold was chosen for; None where nobody says."""
-    study_depth: int | None = None
-    """A study is the first so many parts of a view's path; None takes the folder the view lies in."""
-    root: Path | None = None
-    """For a list: where its relative paths start."""
-    table_format: str = "csv"
-    """``csv`` or ``parquet``."""
-    overwrite: bool = False
-    resume: bool = False
-    """Go on with the run in ``out``, where there is one."""
-    retry_failed: bool = False
-    """Likewise, and try the views again that have failed."""
-    keep_paths: bool = False
-    """Where the archive holds DICOM files: tables carry paths as they are, and not as hashes."""
-    keep_uids: bool = False
-    """Likewise of StudyInstanceUIDs."""
-    uid_salt_file: Path | None = None
-    """What hashes are keyed with; None takes the user's own. Made where it is not there."""
-    update: bool = False
-    """Take over from the run in ``out``, where there is one, what it has scored and has not changed since."""
-    null_ms: float = 0.0
-    """The ``null`` runtime's time for a batch, in milliseconds."""
-    heatmaps: str | None = None
-    """Of which studies class activation maps are drawn: ``abnormal``, ``all`` or ``top:N``; None draws none."""
-    allow_unproven: bool = False
-    """Take a bundle, too, that missed a bound when it was compared with PyTorch, or was never compared."""
-    passing: bool = False
-    """``out`` goes when the run ends, so that nobody is told of going on with it."""
-
-    def __post_init__(self) -> None:
-        if self.runtime not in ("auto", *RUNTIMES):
-            raise UsageError(f"--runtime {self.runtime}: choose from auto, {', '.join(RUNTIMES)}")
-        places_of(self.devices)  # raises
-        if self.table_format not in FORMATS:
-            raise UsageError(f"--format {self.table_format}: choose from {', '.join(FORMATS)}")
-        for name in ("batch", "shard_views"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: give 1 or more")
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(f"--threshold {self.threshold}: a probability, 0 to 1")
-        if sum((self.overwrite, self.resume or self.retry_failed, self.update)) > 1:
-            raise UsageError("--overwrite, --update and --resume or --retry-failed: choose one")
-        if self.heatmaps is not None:
-            Choice.parsed(self.heatmaps)  # raises
-        if self.null_ms and self.runtime != "null":
-            raise UsageError("--null-ms needs --runtime null")
-        if self.disclosure.salt_file.resolve().is_relative_to(self.out.resolve()):
-            raise UsageError(
-                f"--uid-salt-file {self.disclosure.salt_file}: not inside the output folder, which may be passed on"
-            )
-
-    @property
-    def disclosure(self) -> Disclosure:
-        """How DICOM files' paths and UIDs are shown."""
-        return Disclosure(self.uid_salt_file or default_salt_file(), self.keep_paths, self.keep_uids)
-
-    @property
-    def places(self) -> list[Place]:
-        """Of ``devices``."""
-        return places_of(self.devices)
-
-    @property
-    def existing(self) -> Existing:
-        """What becomes of results that are there already."""
-        if self.resume or self.retry_failed:
-            return Existing.RESUME
-        if self.update:
-            return Existing.UPDATE
-        return Existing.REPLACE if self.overwrite else Existing.REFUSE
 
 
 def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: None) -> dict[str, Any]:
@@ -168,7 +67,7 @@ def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: 
     goes_on = options.existing in (Existing.RESUME, Existing.UPDATE)
     index = HeaderIndex.read(options.out / HEADERS_FILE) if goes_on else HeaderIndex()
     bundle, listing = _opened(options, index)
-    return _score(options, bundle, listing, index, started, report)
+    return score_listing(options, bundle, listing, index, started, report)
 
 
 def dry_run(options: ScoreOptions) -> dict[str, Any]:
@@ -207,7 +106,7 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
                 heatmaps=None,
                 passing=True,
             )
-            run = _score(sample, bundle, listing.sample(count), index, time.monotonic(), lambda _: None)
+            run = score_listing(sample, bundle, listing.sample(count), index, time.monotonic(), lambda _: None)
         seconds = count / run["views_per_s"] if run["views_per_s"] else ENOUGH_SECONDS
     suffixes = Counter(listing.told_suffix(suffix_of(key)) for key in listing.keys(0, len(listing)))
     return {
@@ -246,7 +145,7 @@ def _opened(options: ScoreOptions, index: HeaderIndex) -> tuple[Bundle, Listing]
     return bundle, listing
 
 
-def _score(
+def score_listing(
     options: ScoreOptions,
     bundle: Bundle,
     listing: Listing,
@@ -254,6 +153,7 @@ def _score(
     started: float,
     report: Callable[[Progress], None],
 ) -> dict[str, Any]:
+    """Scores an archive that was listed; ``started`` is when that began, in seconds of the monotonic clock."""
     archive = options.archive
     if isinstance(archive, Path) and archive.parent.resolve() == options.out.resolve() and archive.is_file():
         raise UsageError(f"{options.archive} lies in the output folder, whose files a run replaces; choose another")
@@ -262,7 +162,7 @@ def _score(
         listed = time.monotonic()
         recipe = out.recipe
         if recipe:
-            _check(options, recipe, bundle, listing)
+            check(options, recipe, bundle, listing)
             options = replace(options, heatmaps=options.heatmaps or recipe.get("heatmaps"))
         out.write_headers(index)
         config = worker.WorkerConfig(
@@ -272,7 +172,7 @@ def _score(
             options.batch or recipe.get("batch"),
             options.null_ms,
             options.out / WORKER_LOG,
-            _map_size(options, bundle),
+            map_size(options, bundle),
         )
         progress = Progress(len(listing), len(listing.studies))
         places = options.places
@@ -283,7 +183,7 @@ def _score(
                 passed_over = ready.passed_over
                 if recipe:
                     out.begin_update()
-                recipe = _recipe(options, bundle, listing, ready)
+                recipe = begun(options, bundle, listing, ready)
                 out.write_hashes(listing)
                 note_recipe(options.out, recipe)
             ahead = max(SHARDS_AHEAD * recipe["shard_views"], BATCHES_AHEAD * recipe["batch"])
@@ -304,7 +204,7 @@ def _score(
             "versions": {
                 "python": platform.python_version(),
                 "mura_trt": mura_trt.__version__,
-                **_versions(LIBRARIES),
+                **installed_versions(LIBRARIES),
             },
             "archive": str(options.archive),
             "bundle": {
@@ -397,73 +297,6 @@ def _draw(options: ScoreOptions, listing: Listing, outcome: Outcome, out: Output
     return out.write_heatmaps(listing, views, options.table_format)
 
 
-def _map_size(options: ScoreOptions, bundle: Bundle) -> int:
-    return bundle.contract.map_size if options.heatmaps else 0
-
-
-def _check(options: ScoreOptions, recipe: dict[str, Any], bundle: Bundle, listing: Listing) -> None:
-    """Raises UsageError where the run that is there cannot be gone on with, or updated."""
-    if not recipe.keys() >= set(CHOSEN):
-        raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
-    if options.heatmaps and not recipe.get(MAP_SIZE):
-        raise UsageError(
-            f"{options.out}: its run kept no class activation maps for --heatmaps; --overwrite begins anew"
-        )
-    asked = _asked(options, bundle, listing, recipe["runtime"])
-    if options.update:
-        free = set(FREE_IN_UPDATES)
-        if recipe.get("uids") is None or asked["uids"] is None:  # then no view is known again by the other's hashes
-            free |= {"uids", "keep_paths", *DICOM_LIBRARIES}
-        asked = {name: value for name, value in asked.items() if name not in free}
-    elif recipe["listing"] == UPDATING:
-        raise UsageError(f"{options.out}: an update was stopped before it began; run it again: --update")
-    check_recipe(options.out, asked)
-
-
-def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
-    """What decides the rows, whatever the user says."""
-    return {
-        "bundle": bundle.sha256,
-        "archive": listing.source.root,
-        "listing": listing.fingerprint(),
-        "uids": listing.disclosure.tag if listing.disclosure else None,
-        "keep_paths": listing.disclosure.keep_paths if listing.disclosure else None,
-        "mura_trt": mura_trt.__version__,
-        **_versions(
-            (
-                "nvidia-dali-cuda130",
-                "onnxruntime" if runtime == "emulated" else runtime,
-                *(DICOM_LIBRARIES if listing.disclosure else ()),
-            )
-        ),
-    }
-
-
-def _recipe(options: ScoreOptions, bundle: Bundle, listing: Listing, ready: worker.Ready) -> dict[str, Any]:
-    """What a run that begins has in its folder."""
-    return {
-        **_decided(bundle, listing, ready.runtime),
-        "runtime": ready.runtime,
-        "device": ready.device,
-        "batch": ready.batch,
-        "shard_views": options.shard_views or SHARD_VIEWS[ready.device],
-        MAP_SIZE: _map_size(options, bundle),
-        "heatmaps": options.heatmaps,
-    }
-
-
-def _asked(options: ScoreOptions, bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
-    """Of a run's recipe, what holds now: where the user leaves an option out, the run's own goes on."""
-    chosen = {
-        "runtime": None if options.runtime == "auto" else options.runtime,
-        "device": options.places[0].device,
-        "batch": options.batch,
-        "shard_views": options.shard_views,
-    }
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return {**_decided(bundle, listing, runtime), **given}
-
-
 def _kept(out: OutputFolder, recipe: dict[str, Any], retry_failed: bool, progress: Progress) -> Iterator[Rows]:
     """What earlier runs have committed and is not to be done again; counts it as progress."""
     shard_views = recipe["shard_views"]
@@ -474,12 +307,3 @@ def _kept(out: OutputFolder, recipe: dict[str, Any], retry_failed: bool, progres
                 progress.scored += len(part.views)
                 progress.failed += len(part.failures)
             yield part
-
-
-def _versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed."""
-    versions = {}
-    for name in libraries:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions

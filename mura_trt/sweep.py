@@ -17,7 +17,7 @@ from mura_trt.bundle import FILES, Bundle, Manifest
 from mura_trt.contract import InputContract
 from mura_trt.errors import EnvironmentProblem, RuntimeUnavailable
 from mura_trt.plan import BUILDERS
-from mura_trt.runtimes import Session, SessionOptions, open_session
+from mura_trt.runtimes import Pixels, Session, SessionOptions, open_session
 
 BATCHES = (16, 32, 64, 128, 256)
 WITHIN = 0.02  # of the best rate; a smaller batch takes less memory and makes its first views wait less
@@ -126,13 +126,19 @@ def timed(
     for number in range(rounds + 1):  # the first round warms up
         for session, images, times in zip(sessions, pixels, seconds, strict=True):
             repeats = math.ceil(views / session.batch)
-            started = time.perf_counter()
-            for _ in range(repeats):
-                if not session.room:
-                    session.collect()
-                session.submit(images)
-            while session.pending:
-                session.collect()
+            taken = busy_seconds(session, images, repeats)
             if number:
-                times.append((time.perf_counter() - started) / (repeats * session.batch))
+                times.append(taken / (repeats * session.batch))
     return [1 / median(times) for times in seconds]
+
+
+def busy_seconds(session: Session, images: Pixels, batches: int) -> float:
+    """How long a session takes for so many batches of the same pixels, with as many pending as it may have."""
+    started = time.perf_counter()
+    for _ in range(batches):
+        if not session.room:
+            session.collect()
+        session.submit(images)
+    while session.pending:
+        session.collect()
+    return time.perf_counter() - started

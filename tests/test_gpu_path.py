@@ -15,7 +15,8 @@ from mura_trt.decode import Decoder, GpuDecoder
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.runtimes import DevicePixels, Session, SessionOptions, open_session
 from mura_trt.runtimes.cuda import Device
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 
 pytestmark = pytest.mark.gpu
 

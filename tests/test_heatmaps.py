@@ -23,7 +23,8 @@ from mura_trt.errors import BundleError, EnvironmentProblem, UsageError
 from mura_trt.heatmaps import FULL_SCALE, Choice, heatmap_of_image, overlay
 from mura_trt.model import MuraNet
 from mura_trt.runtimes import SessionOptions, open_session
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 from tests.bundles import remade
 from tests.test_results import LISTING
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mura_trt.bundle import Bundle
 from mura_trt.decode import Decoder
 from mura_trt.model import MuraNet
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 from tests import reference
 
 

@@ -33,7 +33,8 @@ from mura_trt.files import write_atomically
 from mura_trt.ledger import Task
 from mura_trt.places import Place
 from mura_trt.results import Existing, OutputFolder
-from mura_trt.score import ScoreOptions, dry_run, score
+from mura_trt.score import dry_run, score
+from mura_trt.score_options import ScoreOptions
 from mura_trt.supervisor import Progress, Supervisor
 from mura_trt.worker import Assignment, WorkerConfig
 from mura_trt.workerprocess import WorkerProcess

@@ -15,7 +15,8 @@ from pydicom.uid import UID
 
 from mura_trt.bundle import Bundle
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
-from mura_trt.score import ScoreOptions, dry_run, score
+from mura_trt.score import dry_run, score
+from mura_trt.score_options import ScoreOptions
 from tests.test_dicom import real
 
 CANARY = "CANARYDOE"

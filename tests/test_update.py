@@ -20,7 +20,8 @@ from mura_trt.errors import UsageError
 from mura_trt.ledger import score_type, scores_of
 from mura_trt.recipe import RECIPE
 from mura_trt.results import EARLIER_FILE, UPDATING
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 
 
 def draw(path: Path, seed: int) -> None:

@@ -32,6 +32,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.crew import Inbox
 from mura_trt.errors import MuraTrtError
 from mura_trt.ledger import Failure, Rows, Task, scores_of
+from mura_trt.score_options import ScoreOptions
 from mura_trt.shards import read_shard
 from mura_trt.supervisor import Progress
 
@@ -113,7 +114,7 @@ class Runs:
 
     def run(self, out: Path, report: Callable[[Progress], None], update: bool = False) -> None:
         """Begins a run, goes on with it or updates it, to its end."""
-        options = mura_trt.score.ScoreOptions(
+        options = ScoreOptions(
             self._archive,
             self._bundle.folder,
             out,
@@ -124,7 +125,7 @@ class Runs:
         )
         listing = list_archive(self._archive)
         with mock.patch.object(mura_trt.score, "WorkerProcess", PlayedWorker):
-            mura_trt.score._score(options, self._bundle, listing, HeaderIndex(), time.monotonic(), report)
+            mura_trt.score.score_listing(options, self._bundle, listing, HeaderIndex(), time.monotonic(), report)
 
 
 def tables(out: Path) -> dict[str, bytes]:

@@ -60,9 +60,9 @@ def score(
     with errors_told():
         from mura_trt.evaluation.threshold import read_threshold
         from mura_trt.progress import Reporter
-        from mura_trt.score import ScoreOptions
         from mura_trt.score import dry_run as run_dry
         from mura_trt.score import score as run_score
+        from mura_trt.score_options import ScoreOptions
 
         above, threshold_of = read_threshold(threshold)
         options = ScoreOptions(

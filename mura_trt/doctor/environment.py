@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mura_trt
-from mura_trt.cores import cpu_quota, usable_cores
+from mura_trt.cores import cpu_quota, processor_name, usable_cores
 from mura_trt.doctor import packages
 from mura_trt.doctor.finding import Finding
 from mura_trt.doctor.process import ask
@@ -57,7 +57,7 @@ def described(driver: Finding) -> dict[str, Any]:
         "mura_trt": mura_trt.__version__,
         "python": platform.python_version(),
         "os": f"{_os_name()}, {platform.system()} {platform.release()}, {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor_name() or None,
         "cores": _cores(),
         "memory": memory(),
         "disk": {
@@ -79,11 +79,6 @@ def _os_name() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return "unknown distribution"
-
-
-def _processor() -> str | None:
-    found = re.search(r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
-    return found[1] if found else platform.processor() or None
 
 
 def _cores() -> dict[str, float | None]:

@@ -21,7 +21,8 @@ from mura_trt.archives.disclosure import Disclosure
 from mura_trt.bundle import Bundle
 from mura_trt.earlier import identities
 from mura_trt.errors import EnvironmentProblem, UsageError
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 from tests.test_dicom import real
 
 

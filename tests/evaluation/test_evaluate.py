@@ -24,7 +24,8 @@ from mura_trt.evaluation.tell import table
 from mura_trt.evaluation.threshold import choose_threshold, read_threshold
 from mura_trt.recipe import note_recipe
 from mura_trt.report.run import ReportOptions, report
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 
 Write = Callable[[str, str], Path]
 STUDIES = [

@@ -36,7 +36,8 @@ from mura_trt.precision import Quantization, lower, raised
 from mura_trt.runtimes import Scores, SessionOptions, open_session
 from mura_trt.runtimes.base import HostSession
 from mura_trt.sample import whole_studies
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 from tests.bundles import remade
 from tests.conftest import set_batch_norms
 

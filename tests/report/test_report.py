@@ -20,7 +20,8 @@ from mura_trt.bundle import Bundle
 from mura_trt.cli import app
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.report.run import ReportOptions, report
-from mura_trt.score import ScoreOptions, score
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 from tests.report.pages import Page, read_page
 
 HOSTILE = (

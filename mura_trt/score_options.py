@@ -1,0 +1,105 @@
+"""What to score, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mura_trt.archives.disclosure import Disclosure, default_salt_file
+from mura_trt.errors import UsageError
+from mura_trt.heatmaps import Choice
+from mura_trt.places import AUTO, Place, places_of
+from mura_trt.results import Existing
+from mura_trt.runtimes import RUNTIMES
+from mura_trt.studies import DEFAULT_THRESHOLD
+from mura_trt.tables import FORMATS
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What to score and how; the fields are the options of ``mura-trt score``."""
+
+    archive: Path | str
+    """A string is a URL."""
+    engine: Path
+    out: Path
+    runtime: str = "auto"
+    devices: str = AUTO
+    """Where workers work, one each: ``auto``, ``all`` GPUs, GPUs by number (``0,2``), or ``cpu`` once for each."""
+    batch: int | None = None
+    """Views in a batch; None takes what suits the runtime."""
+    shard_views: int | None = None
+    """Views in a shard, the unit of commit and retry; None takes 256 on a CPU and 2,048 on a GPU."""
+    threshold: float = DEFAULT_THRESHOLD
+    """A study is abnormal when its mean probability is strictly above."""
+    threshold_of: str | None = None
+    """SHA-256 of the bundle that the threshold was chosen for; None where nobody says."""
+    study_depth: int | None = None
+    """A study is the first so many parts of a view's path; None takes the folder the view lies in."""
+    root: Path | None = None
+    """For a list: where its relative paths start."""
+    table_format: str = "csv"
+    """``csv`` or ``parquet``."""
+    overwrite: bool = False
+    resume: bool = False
+    """Go on with the run in ``out``, where there is one."""
+    retry_failed: bool = False
+    """Likewise, and try the views again that have failed."""
+    keep_paths: bool = False
+    """Where the archive holds DICOM files: tables carry paths as they are, and not as hashes."""
+    keep_uids: bool = False
+    """Likewise of StudyInstanceUIDs."""
+    uid_salt_file: Path | None = None
+    """What hashes are keyed with; None takes the user's own. Made where it is not there."""
+    update: bool = False
+    """Take over from the run in ``out``, where there is one, what it has scored and has not changed since."""
+    null_ms: float = 0.0
+    """The ``null`` runtime's time for a batch, in milliseconds."""
+    heatmaps: str | None = None
+    """Of which studies class activation maps are drawn: ``abnormal``, ``all`` or ``top:N``; None draws none."""
+    allow_unproven: bool = False
+    """Take a bundle, too, that missed a bound when it was compared with PyTorch, or was never compared."""
+    passing: bool = False
+    """``out`` goes when the run ends, so that nobody is told of going on with it."""
+
+    def __post_init__(self) -> None:
+        if self.runtime not in ("auto", *RUNTIMES):
+            raise UsageError(f"--runtime {self.runtime}: choose from auto, {', '.join(RUNTIMES)}")
+        places_of(self.devices)  # raises
+        if self.table_format not in FORMATS:
+            raise UsageError(f"--format {self.table_format}: choose from {', '.join(FORMATS)}")
+        for name in ("batch", "shard_views"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold {self.threshold}: a probability, 0 to 1")
+        if sum((self.overwrite, self.resume or self.retry_failed, self.update)) > 1:
+            raise UsageError("--overwrite, --update and --resume or --retry-failed: choose one")
+        if self.heatmaps is not None:
+            Choice.parsed(self.heatmaps)  # raises
+        if self.null_ms and self.runtime != "null":
+            raise UsageError("--null-ms needs --runtime null")
+        if self.disclosure.salt_file.resolve().is_relative_to(self.out.resolve()):
+            raise UsageError(
+                f"--uid-salt-file {self.disclosure.salt_file}: not inside the output folder, which may be passed on"
+            )
+
+    @property
+    def disclosure(self) -> Disclosure:
+        """How DICOM files' paths and UIDs are shown."""
+        return Disclosure(self.uid_salt_file or default_salt_file(), self.keep_paths, self.keep_uids)
+
+    @property
+    def places(self) -> list[Place]:
+        """Of ``devices``."""
+        return places_of(self.devices)
+
+    @property
+    def existing(self) -> Existing:
+        """What becomes of results that are there already."""
+        if self.resume or self.retry_failed:
+            return Existing.RESUME
+        if self.update:
+            return Existing.UPDATE
+        return Existing.REPLACE if self.overwrite else Existing.REFUSE
