@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shlex
 import shutil
 import tempfile
 import time
@@ -71,7 +70,7 @@ def build_bundle(
     timings
         Folder of TensorRT's timing caches; without it, one beside ``out``.
     command
-        What builds the bundle again, for people whose GPU or library the plan is not for; without it, one made up here.
+        What builds the bundle again: told where the plan does not suit a GPU or library, or a file is damaged.
     report
         Takes a line on how far it has come.
 
@@ -135,7 +134,8 @@ def build_bundle(
         else:
             logger.info("building %s with %s", FILES["plan"], builder)
             built = _planned(builder, recipe, Bundle(folder, manifest, ""), Path(scratch), timings)
-            built["rebuild"] = command or rebuild_command(checkpoints, recipe, out, archive)
+            if command:
+                built["rebuild"] = command
             manifest = replace(manifest, builder=built)
         files = {role: describe_file(folder / name) for role, name in FILES.items() if (folder / name).exists()}
         manifest = replace(manifest, files=files)
@@ -159,13 +159,6 @@ def _planned(builder: str, recipe: Recipe, bundle: Bundle, scratch: Path, timing
     swept = sweep(lambda views, path: build((views, views, views), path), bundle.manifest, scratch)
     shutil.copyfile(swept.plan, bundle.path("plan"))
     return swept.built
-
-
-def rebuild_command(checkpoints: Sequence[Path], recipe: Recipe, out: Path, archive: NamedArchive | None) -> str:
-    """The command line that comes nearest to what was built."""
-    words = ["mura-trt", "build-engine", *(word for path in checkpoints for word in ("--checkpoint", str(path)))]
-    words += ["--precision", recipe.precision, *(["--calibrate", str(archive.place)] if archive else [])]
-    return shlex.join([*words, "-o", str(out), "--overwrite"])
 
 
 class _Views(NamedTuple):

@@ -192,12 +192,16 @@ def file_problem(folder: Path, manifest: Manifest, role: str) -> str | None:
 
 
 def _refuse(folder: Path, reason: str, manifest: Manifest | None = None) -> BundleError:
-    precision = manifest.precision if manifest else "fp16"
-    calibrate = " --calibrate ARCHIVE" if precision in FORMATS else ""
-    return BundleError(
-        f"{folder}: {reason}; copy the bundle again or rebuild it: mura-trt build-engine"
-        f" --checkpoint CHECKPOINT --precision {precision}{calibrate} -o {folder} --overwrite"
-    )
+    built = manifest.builder if manifest else None
+    if built and "rebuild" in built:
+        command = built["rebuild"]
+    else:
+        precision = manifest.precision if manifest else "fp16"
+        calibrate = " --calibrate ARCHIVE" if precision in FORMATS else ""
+        command = (
+            f"mura-trt build-engine --checkpoint CHECKPOINT --precision {precision}{calibrate} -o {folder} --overwrite"
+        )
+    return BundleError(f"{folder}: {reason}; copy the bundle again or rebuild it: {command}")
 
 
 @contextmanager

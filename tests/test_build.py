@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from mura_trt import plan
-from mura_trt.build import build_bundle, rebuild_command
+from mura_trt.build import build_bundle
 from mura_trt.builder_options import DEFAULTS
 from mura_trt.bundle import Bundle
 from mura_trt.contract import PRECISIONS
@@ -120,14 +120,6 @@ def test_batch_is_one_number_three_or_measured(
     batch: int | str | tuple[int, int, int], profile: tuple[int, int, int] | None
 ) -> None:
     assert Recipe(batch=batch).profile == profile
-
-
-def test_rebuild_command_is_made_up_where_nobody_typed_one(checkpoint: Path, tmp_path: Path) -> None:
-    command = rebuild_command([checkpoint, checkpoint], Recipe(precision="fp32", batch=8), tmp_path / "an engine", None)
-    assert command == (
-        f"mura-trt build-engine --checkpoint {checkpoint} --checkpoint {checkpoint} --precision fp32"
-        f" -o '{tmp_path / 'an engine'}' --overwrite"
-    )
 
 
 def test_wrong_checkpoint_leaves_nothing(tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ def test_spoiled_file_is_refused(name: str, spoil: Callable[[Path], None], copie
         Bundle.open(copied_bundle)
 
 
+def test_damaged_bundle_is_refused_with_the_command_that_built_it(bundle: Bundle, copied_bundle: Path) -> None:
+    (copied_bundle / FILES["plan"]).unlink()
+    with pytest.raises(BundleError) as refused:
+        Bundle.open(copied_bundle)
+    assert bundle.manifest.builder is not None
+    assert str(refused.value).endswith(f"rebuild it: {bundle.manifest.builder['rebuild']}")
+
+
 def test_another_schema_is_refused(copied_bundle: Path) -> None:
     content = json.loads((copied_bundle / MANIFEST).read_text())
     (copied_bundle / MANIFEST).write_text(json.dumps({**content, "schema": SCHEMA + 1}))

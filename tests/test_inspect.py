@@ -131,7 +131,7 @@ def test_layers_have_the_median_of_their_times() -> None:
 @pytest.mark.gpu
 def test_layers_of_a_plan_take_time(bundle: Bundle) -> None:
     layers = plan_layers(bundle)
-    assert layers
+    assert any(layer.kind for layer in layers)  # else the plan was built without details
     assert sum(layer.ms or 0 for layer in layers) > 0
     done = run(bundle.folder, "--layers")
     assert done.returncode == 0, done.stdout + done.stderr

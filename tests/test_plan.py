@@ -79,7 +79,8 @@ def test_refusal_of_an_older_bundle_still_ends_with_a_command() -> None:
     assert refusal.endswith("mura-trt build-engine --checkpoint CHECKPOINT --builder tensorrt -o BUNDLE --overwrite")
 
 
-def test_entry_tells_what_the_plan_is_for(tmp_path: Path) -> None:
+def test_entry_tells_what_the_plan_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "gpu_kind", lambda: GpuKind("a card", (9, 0)))
     graph = tiny_graph(tmp_path / "g.onnx")
     options = BuilderOptions(targets=("SM120", "SM75"))
     built = build_plan("tensorrt-rtx", graph, tmp_path / "plan", (4, 4, 4), options, tmp_path / "timings")

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from mura_trt import sweep as sweep_module
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import EnvironmentProblem
 from mura_trt.plan import build_plan
-from mura_trt.runtimes import Session, SessionOptions, open_session
-from mura_trt.sweep import BATCHES, Rates, chosen, measured_rates, sweep, timed
+from mura_trt.runtimes import Pixels, Session, SessionOptions, open_session
+from mura_trt.sweep import BATCHES, Rates, busy_seconds, chosen, measured_rates, sweep, timed
 from tests.graphs import tiny_graph
 
 
@@ -76,14 +77,22 @@ def test_sweep_builds_all_and_keeps_the_plan_of_the_best(
     assert entry["sweep"] == {"16": 1000.0, "32": 2000.0, "64": 2030.0, "128": 2010.0, "256": None}
 
 
-def test_sessions_are_timed_in_turns(bundle: Bundle) -> None:
+def test_sessions_are_timed_in_turns(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions that take as long as they are told, and some checksums: 4 views in 0.1 s, 16 in 0.1 s, 16 in 0.2 s."""
 
     def session(batch: int, ms: float) -> Session:
         return open_session("null", bundle, SessionOptions(batch=batch, null_ms=ms))[0]
 
     taken = [session(4, 100), session(16, 100), session(16, 200)]
+    turns: list[Session] = []
+
+    def noted(session: Session, images: Pixels, batches: int) -> float:
+        turns.append(session)
+        return busy_seconds(session, images, batches)
+
+    monkeypatch.setattr(sweep_module, "busy_seconds", noted)
     slow, fast, middle = timed(taken, bundle.contract, rounds=3, views=16)
+    assert turns == taken * 4  # each in every round, the first of which does not count
     assert slow == pytest.approx(40, rel=0.25)
     assert fast == pytest.approx(160, rel=0.25)
     assert middle == pytest.approx(80, rel=0.25)

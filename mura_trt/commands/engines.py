@@ -18,7 +18,7 @@ from mura_trt.commands.shared import (
     SaltFile,
     StudyDepth,
     archive_named,
-    command_line,
+    command_typed,
     errors_told,
 )
 from mura_trt.errors import EXIT_DISAGREES, EXIT_ENVIRONMENT, EXIT_OK, UsageError
@@ -45,7 +45,6 @@ def export(
 
 
 def build_engine(
-    context: typer.Context,
     checkpoint: Checkpoints,
     recipe: Annotated[Path | None, typer.Argument(help="Recipe file, as in engines/*.toml.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.")] = None,
@@ -102,7 +101,7 @@ def build_engine(
                 check=check,
                 overwrite=overwrite,
                 timings=timing_cache,
-                command=command_line(context, "--overwrite"),
+                command=command_typed("--overwrite"),
                 report=reporter.show,
             )
         print(bundle.folder)

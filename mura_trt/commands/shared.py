@@ -55,20 +55,7 @@ def archive_named(named: str) -> Path | str:
     return named if "://" in named else Path(named)
 
 
-def command_line(context: typer.Context, *more: str) -> str:
-    """The command that is running, with the arguments and options that were given, and with more flags."""
-    words = ["mura-trt", str(context.command.name)]
-    for parameter in sorted(context.command.params, key=lambda one: one.param_type_name):  # arguments, then options
-        name = str(parameter.name)
-        source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        value = context.params[name]
-        for one in value if isinstance(value, list | tuple) else (value,):
-            if parameter.param_type_name == "argument":
-                words.append(str(one))
-            elif isinstance(one, bool):
-                words.append(parameter.opts[0] if one else parameter.secondary_opts[0])
-            else:
-                words += [parameter.opts[0], str(one)]
-    return shlex.join([*words, *(flag for flag in more if flag not in words)])
+def command_typed(*more: str) -> str:
+    """The command line that this process was started with, and flags that it lacks."""
+    typed = sys.argv[1:]
+    return shlex.join(["mura-trt", *typed, *(flag for flag in more if flag not in typed)])
