@@ -80,7 +80,7 @@ def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
     assert built["least_compute_capability"] == [8, 0]
     assert built["rebuild"].startswith("mura-trt build-engine /")
     assert built["rebuild"].endswith(" --overwrite")
-    assert f" --out {bundle.folder} " in built["rebuild"]
+    assert f" -o {bundle.folder} " in built["rebuild"]
     assert " --checkpoint " in built["rebuild"] and " --calibrate " in built["rebuild"]
     assert bundle.manifest.precision == "fp16"
     assert set(bundle.manifest.versions) == {"mura_trt", "torch", "onnx"}
