@@ -116,6 +116,7 @@ class _Hand:
 
     @property
     def views(self) -> int:
+        """Of the tasks at work."""
         return sum(task.stop - task.start for task in self.at_work)
 
 
@@ -178,6 +179,12 @@ class Ledger:
     def done(self) -> bool:
         """Every view was handed out and came back."""
         return self._next is None and not any(hand.suspects or hand.at_work for hand in self._hands)
+
+    @property
+    def came_back(self) -> int:
+        """Views whose rows are there, of this run or an earlier one, be their shard complete or not."""
+        suspects = sum(task.stop - task.start for hand in self._hands for task in hand.suspects)
+        return self._views - self._left - suspects - sum(hand.views for hand in self._hands)
 
     def next_task(self, worker: int, hungry: bool = False) -> Task | None:
         """The next task to send to a worker now, or None: wait for rows first, or all is sent.

@@ -183,12 +183,9 @@ class Supervisor:
         self._tell()
 
     def _tell(self) -> None:
-        through = self._progress.before + self._progress.fresh + self._ledger.culprits
-        waiting = through - self._progress.scored - self._progress.failed  # for the rest of their shards
-        settled = sum(record.settled for record in self.records)
-        # A pulse may still tell of what has come meanwhile.
-        left = self._progress.views - self._progress.scored - self._progress.failed
-        self._progress.under_way = min(waiting + settled, left)
+        committed = self._progress.scored + self._progress.failed
+        waiting = self._ledger.came_back - committed  # for the rest of their shards
+        self._progress.under_way = waiting + sum(record.settled for record in self.records)
         self._report(self._progress)
 
     def _replace(self, number: int, lost: Lost) -> None:

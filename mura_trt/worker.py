@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -136,17 +136,17 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         config.place.take()
         options = SessionOptions(config.batch, config.null_ms, device=config.place.gpu or 0)
         session, passed_over = open_session(config.runtime, bundle, options)
-        threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
-        size = bundle.contract.height, bundle.contract.width
-        decoder = (
-            GpuDecoder(size, threads, session.batch, session.stream)
-            if session.stream
-            else Decoder(size, threads, session.batch)
-        )
-        reader = config.source.open()
-        connection.send(Ready(session.name, session.device, session.batch, passed_over))
-        Worker(connection, reader, decoder, session, config.map_size).run()
-        session.close()
+        with closing(session):  # or a process that fails would end in what CUDA says to that, and not in why it failed
+            threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
+            size = bundle.contract.height, bundle.contract.width
+            decoder = (
+                GpuDecoder(size, threads, session.batch, session.stream)
+                if session.stream
+                else Decoder(size, threads, session.batch)
+            )
+            reader = config.source.open()
+            connection.send(Ready(session.name, session.device, session.batch, passed_over))
+            Worker(connection, reader, decoder, session, config.map_size).run()
     except MuraTrtError as error:
         connection.send(Fatal(error))
     except OSError as error:
@@ -253,10 +253,6 @@ class Worker:
             self._seconds[stage] += now - started
             self._stage = ("idle", now)
 
-    def _send(self, message: Done | Hungry | Pulse) -> None:
-        with self._sending:
-            self._connection.send(message)
-
     def _send_pulses(self) -> None:
         while True:
             time.sleep(PULSE_SECONDS)
@@ -268,7 +264,8 @@ class Worker:
             else:
                 seconds = time.monotonic() - since
             try:
-                self._send(Pulse(self._settled, stage, seconds))
+                with self._sending:
+                    self._connection.send(Pulse(self._settled, stage, seconds))
             except OSError:  # the supervisor has closed the connection
                 return
 
@@ -284,7 +281,8 @@ class Worker:
         """Takes what has come, waiting where there is nothing else to do; False when the supervisor is gone."""
         idle = not self._decoding and not self._computing and not self._ahead.reading
         if idle and self._ahead.waiting and self._inbox.empty():
-            self._send(Hungry())
+            with self._sending:
+                self._connection.send(Hungry())
         while idle or not self._inbox.empty():
             message = self._inbox.get()
             if isinstance(message, Stop):
@@ -347,5 +345,10 @@ class Worker:
         while self._open and self._open[0].complete:
             rows = self._open.popleft().rows()
             seconds = {**self._seconds, "main_cpu": time.thread_time() - self._cpu_began}
-            self._send(Done(rows, self._first_batch_at, seconds))
+            with self._sending:  # no pulse that follows counts these views once more
+                self._count()
+                self._connection.send(Done(rows, self._first_batch_at, seconds))
+        self._count()
+
+    def _count(self) -> None:
         self._settled = sum(task.settled for task in self._open)

@@ -7,15 +7,19 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from mura_trt.archives import list_archive
 from mura_trt.archives.folder import FolderSource
 from mura_trt.bundle import Bundle
-from mura_trt.crew import Crew, Lost
-from mura_trt.ledger import Task
+from mura_trt.crew import Crew, Inbox, Lost, Message
+from mura_trt.ledger import Failure, Ledger, Rows, Task, score_type
 from mura_trt.places import Place
-from mura_trt.worker import Assignment, Worker, WorkerConfig
+from mura_trt.results import Existing, OutputFolder
+from mura_trt.supervisor import Progress, Supervisor
+from mura_trt.worker import Assignment, Done, Flush, Pulse, Ready, Stop, Worker, WorkerConfig
 from mura_trt.workerprocess import WorkerProcess
 
 
@@ -64,3 +68,53 @@ def test_what_may_take_its_time_is_not_taken_to_hang() -> None:
         stage, since = worker._stage
     assert stage == "decode" and since - time.monotonic() == pytest.approx(30, abs=0.5)
     assert worker._stage[0] == "idle" and 0 <= worker._seconds["decode"] < 1
+
+
+class Scripted:
+    """In place of a worker: of each task it tells half, then that it is done; of the second it dies once."""
+
+    started = 0
+
+    def __init__(self, _config: WorkerConfig, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._dies = Scripted.started == 0
+        Scripted.started += 1
+        self._says(Ready("null", "cpu", 4, []))
+
+    def _says(self, message: Message | None) -> None:
+        self._inbox.put((self, message))
+
+    def send(self, message: Assignment | Flush | Stop) -> None:
+        if not isinstance(message, Assignment):
+            return
+        start, stop = message.task.start, message.task.stop
+        self._says(Pulse((stop - start) // 2, "read", 0.0))
+        if self._dies and start:
+            self._dies = False
+            self._says(None)
+            return
+        failures = [Failure(view, "read", "ENOENT", "gone") for view in range(start, stop)]
+        self._says(Done(Rows(start, stop, np.empty(0, np.int64), np.empty(0, score_type(0)), failures), 0.0, {}))
+
+    def last_words(self) -> str:
+        return "exit code 1"
+
+    def stop(self, graceful: bool) -> None: ...
+
+
+def test_progress_counts_each_view_once_whatever_workers_tell(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scripted, "started", 0)
+    (tmp_path / "views").mkdir()
+    for view in range(24):
+        (tmp_path / "views" / f"{view:02}.png").touch()
+    listing, out = list_archive(tmp_path / "views"), OutputFolder(tmp_path / "out", Existing.REFUSE)
+    config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log")
+    told: list[int] = []
+    with Crew(Scripted, config, [Place()]) as crew:
+        ledger = Ledger(24, 8, 4)
+        Supervisor(listing, out, crew, ledger, Progress(24, 1), lambda progress: told.append(progress.done)).run()
+    out.close()
+    assert Scripted.started == 2
+    assert told == [4, 8, 12, *range(8, 17), 20, 24]  # the task that it died of comes again view by view

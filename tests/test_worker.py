@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from mura_trt.archives.folder import FolderSource
+from mura_trt.contract import InputContract
+from mura_trt.decode import Decoder
 from mura_trt.ledger import Failure, Rows, Task, scores_of
-from mura_trt.worker import _OpenTask, decoding_threads
+from mura_trt.runtimes.base import HostSession, Scores
+from mura_trt.runtimes.null import checksums
+from mura_trt.worker import Assignment, Done, Flush, Hungry, Pulse, Stop, Worker, _OpenTask, decoding_threads
 
 
 @pytest.mark.parametrize(
@@ -32,3 +45,59 @@ def test_open_task_takes_its_own_views_of_mixed_batches() -> None:
     assert rows.scores["color"].tolist() == [True, False, True]
     assert rows.scores["map"].tolist() == [[4, 5], [0, 1], [2, 3]]
     assert [failure.view for failure in rows.failures] == [13]
+
+
+class Quick(HostSession):
+    """Checksums, as the ``null`` runtime's."""
+
+    name = "quick"
+
+    def _run(self, images: NDArray[np.uint8]) -> Scores:
+        return checksums(images, self._map_shape)
+
+
+class Listening:
+    """The supervisor's end of a connection, which takes its time to hear that a task is done."""
+
+    def __init__(self, tasks: list[Task], reference: bytes) -> None:
+        self.heard: list[Done | Hungry | Pulse] = []
+        self._out: SimpleQueue[Assignment | Flush | Stop] = SimpleQueue()
+        self._left = len(tasks)
+        for task in tasks:
+            self._out.put(Assignment(task, [reference] * (task.stop - task.start)))
+
+    def recv(self) -> Assignment | Flush | Stop:
+        return self._out.get()
+
+    def send(self, message: Done | Hungry | Pulse) -> None:
+        self.heard.append(message)
+        if isinstance(message, Done):
+            time.sleep(0.02)  # in which a pulse falls due
+            self._left -= 1
+            if self._left == 0:
+                self._out.put(Stop())
+        elif isinstance(message, Hungry):
+            self._out.put(Flush())
+        elif self._left == 0:
+            raise OSError  # ends the thread that sends pulses
+
+
+def test_no_pulse_counts_views_of_a_task_that_was_told_to_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mura_trt.worker.PULSE_SECONDS", 0.001)
+    Image.new("L", (16, 16)).save(tmp_path / "view.png")
+    connection: Any = Listening([Task(start, start + 10) for start in range(0, 100, 10)], b"view.png")
+    session, decoder = Quick(InputContract(height=32, width=32), 4), Decoder((32, 32), 1, 4)
+    Worker(connection, FolderSource(str(tmp_path)).open(), decoder, session, 0).run()
+    for thread in threading.enumerate():
+        if thread.name == "pulse":
+            thread.join(10)
+    done, told = 0, [0]
+    for message in connection.heard:
+        if isinstance(message, Done):
+            done += message.rows.stop - message.rows.start
+        elif isinstance(message, Pulse):
+            told.append(done + message.settled)
+    assert done == 100 and len(told) > 10
+    assert told == sorted(told) and told[-1] <= 100

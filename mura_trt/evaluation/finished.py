@@ -47,7 +47,9 @@ _OF_STUDIES = ("study", "body_part", "views", "scored", "failed", "probability",
 _COUNTS = ("views", "scored", "failed")
 _DECISIONS = {"": -1, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 # Files of a run beside the two that tell of it.
-_OWN = re.compile(r"(studies|views|failures|heatmaps|vanished)\.(csv|parquet)|\w+\.dat|worker\.log|\.lock|\.before-.*")
+_OWN = re.compile(
+    r"(studies|views|failures|heatmaps|vanished)\.(csv|parquet)|\w+\.dat|worker(-\d+)?\.log|\.lock|\.before-.*"
+)
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:

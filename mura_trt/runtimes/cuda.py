@@ -5,12 +5,15 @@ The primary context is the one that torch and DALI use, so that all of them can 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import contextlib
+import ctypes
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.cuda_devices import LIBRARY, cuda_device_count
 from mura_trt.errors import RuntimeUnavailable
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: nothing that others do on the default stream holds this one up
@@ -38,9 +41,14 @@ class Stream(Protocol):
 
 
 class Device:
-    """One GPU, its primary context current on this thread from here to ``close``.
+    """One GPU, its primary context current on this thread from here to ``close``, or to the end of a ``with``.
 
     Copies are started, not waited for; memory that one reads or writes must stay as it is until its stream is through.
+
+    Attributes
+    ----------
+    error
+        What its methods, and those of its streams and events, raise where CUDA refuses; no RuntimeError.
 
     Raises
     ------
@@ -58,6 +66,7 @@ class Device:
                 f"PyCUDA does not import ({error}): pip install pycuda, which needs nvcc"
             ) from error
         self._driver = driver
+        self.error: type[Exception] = driver.Error
         self._memory: list[Any] = []
         self._pinned: list[NDArray[Any]] = []
         self.ordinal = ordinal
@@ -71,6 +80,12 @@ class Device:
         except driver.Error as error:
             raise RuntimeUnavailable(f"CUDA device {ordinal} cannot be used: {error}") from error
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
     def stream(self) -> Stream:
         """A new stream."""
         stream: Stream = self._driver.Stream(NON_BLOCKING)
@@ -83,16 +98,14 @@ class Device:
         return event
 
     def memory(self, nbytes: int) -> int:
-        """The address of new device memory, all zeros, that lives until ``close``."""
+        """The address of new device memory, whatever is in it, that lives until ``close``."""
         try:
             self._memory.append(self._driver.mem_alloc(nbytes))
         except self._driver.Error as error:
             raise RuntimeUnavailable(
                 f"no memory on {self.name} for a batch: {error}; give a smaller --batch"
             ) from error
-        address = int(self._memory[-1])
-        self._driver.memset_d8(address, 0, nbytes)
-        return address
+        return int(self._memory[-1])
 
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         """New host memory that copies to and from the GPU need not stop for; it lives until ``close``."""
@@ -119,13 +132,19 @@ class Device:
         return int(self._driver.mem_get_info()[0])
 
     def close(self) -> None:
-        """Gives memory back while its context is still current, and takes that off this thread.
+        """Gives memory back while its context is still current, and takes that off this thread; once only.
 
-        Streams, events and pinned arrays must not be used after, and should be gone before.
+        Streams, events and pinned arrays must not be used after, and should be gone before. Where the GPU has failed,
+        it refuses everything from then on, and the process's end gives back what is left.
         """
         for memory in self._memory:
-            memory.free()
+            with contextlib.suppress(self.error):
+                memory.free()
         self._memory.clear()
         self._pinned.clear()
-        self._context.pop()
-        self._context.detach()
+        with contextlib.suppress(self.error):
+            self._context.pop()
+            self._context.detach()
+            # To detach a context, PyCUDA makes it current again and takes the end of that for part of the detaching,
+            # which holds for contexts of its own, but not for the primary one.
+            ctypes.CDLL(LIBRARY).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))

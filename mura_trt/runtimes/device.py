@@ -8,6 +8,7 @@ session's own. The host waits for ``copied`` of the oldest batch only, with the 
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
@@ -54,7 +55,12 @@ class DeviceSession(Session):
     contract, batch
         As for :class:`Session`.
     gpu
-        The device; closed with the session.
+        The device; closed with the session, also with one that does not come to be.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        The model does not load, or a first batch fails.
     """
 
     depth = 3  # one computes, one waits behind it, and one is handed over
@@ -62,30 +68,33 @@ class DeviceSession(Session):
     def __init__(self, contract: InputContract, batch: int, gpu: Device) -> None:
         super().__init__(contract, batch)
         self._gpu = gpu
-        self._compute, self._copy_back = gpu.stream(), gpu.stream()
-        self.stream = GpuStream(gpu.ordinal, self._compute.handle)
-        self._free = deque(self._slot() for _ in range(self.depth))
+        self._free: deque[Slot] = deque()
         self._flying: deque[Slot] = deque()
+        try:
+            self._compute, self._copy_back = gpu.stream(), gpu.stream()
+            self.stream = GpuStream(gpu.ordinal, self._compute.handle)
+            self._free.extend(self._slot() for _ in range(self.depth))
+            self._load()
+            self._try_out()
+        except BaseException as error:
+            self.close()  # the next runtime must not find our context on its thread
+            if isinstance(error, (RuntimeError, gpu.error)):
+                raise RuntimeUnavailable(f"no batch of {batch} views can be computed on {gpu.name}: {error}") from error
+            raise
+
+    def _load(self) -> None:
+        """Makes ready what ``_launch`` needs, with streams and memory there."""
+
+    def _try_out(self) -> None:
+        """Runs a first batch: what cannot work shows when the session is opened, and what is compiled late is."""
+        self.run(DevicePixels([Piece(self._free[0].image, self.batch, None)]))
 
     @abstractmethod
     def _launch(self, image: int, outputs: dict[str, Output], stream: Stream) -> None:
         """Starts a whole batch on the stream: from pixels at an address to the outputs' addresses."""
 
     def _release(self) -> None:
-        """Gives back what the model holds, with nothing in flight and the context still there."""
-
-    def _try_out(self) -> None:
-        """Runs a batch of black pixels: what cannot work shows when the session is opened, and what is compiled is.
-
-        Raises
-        ------
-        RuntimeUnavailable
-            It cannot work.
-        """
-        try:
-            self.run(DevicePixels([Piece(self._free[0].image, self.batch, None)]))
-        except RuntimeError as error:
-            raise RuntimeUnavailable(f"a first batch of {self.batch} views fails: {error}") from error
+        """Gives back what ``_load`` has got so far, with nothing in flight and the context still there."""
 
     def _slot(self) -> Slot:
         shapes = {"probability": (self.batch,), "logit": (self.batch,), "cam": (self.batch, *self._map_shape)}
@@ -141,10 +150,12 @@ class DeviceSession(Session):
         return Scores(*(slot.outputs[name].host[: slot.views] for name in ("probability", "logit", "cam")))
 
     def close(self) -> None:
-        """Waits for what is in flight, and gives memory and context back."""
-        while self.pending:
-            self.collect()
+        """Waits for what is in flight, and gives memory and context back, however far the session has come."""
+        with contextlib.suppress(self._gpu.error):  # of a GPU that has failed, nothing comes any more
+            for slot in self._flying:
+                slot.copied.synchronize()
+        self._flying.clear()
         self._release()
         self._free.clear()
-        del self._compute, self._copy_back
+        self._compute = self._copy_back = None  # type: ignore[assignment]  # gone before their context is
         self._gpu.close()

@@ -47,17 +47,24 @@ class LoadedPlan:
             raise RuntimeUnavailable(f"{module} does not import: {error}") from error
         if problem := why_not(built, self.trt.__version__, gpu.compute_capability):
             raise RuntimeUnavailable(problem)
+        self.context: Any = None
+        self._kernels: Any = None
+        self.engine: Any = None
         # Deserialising needs the runtime to live as long as the engine, and reports by None and a line in its log.
         self._runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.ERROR))
-        self._kernels: Any = None
-        plan = bundle.path("plan").read_bytes()
-        self.engine: Any = self._runtime.deserialize_cuda_engine(plan)
-        self.context: Any = self._make_context(bundle, gpu, cuda_graphs) if self.engine is not None else None
-        if self.context is None:
-            reason = header_problem(self.trt, self._runtime, plan) or "it does not say why"
-            raise RuntimeUnavailable(
-                f"{module} cannot load the plan on {gpu.name} ({reason}); rebuild it: {rebuild(built)}"
-            )
+        try:
+            plan = bundle.path("plan").read_bytes()
+            self.engine = self._runtime.deserialize_cuda_engine(plan)
+            if self.engine is not None:
+                self.context = self._make_context(bundle, gpu, cuda_graphs)
+            if self.context is None:
+                reason = header_problem(self.trt, self._runtime, plan) or "it does not say why"
+                raise RuntimeUnavailable(
+                    f"{module} cannot load the plan on {gpu.name} ({reason}); rebuild it: {rebuild(built)}"
+                )
+        except BaseException:  # whose traceback would keep all this longer than its GPU's context
+            self.close()
+            raise
 
     def _make_context(self, bundle: Bundle, gpu: Device, cuda_graphs: bool) -> Any:
         """An execution context, None where it cannot be made; of TensorRT-RTX, one whose kernels stay while it works.
@@ -89,4 +96,7 @@ class LoadedPlan:
 
     def close(self) -> None:
         """Gives all back in the order that TensorRT wants, before the memory that it uses."""
-        del self.context, self._kernels, self.engine, self._runtime
+        self.context = None
+        self._kernels = None
+        self.engine = None
+        self._runtime = None

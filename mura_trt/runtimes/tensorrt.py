@@ -29,21 +29,27 @@ class TensorRTSession(DeviceSession):
         least, tuned, most = built["batch"]
         if options.batch and not least <= options.batch <= most:
             raise UsageError(f"--batch {options.batch}: this bundle's plan takes {least} to {most} views")
-        gpu = Device(options.device)
-        try:
-            super().__init__(bundle.contract, options.batch or tuned, gpu)
-            self._plan = LoadedPlan(bundle, gpu, bool(options.cuda_graphs))
-            shape = (self.batch, *self._shape)
-            if not self._plan.context.set_input_shape("image", shape):
-                raise RuntimeUnavailable(f"{self.name} refused the input shape {shape}")
-            self._try_out()
-            self._plan.keep_kernels()
-        except RuntimeUnavailable:  # the next runtime must not find our context on its thread
-            gpu.close()
-            raise
+        self._bundle, self._cuda_graphs = bundle, bool(options.cuda_graphs)
+        self._plan: LoadedPlan | None = None
+        super().__init__(bundle.contract, options.batch or tuned, Device(options.device))
+
+    @property
+    def _loaded(self) -> LoadedPlan:
+        assert self._plan is not None
+        return self._plan
+
+    def _load(self) -> None:
+        self._plan = LoadedPlan(self._bundle, self._gpu, self._cuda_graphs)
+        shape = (self.batch, *self._shape)
+        if not self._plan.context.set_input_shape("image", shape):
+            raise RuntimeUnavailable(f"{self.name} refused the input shape {shape}")
+
+    def _try_out(self) -> None:
+        super()._try_out()
+        self._loaded.keep_kernels()
 
     def _launch(self, image: int, outputs: dict[str, Output], stream: Stream) -> None:
-        context = self._plan.context
+        context = self._loaded.context
         for name, address in (("image", image), *((name, output.address) for name, output in outputs.items())):
             if not context.set_tensor_address(name, address):
                 raise RuntimeError(f"{self.name} refused the address of tensor {name!r}")
@@ -51,7 +57,9 @@ class TensorRTSession(DeviceSession):
             raise RuntimeError(f"{self.name} could not start a batch")
 
     def _release(self) -> None:
-        self._plan.close()
+        if self._plan is not None:
+            self._plan.close()
+        self._plan = None
 
 
 class PlainTensorRTSession(TensorRTSession):

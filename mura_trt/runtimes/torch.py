@@ -69,6 +69,11 @@ class TorchCudaSession(DeviceSession):
 
     name = "torch_cuda"
     _half: bool | None = None  # None: as the bundle has it
+    _model: Any
+    _image: Any
+    _torch_stream: Any
+    _outputs: Any
+    _graph: Any
 
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
         torch = self._torch = _torch()
@@ -78,22 +83,21 @@ class TorchCudaSession(DeviceSession):
         # other bits the next time.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-        gpu = Device(options.device)
+        self._bundle, self._in_graph = bundle, options.cuda_graphs in (None, True)
+        self._model = self._image = self._torch_stream = self._outputs = self._graph = None
+        super().__init__(bundle.contract, options.batch or GPU_BATCH, Device(options.device))
+
+    def _load(self) -> None:
+        torch, there = self._torch, f"cuda:{self._gpu.ordinal}"
+        model = _model(self._bundle)
+        half = self._bundle.manifest.precision != "fp32" if self._half is None else self._half
         try:
-            super().__init__(bundle.contract, options.batch or GPU_BATCH, gpu)
-            model = _model(bundle)
-            half = bundle.manifest.precision != "fp32" if self._half is None else self._half
-            self._model = (model.half_body() if half else model).to(f"cuda:{gpu.ordinal}")
-            self._image = torch.zeros((self.batch, *self._shape), dtype=torch.uint8, device=f"cuda:{gpu.ordinal}")
-            self._torch_stream = torch.cuda.ExternalStream(self._compute.handle, device=f"cuda:{gpu.ordinal}")
-            self._graph = self._captured() if options.cuda_graphs in (None, True) else None
-            self._try_out()
-        except RuntimeUnavailable:
-            gpu.close()
-            raise
+            self._model = (model.half_body() if half else model).to(there)
+            self._image = torch.zeros((self.batch, *self._shape), dtype=torch.uint8, device=there)
+            self._torch_stream = torch.cuda.ExternalStream(self._compute.handle, device=there)
+            self._graph = self._captured() if self._in_graph else None
         except torch.cuda.OutOfMemoryError as error:
-            gpu.close()
-            raise RuntimeUnavailable(f"no memory on {gpu.name}: {error}; give a smaller --batch") from error
+            raise RuntimeUnavailable(f"no memory on {self._gpu.name}: {error}; give a smaller --batch") from error
 
     def _captured(self) -> Any:
         with self._torch.cuda.stream(self._torch_stream), self._torch.inference_mode():
@@ -117,7 +121,7 @@ class TorchCudaSession(DeviceSession):
             self._gpu.copy(output.address, found.data_ptr(), found.nbytes, stream)
 
     def _release(self) -> None:
-        del self._graph, self._outputs, self._image, self._model, self._torch_stream
+        self._graph = self._outputs = self._image = self._model = self._torch_stream = None
 
 
 class TorchCudaReference(TorchCudaSession):

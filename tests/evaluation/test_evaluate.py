@@ -374,6 +374,8 @@ def test_a_run_of_another_version_is_refused_by_evaluate_and_report(
         ("out/recipe.json", "recipe.json, which is read"),
         ("out/studies.csv", "studies.csv, which is read"),
         ("out/shards/t.json", "shards, which is read"),
+        ("out/worker.log", r"worker\.log, which is read"),
+        ("out/worker-3.log", r"worker-3\.log, which is read"),
         ("absent/t.json", "absent is no folder that can be written to; make it"),
         ("out", "no regular file"),
     ],
@@ -382,6 +384,8 @@ def test_a_threshold_does_not_take_the_place_of_what_is_read(
     tmp_path: Path, write: Write, file: str, message: str
 ) -> None:
     out, labels = made_run(tmp_path), write("labels.csv", lines(TRUTH))
+    for log in ("worker.log", "worker-3.log"):
+        (out / log).write_text("what a library had to say\n")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for given in (out, out / "studies.csv"):
         with pytest.raises(UsageError, match=message):

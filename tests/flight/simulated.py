@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.contract import InputContract
-from mura_trt.decode import BatchDecoder
+from mura_trt.decode import BatchDecoder, Decoder
 from mura_trt.runtimes.base import DevicePixels, Piece
 from mura_trt.runtimes.cuda import Device, Event, Stream
 from mura_trt.runtimes.device import DeviceSession, Output
@@ -42,7 +42,6 @@ class Block:
     bytes_: NDArray[np.uint8]
     written: tuple[str, int] = (HOST, 0)
     read: dict[str, int] = field(default_factory=dict)
-    freed: bool = False
 
 
 @dataclass
@@ -111,11 +110,43 @@ def _merge(clock: Clock, other: Clock) -> None:
         clock[name] = max(clock.get(name, 0), tick)
 
 
+class Refused(Exception):
+    """What the device says where it refuses, as PyCUDA's errors no RuntimeError."""
+
+
+class Pinned(np.ndarray[Any, Any]):
+    """Page-locked memory, that notes what the host reads and writes of it by index."""
+
+    gpu: SimulatedDevice | None = None
+    block: Block
+
+    def __array_finalize__(self, origin: object) -> None:
+        if isinstance(origin, Pinned) and origin.gpu is not None:
+            self.gpu, self.block = origin.gpu, origin.block
+
+    def __getitem__(self, at: Any) -> Any:
+        self._accessed(write=False)
+        return super().__getitem__(at)
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self._accessed(write=True)
+        super().__setitem__(at, value)
+
+    def _accessed(self, write: bool) -> None:
+        if self.gpu is not None:
+            self.gpu.touched(self.block, write)
+
+
+def _pinned(host: NDArray[Any]) -> Pinned:
+    assert isinstance(host, Pinned), "a copy that the host would wait for"
+    return host
+
+
 class SimulatedDevice(Device):
     """The device of :mod:`mura_trt.runtimes.cuda` with nothing behind it."""
 
     def __init__(self, schedule: random.Random, eager: float = 0.3) -> None:
-        self.ordinal, self.name, self.compute_capability = 0, "simulated", (0, 0)
+        self.ordinal, self.name, self.compute_capability, self.error = 0, "simulated", (0, 0), Refused
         self.clock: Clock = {}
         self.blocks: dict[int, Block] = {}
         self.streams: list[SimulatedStream] = []
@@ -133,30 +164,31 @@ class SimulatedDevice(Device):
         return SimulatedEvent(self)
 
     def memory(self, nbytes: int) -> int:
-        address = self.allocated("memory", nbytes)
-        self.blocks[address].bytes_[:] = 0
-        return address
+        return self.allocated("memory", nbytes)
 
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        host = np.empty(shape, dtype)
-        host.view(np.uint8).reshape(-1)[:] = POISON
+        bytes_ = np.full(int(np.prod(shape)) * np.dtype(dtype).itemsize, POISON, np.uint8)
+        host = bytes_.view(dtype).reshape(shape).view(Pinned)
+        host.gpu, host.block = self, Block("pinned", bytes_, (HOST, self._tick()))
         return host
 
     def upload(self, address: int, host: NDArray[Any], stream: Stream) -> None:
-        block, at = self.found(address)
+        (block, at), pinned = self.found(address), _pinned(host)
+        origin = pinned.view(np.ndarray).reshape(-1).view(np.uint8)
 
         def do() -> None:
-            block.bytes_[at : at + host.nbytes] = host.reshape(-1).view(np.uint8)
+            block.bytes_[at : at + len(origin)] = origin
 
-        _simulated(stream).give(do, writes=[block])
+        _simulated(stream).give(do, reads=[pinned.block], writes=[block])
 
     def download(self, host: NDArray[Any], address: int, stream: Stream) -> None:
-        block, at = self.found(address)
+        (block, at), pinned = self.found(address), _pinned(host)
+        target = pinned.view(np.ndarray).reshape(-1).view(np.uint8)
 
         def do() -> None:
-            host.reshape(-1).view(np.uint8)[:] = block.bytes_[at : at + host.nbytes]
+            target[:] = block.bytes_[at : at + len(target)]
 
-        _simulated(stream).give(do, reads=[block])
+        _simulated(stream).give(do, reads=[block], writes=[pinned.block])
 
     def copy(self, to: int, address: int, nbytes: int, stream: Stream) -> None:
         (target, there), (origin, here) = self.found(to), self.found(address)
@@ -184,8 +216,12 @@ class SimulatedDevice(Device):
     def free(self, address: int) -> None:
         """Takes memory back, which is as good as writing to it."""
         block = self.blocks.pop(address)
-        self.accessed(block, HOST, self.clock | {HOST: self._tick()}, write=True)
+        self.touched(block, write=True)
         block.bytes_[:] = POISON
+
+    def touched(self, block: Block, write: bool) -> None:
+        """Notes that the host reads or writes memory, just now."""
+        self.accessed(block, HOST, self.clock | {HOST: self._tick()}, write)
 
     def found(self, address: int) -> tuple[Block, int]:
         """The memory that an address is in, and how far into it."""
@@ -274,6 +310,16 @@ class SimulatedDecoder(BatchDecoder[DevicePixels]):
 
     def _joined(self, parts: list[DevicePixels]) -> DevicePixels:
         return DevicePixels([piece for part in parts for piece in part.pieces])
+
+
+class HostDecoder(Decoder):
+    """DALI on the CPU, whose pixels the session must bring to the device itself."""
+
+    faults: Sequence[Race] = ()
+
+    def onto(self, _gpu: SimulatedDevice, _session: DeviceSession) -> HostDecoder:
+        """The same decoder, as it knows of no device."""
+        return self
 
 
 class SimulatedSession(DeviceSession):

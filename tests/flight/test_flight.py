@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,17 +21,27 @@ from PIL import Image
 from mura_trt.archives.folder import FolderSource
 from mura_trt.contract import InputContract
 from mura_trt.decode import Decoder
+from mura_trt.errors import RuntimeUnavailable
 from mura_trt.ledger import Rows, Task
 from mura_trt.runtimes.base import Pixels
-from mura_trt.runtimes.device import Slot
+from mura_trt.runtimes.cuda import Stream
+from mura_trt.runtimes.device import Output, Slot
 from mura_trt.runtimes.null import checksums
 from mura_trt.worker import Assignment, Done, Flush, Hungry, Pulse, Stop, Worker
-from tests.flight.simulated import SimulatedDecoder, SimulatedDevice, SimulatedSession, SimulatedStream
+from tests.flight.simulated import (
+    HostDecoder,
+    Refused,
+    SimulatedDecoder,
+    SimulatedDevice,
+    SimulatedSession,
+    SimulatedStream,
+)
 
 CONTRACT = InputContract(height=32, width=32)
 SIZE = (CONTRACT.height, CONTRACT.width)
 VIEWS, BATCHES, DEPTHS = 40, (1, 2, 3, 5), (1, 2, 3, 4)
-SCHEDULES, BROKEN_SCHEDULES = 1000, 25
+SCHEDULES, BROKEN_SCHEDULES, HOST_SCHEDULES = 1000, 25, 200
+Decoders = Mapping[int, SimulatedDecoder | HostDecoder]
 
 
 class Archive(NamedTuple):
@@ -84,6 +94,11 @@ def decoders() -> dict[int, SimulatedDecoder]:
     return {batch: SimulatedDecoder(SIZE, 1, batch) for batch in BATCHES}
 
 
+@pytest.fixture(scope="module")
+def host_decoders() -> dict[int, HostDecoder]:
+    return {batch: HostDecoder(SIZE, 1, batch) for batch in BATCHES}
+
+
 class Script:
     """The supervisor's end of a worker's connection: a schedule's tasks, when it pleases."""
 
@@ -129,7 +144,7 @@ class Script:
 
 def fly(
     archive: Archive,
-    decoders: dict[int, SimulatedDecoder],
+    decoders: Decoders,
     seed: int,
     session_class: Callable[..., SimulatedSession] = SimulatedSession,
     device_class: type[SimulatedDevice] = SimulatedDevice,
@@ -175,6 +190,13 @@ def test_batches_that_were_decoded_in_parts_come_together_again(
 ) -> None:
     for seed in range(BROKEN_SCHEDULES):  # few, for the decoder is made anew for each broken file
         fly(broken_archive, decoders, seed)
+
+
+def test_pixels_in_the_hosts_memory_are_left_alone_until_they_are_copied(
+    archive: Archive, host_decoders: dict[int, HostDecoder]
+) -> None:
+    for seed in range(HOST_SCHEDULES):
+        fly(archive, host_decoders, seed)
 
 
 class DeafStream(SimulatedStream):
@@ -240,6 +262,15 @@ class Careless(SimulatedSession):
     def _gather(self, slot: Slot) -> None: ...
 
 
+class Frugal(SimulatedSession):
+    """Has one place for all batches that come from the host's memory."""
+
+    def _submit(self, images: Pixels) -> None:
+        if self._flying:
+            self._free[0].staged = self._flying[-1].staged
+        super()._submit(images)
+
+
 FAULTS: dict[str, dict[str, Any]] = {
     "copies back what is not computed": {"device_class": DeafDevice},
     "computes on what is not decoded": {"device_class": DeafToDecoder},
@@ -253,11 +284,68 @@ FAULTS: dict[str, dict[str, Any]] = {
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_missing_wait_is_caught(fault: str, archive: Archive, decoders: dict[int, SimulatedDecoder]) -> None:
+    # One batch in flight waits for itself, and batches of one are always whole.
+    assert schedules_caught(archive, decoders, **FAULTS[fault]) >= 8
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("session_class", [Frugal, Greedy, Impatient])
+def test_a_missing_wait_is_caught_of_pixels_in_the_hosts_memory(
+    session_class: type[SimulatedSession], archive: Archive, host_decoders: dict[int, HostDecoder]
+) -> None:
+    assert schedules_caught(archive, host_decoders, session_class=session_class) >= 8
+
+
+def schedules_caught(archive: Archive, decoders: Decoders, **fault: Any) -> int:
+    """In how many of 20 schedules a fault shows."""
     caught = 0
     for seed in range(20):
         try:
-            fly(archive, dict(decoders), seed, **FAULTS[fault])
+            fly(archive, decoders, seed, **fault)
         except (AssertionError, KeyError, ValueError):
             caught += 1
     print(f"{fault}: caught in {caught} of 20 schedules")
-    assert caught >= 8  # one batch in flight waits for itself, and batches of one are always whole
+    return caught
+
+
+class Refusing(SimulatedSession):
+    """Cannot compute."""
+
+    error: type[Exception] = Refused
+
+    def _launch(self, image: int, outputs: dict[str, Output], stream: Stream) -> None:
+        raise self.error("no kernel for this")
+
+
+@pytest.mark.parametrize("error", [Refused, RuntimeError])
+def test_a_session_whose_first_batch_fails_is_unavailable_and_leaves_nothing(error: type[Exception]) -> None:
+    gpu = SimulatedDevice(random.Random(0))
+    failing = type("Failing", (Refusing,), {"error": error})
+    with pytest.raises(RuntimeUnavailable, match=r"no batch of 3 views can be computed on simulated: no kernel"):
+        failing(CONTRACT, 3, gpu, 2)
+    assert gpu.closed
+
+
+def test_a_session_that_does_not_come_to_be_leaves_nothing_whatever_the_reason() -> None:
+    gpu = SimulatedDevice(random.Random(0))
+    failing = type("Failing", (Refusing,), {"error": KeyError})
+    with pytest.raises(KeyError, match="no kernel"):
+        failing(CONTRACT, 3, gpu, 2)
+    assert gpu.closed
+
+
+def test_a_session_of_a_gpu_that_failed_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise Refused("unspecified launch failure")
+
+    gpu = SimulatedDevice(random.Random(0), eager=1.0)
+    session = SimulatedSession(CONTRACT, 1, gpu, 2)
+    session.submit(np.zeros((1, *SIZE, 1), np.uint8))
+    monkeypatch.setattr("tests.flight.simulated.SimulatedEvent.synchronize", refuse)
+    with pytest.raises(Refused):
+        session.collect()
+    session.submit(np.zeros((1, *SIZE, 1), np.uint8))
+    while gpu.step():
+        pass
+    session.close()
+    assert gpu.closed
