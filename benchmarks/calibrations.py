@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.demo_model import CALIBRATION_SEED, HELD_OUT_SEED, command
-from benchmarks.pipeline import finish
+from benchmarks.measuring import finish
 from mura_trt.archives import list_archive
 from mura_trt.calibrate import METHODS, calibrate, input_ranges, rounded
 from mura_trt.checkpoint import load_network

@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.pipeline import finish
+from benchmarks.measuring import finish
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,7 @@ the null runtime's checksum is (1 us).
 from __future__ import annotations
 
 import io
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +20,7 @@ import numpy as np
 import typer
 from PIL import Image
 
-from benchmarks.pipeline import machine
+from benchmarks.measuring import finish, scored
 from mura_trt.bundle import FILES, REQUIRED, Manifest, describe_file, write_manifest
 from mura_trt.contract import InputContract
 from mura_trt.parity.bounds import BOUNDS
@@ -69,10 +66,7 @@ def make_bundle(folder: Path) -> None:
 
 def feed_once(archive: Path, bundle: Path, *options: str) -> dict[str, float]:
     """Views/s, and microseconds a view of the worker's main thread, of one run."""
-    with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle), "-o", out]
-        command += ["--runtime", "null", "--allow-unproven", "--shard-views", "2048", "--json", *options]
-        run = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    run = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048", *options)
     return {
         "views_per_s": run["views_per_s"],
         "main_thread_us": run["stage_s"]["worker_main_cpu"] / run["scored"] * 1e6,
@@ -88,7 +82,7 @@ def measure(views: int, repeats: int) -> dict[str, Any]:
         runs = [feed_once(archive, bundle) for _ in range(repeats + 1)][1:]
     found = {name: [run[name] for run in runs] for name in ("views_per_s", "main_thread_us")}
     medians = {name: round(statistics.median(values), 1) for name, values in found.items()}
-    return {"machine": machine(), "views": views, "median": medians, **found}
+    return {"views": views, "median": medians, **found}
 
 
 def main(
@@ -97,10 +91,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
 ) -> None:
     """Measures and prints."""
-    result = measure(views, repeats)
-    print(json.dumps(result, indent=2))
-    if json_file:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    finish(measure(views, repeats), json_file)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ torch.compile) comes last and is left out, and told, where the time is up. ``--c
 Runtime.
 
 Rates are views/s, medians over interleaved repetitions with least and most beside them; scores are compared with the
-reference before anything is timed. It is one long file, because it is carried to machines where little else is.
+reference before anything is timed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for it may be started as a file, too
+
+from benchmarks.measuring import commit, decode_rate, link_views, scored  # noqa: E402
+
 BATCHES = (16, 64, 128, 256)
 REPEATS = 5
 BATCHES_TIMED = 24  # in a row, by one repetition
@@ -87,11 +91,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def interleaved(takes: dict[str, Callable[[], float]], repeats: int = REPEATS) -> dict[str, Any]:
-    """Each measurement so often in turn, the first round not counted; an error in place of one that fails."""
+def interleaved(takes: dict[str, Callable[[], float]], repeats: int = REPEATS, warm_up: int = 1) -> dict[str, Any]:
+    """Each measurement so often in turn, behind rounds that are not counted; an error in place of one that fails."""
     found: dict[str, list[float]] = {name: [] for name in takes}
     errors: dict[str, str] = {}
-    for turn in range(repeats + 1):
+    for turn in range(-warm_up, repeats):
         for name, take in takes.items():
             if name in errors:
                 continue
@@ -100,7 +104,7 @@ def interleaved(takes: dict[str, Callable[[], float]], repeats: int = REPEATS) -
             except Exception as error:  # one peer that fails must not cost the others their figures
                 errors[name] = told(error)
             else:
-                if turn:
+                if turn >= 0:
                     found[name].append(value)
     return {name: errors.get(name) or spread(values) for name, values in found.items()}
 
@@ -220,35 +224,30 @@ def same_bits(work: Work) -> dict[str, Any]:
 
 def decoding(work: Work) -> dict[str, Any]:
     """Decoding on the GPU against decoding on the CPU: levels of 255 that pixels differ by."""
-    import torch
-
     from mura_trt.decode import Decoder, GpuDecoder
+    from mura_trt.runtimes.base import GpuStream
     from mura_trt.runtimes.cuda import Device
 
-    gpu = Device()
-    stream = gpu.stream()
     found: dict[str, Any] = {}
-    for kind, folder in (("png", work.png), ("jpeg", work.jpeg)):
-        files = [path.read_bytes() for path in sorted(folder.rglob("*.*g"))[:64]]
-        on_cpu, on_gpu = Decoder((320, 320), 4, len(files)), GpuDecoder((320, 320), 4, len(files), _gpu_stream(stream))
-        on_cpu.submit(files)
-        on_gpu.submit(files)
-        expected, pixels = on_cpu.collect().pixels, on_gpu.collect().pixels
-        host = gpu.pinned(expected.shape, np.uint8)
-        (piece,) = pixels.pieces
-        gpu.download(host, piece.address, stream)
-        torch.cuda.synchronize()
-        difference = np.abs(host.astype(int) - expected)
-        inside = difference[:, 2:-2, 2:-2]
-        found[kind] = {"files": len(files), "most_inside": int(inside.max()), "most": int(difference.max()),
-                       "mean": round(float(difference.mean()), 4)}  # fmt: skip
+    with Device() as gpu:
+        stream, done = gpu.stream(), gpu.event()
+        for kind, folder in (("png", work.png), ("jpeg", work.jpeg)):
+            files = [path.read_bytes() for path in sorted(folder.rglob("*.*g"))[:64]]
+            on_cpu = Decoder((320, 320), 4, len(files))
+            on_gpu = GpuDecoder((320, 320), 4, len(files), GpuStream(0, stream.handle))
+            on_cpu.submit(files)
+            on_gpu.submit(files)
+            expected, pixels = on_cpu.collect().pixels, on_gpu.collect().pixels
+            host = gpu.pinned(expected.shape, np.uint8)
+            (piece,) = pixels.pieces
+            gpu.download(host, piece.address, stream)
+            done.record(stream)
+            done.synchronize()
+            difference = np.abs(host.astype(int) - expected)
+            inside = difference[:, 2:-2, 2:-2]
+            found[kind] = {"files": len(files), "most_inside": int(inside.max()), "most": int(difference.max()),
+                           "mean": round(float(difference.mean()), 4)}  # fmt: skip
     return found
-
-
-def _gpu_stream(stream: Any) -> Any:
-    from mura_trt.runtimes.base import GpuStream
-
-    return GpuStream(0, stream.handle)
 
 
 def model_rates(work: Work) -> dict[str, Any]:
@@ -304,114 +303,61 @@ def _on_device(pixels: np.ndarray[Any, Any]) -> Any:
 
 
 def decode_rates(work: Work) -> dict[str, Any]:
-    """Decoding alone, of files in memory, on the CPU and with the GPU's help."""
+    """Reading and decoding alone, of files in the page cache, on the CPU and with the GPU's help."""
     from mura_trt.cores import usable_cores
-
-    views = 256 if work.cpu else 4096
-    takes: dict[str, Callable[[], float]] = {}
-    for kind, folder in (("png", work.png), ("jpeg", work.jpeg)):
-        files = [path.read_bytes() for path in sorted(folder.rglob("*.*g"))]
-        many = [files[at % len(files)] for at in range(views)]
-        takes[f"cpu {kind}"] = _cpu_decode(many, usable_cores())
-        if not work.cpu:
-            takes[f"gpu {kind}"] = _gpu_decode(many, usable_cores())
-    return interleaved(takes, 3)
-
-
-def _cpu_decode(files: list[bytes], threads: int) -> Callable[[], float]:
-    from mura_trt.decode import Decoder
-
-    decoder = Decoder((320, 320), threads, 64)
-
-    def take() -> float:
-        started = time.perf_counter()
-        for at in range(0, len(files), 64):
-            decoder.submit(files[at : at + 64])
-            if decoder.pending > 2:
-                decoder.collect()
-        while decoder.pending:
-            decoder.collect()
-        return len(files) / (time.perf_counter() - started)
-
-    return take
-
-
-def _gpu_decode(files: list[bytes], threads: int) -> Callable[[], float]:
-    from mura_trt.decode import GpuDecoder
+    from mura_trt.decode import Decoder, GpuDecoder
+    from mura_trt.runtimes.base import GpuStream
     from mura_trt.runtimes.cuda import Device
 
-    gpu = Device()
-    stream = gpu.stream()
-    decoder = GpuDecoder((320, 320), threads, 64, _gpu_stream(stream))
+    views, threads, size = (256 if work.cpu else 4096), usable_cores(), (320, 320)
+    with ExitStack() as stack:
+        decoders: dict[str, tuple[Any, Callable[[], object]]] = {"cpu": (Decoder(size, threads, 64), lambda: None)}
+        if not work.cpu:
+            gpu = stack.enter_context(Device())
+            stream, done = gpu.stream(), gpu.event()
 
-    def take() -> float:
-        flying: deque[Any] = deque()
+            def wait() -> None:
+                done.record(stream)
+                done.synchronize()
 
-        def collect() -> None:
-            event = gpu.event()
-            pixels = decoder.collect().pixels
-            event.record(stream)
-            flying.append((event, pixels))
-            if len(flying) > 2:
-                flying.popleft()[0].synchronize()
+            decoders["gpu"] = GpuDecoder(size, threads, 64, GpuStream(0, stream.handle)), wait
 
-        started = time.perf_counter()
-        for at in range(0, len(files), 64):
-            decoder.submit(files[at : at + 64])
-            if decoder.pending > 2:
-                collect()
-        while decoder.pending:
-            collect()
-        while flying:
-            flying.popleft()[0].synchronize()
-        return len(files) / (time.perf_counter() - started)
+        def rate(decoder: Any, wait: Callable[[], object], paths: list[Path]) -> Callable[[], float]:
+            return lambda: decode_rate(decoder, paths, 64, wait)
 
-    return take
+        takes: dict[str, Callable[[], float]] = {}
+        for kind, folder in (("png", work.png), ("jpeg", work.jpeg)):
+            paths = sorted(folder.rglob("*.*g"))
+            many = [paths[at % len(paths)] for at in range(views)]
+            takes |= {f"{device} {kind}": rate(*decoder, many) for device, decoder in decoders.items()}
+        return interleaved(takes, 3)
 
 
 def end_to_end(work: Work) -> dict[str, Any]:
     """From files in the page cache to CSV: ``mura-trt score`` as a user runs it, with where its main thread waited."""
     views = 100 if work.cpu else 20_000
     runtimes = ["onnxruntime", "null"] if work.cpu else ["auto", "torch_cuda", "null"]
-    found: dict[str, Any] = {}
+    last: dict[str, dict[str, Any]] = {}
+
+    def taking(name: str, archive: Path, runtime: str) -> Callable[[], float]:
+        def take() -> float:
+            last[name] = scored(archive, work.bundle("fp16"), "--allow-unproven", "--runtime", runtime)
+            return float(last[name]["views_per_s"])
+
+        return take
+
+    takes: dict[str, Callable[[], float]] = {}
     for kind, folder in (("png", work.png), ("jpeg", work.jpeg)):
         many = work.folder / f"many-{kind}"
         shutil.rmtree(many, ignore_errors=True)
-        _repeat(folder, many, views)
-        for runtime in runtimes:
-            runs = [_scored(many, work, runtime) for _ in range(1 if work.cpu else 3)]
-            errors = [run["error"] for run in runs if "error" in run]
-            found[f"{runtime} {kind}"] = {"error": errors[0]} if errors else _summed_up(runs)
-    return found
-
-
-def _repeat(folder: Path, target: Path, views: int) -> None:
-    paths = sorted(folder.rglob("*.*g"))
-    for view in range(views):
-        link = target / f"copy{view // len(paths):04d}" / paths[view % len(paths)].relative_to(folder)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(paths[view % len(paths)].resolve())
-
-
-def _scored(archive: Path, work: Work, runtime: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(work.bundle("fp16")), "--json"]
-    command += ["-o", str(work.folder / "out"), "--overwrite", "--allow-unproven", "--runtime", runtime]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip()[-300:]}
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def _summed_up(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    last = runs[-1]
+        link_views(folder, many, views)
+        takes |= {f"{runtime} {kind}": taking(f"{runtime} {kind}", many, runtime) for runtime in runtimes}
+    # Each run warms up by itself: its rate is from the first batch on.
+    rates = interleaved(takes, 1 if work.cpu else 3, warm_up=0)
+    told = ("runtime", "device", "batch", "passed_over", "stage_s")
     return {
-        **spread([run["views_per_s"] for run in runs]),
-        "runtime": last["runtime"],
-        "device": last["device"],
-        "batch": last["batch"],
-        "passed_over": last["passed_over"],
-        "stage_s": last["stage_s"],
+        name: {**rate, **{fact: last[name][fact] for fact in told}} if isinstance(rate, dict) else {"error": rate}
+        for name, rate in rates.items()
     }
 
 
@@ -422,29 +368,27 @@ def memory(work: Work) -> dict[str, Any]:
     from mura_trt.runtimes import SessionOptions, open_session
     from mura_trt.runtimes.cuda import Device
 
-    gpu = Device()
     found: dict[str, Any] = {}
     files = work.sample(64)
-    for runtime in ("tensorrt", "tensorrt_rtx", "torch_cuda"):
-        try:
-            session, _ = open_session(runtime, Bundle.open(work.bundle("fp16")), SessionOptions(batch=64))
-        except Exception as error:  # as in parity
-            found[runtime] = {"error": told(error)}
-            continue
-        assert session.stream is not None
-        decoder = GpuDecoder((320, 320), 4, 64, session.stream)
-        free = []
-        for _ in range(MEMORY_BATCHES):
-            decoder.submit(files)
-            if not session.room:
-                session.collect()
-            session.submit(decoder.collect().pixels)
-            free.append(gpu.free_bytes())
-        while session.pending:
-            session.collect()
-        session.close()
-        settled = MEMORY_BATCHES // 4
-        found[runtime] = {"grew_bytes": free[settled] - free[-1], "kept": free[settled] - free[-1] <= MEMORY_SLACK}
+    with Device() as gpu:
+        for runtime in ("tensorrt", "tensorrt_rtx", "torch_cuda"):
+            try:
+                session, _ = open_session(runtime, Bundle.open(work.bundle("fp16")), SessionOptions(batch=64))
+            except Exception as error:  # as in parity
+                found[runtime] = {"error": told(error)}
+                continue
+            assert session.stream is not None
+            decoder = GpuDecoder((320, 320), 4, 64, session.stream)
+            free = []
+            for _ in range(MEMORY_BATCHES):
+                decoder.submit(files)
+                if not session.room:
+                    session.collect()
+                session.submit(decoder.collect().pixels)
+                free.append(gpu.free_bytes())
+            session.close()
+            grown = free[MEMORY_BATCHES // 4] - free[-1]
+            found[runtime] = {"grew_bytes": grown, "kept": grown <= MEMORY_SLACK}
     return found
 
 
@@ -615,7 +559,7 @@ SECTIONS: dict[str, tuple[Section, int, bool]] = {
 def run_sections(work: Work, names: Iterable[str], seconds: float) -> dict[str, Any]:
     """Each section in a process of its own, as long as there is time; the result so far is on the disk after each."""
     until = time.monotonic() + seconds
-    result: dict[str, Any] = {"command": sys.argv[1:], "limit_s": seconds, "commit": _commit(), "seconds": {}}
+    result: dict[str, Any] = {"command": sys.argv[1:], "limit_s": seconds, "commit": commit(), "seconds": {}}
     for name in names:
         _, limit, needs_gpu = SECTIONS[name]
         left = until - time.monotonic()
@@ -630,11 +574,6 @@ def run_sections(work: Work, names: Iterable[str], seconds: float) -> dict[str, 
         (work.folder / "acceptance.json").write_text(json.dumps(result, indent=1) + "\n")
         print(f"{name}: {result['seconds'][name]} s {_short(result[name])}", flush=True)
     return result
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 def _section(work: Work, name: str, limit: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime as ort
 import typer
 
-from benchmarks.pipeline import finish, repeated
+from benchmarks.measuring import finish, repeated
 from mura_trt.bundle import Bundle
 from mura_trt.runtimes.onnxruntime import BATCH
 

@@ -24,10 +24,7 @@ screening, processes and commits cost.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -36,15 +33,15 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
 import typer
 
+from benchmarks.measuring import decode_rate, finish, ratio, repeated, score_rate
 from benchmarks.processes import resident
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -62,6 +59,14 @@ def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
         return pool.submit(function, *arguments).result()
 
 
+def decode_alone(paths: list[Path]) -> float:
+    """Views/s of reading and decoding with nothing behind it."""
+    from mura_trt.cores import usable_cores
+    from mura_trt.decode import Decoder
+
+    return decode_rate(Decoder((320, 320), usable_cores(), DECODE_BATCH), paths, DECODE_BATCH)
+
+
 def session_alone(engine: Path, views: int) -> float:
     """Views/s of the ONNX Runtime session on random pixels in memory."""
     import numpy as np
@@ -77,93 +82,6 @@ def session_alone(engine: Path, views: int) -> float:
     for _ in range(batches):
         session.run(pixels)
     return batches * session.batch / (time.perf_counter() - started)
-
-
-def decode_alone(paths: list[Path]) -> float:
-    """Views/s of reading and decoding, two batches ahead, with nothing behind it."""
-    from mura_trt.cores import usable_cores
-    from mura_trt.decode import Decoder
-
-    decoder = Decoder((320, 320), usable_cores(), DECODE_BATCH)
-    batches = [paths[at : at + DECODE_BATCH] for at in range(0, len(paths), DECODE_BATCH)]
-    decoder.submit([path.read_bytes() for path in batches[0]])
-    decoder.collect()
-    started = time.perf_counter()
-    for batch in batches:
-        decoder.submit([path.read_bytes() for path in batch])
-        if decoder.pending > 2:
-            decoder.collect()
-    while decoder.pending:
-        decoder.collect()
-    return len(paths) / (time.perf_counter() - started)
-
-
-def score_rate(archive: Path, engine: Path, *options: str) -> float:
-    """``views_per_s`` of one run of ``mura-trt score``."""
-    with tempfile.TemporaryDirectory() as out:
-        command = [
-            sys.executable,
-            "-m",
-            "mura_trt",
-            "score",
-            str(archive),
-            "--engine",
-            str(engine),
-            "-o",
-            out,
-            "--json",
-        ]
-        done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout)["views_per_s"])
-
-
-@contextmanager
-def repeated(archive: Path, views: int) -> Iterator[Path]:
-    """An archive of so many views: the given one's files, linked under as many folders as it takes."""
-    paths = sorted(archive.rglob("*.png"))
-    with tempfile.TemporaryDirectory() as root:
-        for number in range(views):
-            target = Path(root) / f"copy{number // len(paths)}" / paths[number % len(paths)].relative_to(archive)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(paths[number % len(paths)].resolve())
-        yield Path(root)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    import mura_trt
-
-    where = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=False).stdout
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    return {
-        "cpu": model.partition(":")[2].strip(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "mura_trt": mura_trt.__version__,
-        "commit": commit.strip()[:10],
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def ratio(ours: list[float], others: list[float], other: str = "alone") -> dict[str, Any]:
-    """Median and spread of the pairwise ratios."""
-    ratios = [ours_rate / other_rate for ours_rate, other_rate in zip(ours, others, strict=True)]
-    return {
-        "score_views_per_s": [round(rate, 2) for rate in ours],
-        f"{other}_views_per_s": [round(rate, 2) for rate in others],
-        "ratio_median": round(statistics.median(ratios), 3),
-        "ratio_min": round(min(ratios), 3),
-        "ratio_max": round(max(ratios), 3),
-    }
-
-
-def finish(result: dict[str, Any], file: Path | None) -> None:
-    """Prints the result and keeps it."""
-    text = json.dumps({"machine": machine(), **result}, indent=2)
-    print(text)
-    if file:
-        file.write_text(text + "\n")
 
 
 def measure_speed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.pipeline import finish
+from benchmarks.measuring import finish
 from mura_trt.builder_options import DEFAULTS, VARIANTS, BuilderOptions
 from mura_trt.bundle import Bundle
 from mura_trt.plan import build_plan, find_builder

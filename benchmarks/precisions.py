@@ -21,7 +21,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.demo_model import CALIBRATION_SEED, HELD_OUT_SEED, command
-from benchmarks.pipeline import finish
+from benchmarks.measuring import finish
 from mura_trt.archives import list_archive
 from mura_trt.bundle import Bundle
 from mura_trt.checkpoint import load_network

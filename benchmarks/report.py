@@ -21,7 +21,7 @@ import numpy as np
 import typer
 
 from benchmarks.browser import Browser
-from benchmarks.pipeline import finish
+from benchmarks.measuring import finish
 from benchmarks.runs import MadeStudy, write_run
 
 OPENED = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mura_trt.bundle import Bundle
+from mura_trt.cuda_devices import LIBRARY
 from mura_trt.decode import Decoder, GpuDecoder
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.runtimes import DevicePixels, Session, SessionOptions, open_session
@@ -43,18 +45,37 @@ def session(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Session]
 
 def on_host(pixels: DevicePixels, session: Session) -> NDArray[np.uint8]:
     """Downloaded through a device of its own on the same primary context."""
-    gpu = Device()
-    stream = gpu.stream()
     parts = []
-    for piece in pixels.pieces:
-        host = gpu.pinned((piece.rows, *SIZE, 1), np.uint8)
-        done = gpu.event()
-        gpu.download(host, piece.address, stream)
-        done.record(stream)
-        done.synchronize()
-        parts.append(host.copy())
-    gpu.close()
+    with Device() as gpu:
+        stream = gpu.stream()
+        for piece in pixels.pieces:
+            host = gpu.pinned((piece.rows, *SIZE, 1), np.uint8)
+            done = gpu.event()
+            gpu.download(host, piece.address, stream)
+            done.record(stream)
+            done.synchronize()
+            parts.append(host.copy())
     return np.concatenate(parts)
+
+
+def current_context() -> int | None:
+    """The handle of the context that is current on this thread, as the driver has it."""
+    handle = ctypes.c_void_p()
+    assert ctypes.CDLL(LIBRARY).cuCtxGetCurrent(ctypes.byref(handle)) == 0
+    return handle.value
+
+
+def test_a_closed_device_leaves_the_thread_as_it_was() -> None:
+    with Device():  # which starts the driver
+        pass
+    before = current_context()
+    with Device() as gpu:
+        gpu.memory(1 << 20)
+        gpu.pinned((1 << 10,), np.uint8)
+        assert current_context()
+        with pytest.raises(RuntimeUnavailable, match=r"no memory on .*smaller --batch"):
+            gpu.memory(1 << 50)
+    assert current_context() == before
 
 
 def decoder_for(session: Session) -> GpuDecoder:

@@ -121,3 +121,20 @@ def test_heatmaps_of_the_demo_are_their_definition(tmp_path: Path) -> None:
     assert difference <= 1e-4
     logit = pd.read_csv(out / "views.csv")["logit"]
     np.testing.assert_allclose(maps.mean((1, 2)) + model.classifier.bias.item(), logit, atol=1e-4, rtol=0)
+
+
+def test_acceptance_without_a_gpu_does_all_it_can_in_five_minutes(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "gpu_acceptance.py"
+    started = time.monotonic()
+    command = [sys.executable, str(script), "--cpu", "--out", str(tmp_path), "--minutes", "15"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds = time.monotonic() - started
+    print(told, f"{seconds:.0f} s")
+    assert "FAILED" not in told
+    result = json.loads((tmp_path / "acceptance.json").read_text())
+    assert result["doctor"]["exit_code"] == 0 and result["build_fp16"]["builder"]
+    assert all(found["kept"] for found in result["parity_fp16"].values())
+    assert all(all(found.values()) for found in result["same_bits"].values())
+    for section in ("model_fp16", "decode", "end_to_end"):
+        assert len(result[section]) >= 2 and all(found["median"] > 0 for found in result[section].values())
+    assert seconds <= 300

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.pipeline import finish
+from benchmarks.measuring import finish
 from benchmarks.soak import disk, files, hostile, kills, memory
 
 REAL_KILLS, REAL_VIEWS, REAL_PAUSE = 20, 480, 12.0  # with the engine, at some 10 views/s
