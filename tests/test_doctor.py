@@ -6,28 +6,31 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import psutil
 import pytest
 import torch
 
 import mura_trt
-from mura_trt import cuda_devices
+from mura_trt import cuda_devices, tables
 from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
 from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, nvidia_cards
-from mura_trt.doctor import environment, examine, packages, run, toolchain
+from mura_trt.doctor import environment, examine, packages, probes, run, toolchain
 from mura_trt.doctor.environment import described, memory
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
 from mura_trt.doctor.process import ask
@@ -38,7 +41,7 @@ from mura_trt.runtimes import AUTO, RUNTIMES
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what is found where there is no GPU")
 ROOT = Path(__file__).parent.parent
 STUBS = "tests.doctor_probes"
-ALWAYS = {"driver", "packages", "view", "bundle", "decode-cpu", "decode-gpu", "pycuda"}
+ALWAYS = {"driver", "packages", "view", "tables", "bundle", "decode-cpu", "decode-gpu", "pycuda"}
 TRIED = set(RUNTIMES) - {"null"}
 
 
@@ -104,7 +107,17 @@ def test_runtimes_that_score_are_those_of_auto_and_torch() -> None:
 
 def test_every_library_here_was_tried_and_works(here: Told) -> None:
     status = {name: check["status"] for name, check in here.found["checks"].items()}
-    working = ("view", "bundle", "packages", "decode-cpu", "onnxruntime", "emulated", "torch", "plan-tensorrt_rtx")
+    working = (
+        "view",
+        "tables",
+        "bundle",
+        "packages",
+        "decode-cpu",
+        "onnxruntime",
+        "emulated",
+        "torch",
+        "plan-tensorrt_rtx",
+    )
     assert {name: status[name] for name in working} == dict.fromkeys(working, WORKS)
     assert "is right, |dp|" in here.found["checks"]["onnxruntime"]["found"]
 
@@ -187,7 +200,7 @@ def test_a_damaged_bundle_is_told_with_the_way_out(bundle: Bundle, tmp_path: Pat
     damaged = tmp_path / "engine"
     shutil.copytree(bundle.folder, damaged)
     (damaged / "model.onnx").write_bytes(b"x" * (damaged / "model.onnx").stat().st_size)
-    found = examine(damaged, chosen=only("view", "bundle", "plan", "decode-cpu", "onnxruntime"))
+    found = examine(damaged, chosen=only("view", "tables", "bundle", "plan", "decode-cpu", "onnxruntime"))
     assert found["checks"]["bundle"]["status"] == PROBLEM
     assert "model.onnx differs from what was built" in found["checks"]["bundle"]["found"]
     assert "build-engine" in found["checks"]["bundle"]["mend"]
@@ -250,6 +263,7 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         stub("view", "raises"),
         dataclasses.replace(stub("bundle", "works"), needs=("view",)),
         stub("decode-cpu", "works"),
+        stub("tables", "works"),
         stub("onnxruntime", "works"),
         dataclasses.replace(stub("pycuda", "works"), modules=("no_such_module",)),
     ]
@@ -258,7 +272,7 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     status = {name: check["status"] for name, check in found["checks"].items() if name in names[1:]}
     assert status == {
         "emulated": PROBLEM, "torch": PROBLEM, "view": PROBLEM, "bundle": UNKNOWN, "decode-cpu": WORKS,
-        "onnxruntime": WORKS, "pycuda": ABSENT,
+        "tables": WORKS, "onnxruntime": WORKS, "pycuda": ABSENT,
     }  # fmt: skip
     assert found["checks"]["emulated"]["mend"] == "pip install thing"
     assert found["checks"]["bundle"]["found"] == "cannot be tried without view"
@@ -268,11 +282,32 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "To mend:" in text and "SIGSEGV" in text and "no answer within 3 s" in text
 
 
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [("decode-cpu", "DALI does not decode"), ("tables", "tables cannot be written and read"),
+     ("onnxruntime", "no runtime works")],
+)  # fmt: skip
+def test_what_scoring_cannot_do_without(broken: str, told: str) -> None:
+    names = ("decode-cpu", "tables", "onnxruntime")
+    stubs = [stub(name, "raises" if name == broken else "works") for name in names]
+    found = examine(chosen=lambda folder, engine: stubs)
+    assert (found["can_score"], found["exit_code"]) == (False, 5)
+    assert verdict(found) == f"Scoring does not work here: {told}."
+
+
+def test_tables_are_tried_in_every_format_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert probes.tables(str(tmp_path)).status == WORKS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.parquet"]
+    monkeypatch.setattr(tables, "read_names", lambda path: iter([pd.DataFrame({"view": ["x"], "study": ["y"]})]))
+    assert probes.tables(str(tmp_path)).status == PROBLEM
+
+
 @pytest.mark.parametrize("score", [0.71, float("nan")])
 def test_a_wrong_score_is_a_problem(score: float) -> None:
     stubs = [
         stub("bundle", "works", expected=0.7, bound=0.005),
         stub("decode-cpu", "works"),
+        stub("tables", "works"),
         stub("onnxruntime", "works", score=score),
         stub("emulated", "works", score=0.704),
     ]
@@ -305,6 +340,8 @@ def test_of_a_users_bundle_the_others_are_compared_with_onnxruntime(tmp_path: Pa
     [
         ("onnxruntime", "import os; os.kill(os.getpid(), 11)", "onnxruntime", "SIGSEGV", "onnxruntime"),
         ("onnxruntime", "raise ImportError('libx.so')", "onnxruntime", "does not import (libx.so)", "onnxruntime"),
+        ("pandas", "raise ImportError('libx.so')", "tables", "ImportError: libx.so", "--force-reinstall pandas"),
+        ("pyarrow", "raise ImportError('libx.so')", "tables", "libx.so", "--force-reinstall pandas pyarrow"),
         ("nvidia", "raise ImportError('libx.so')", "decode-cpu", "DALI does not import", "nvidia-dali-cuda130"),
         ("torch", "raise OSError('libx.so')", "torch", "OSError: libx.so", "--force-reinstall torch"),
         ("tensorrt", "raise RuntimeError('no libs')", "plan-tensorrt", "does not import: no libs", "NVIDIA's own"),
@@ -341,12 +378,16 @@ def test_both_onnxruntimes_in_one_environment_are_found(tmp_path: Path, monkeypa
 
 
 def test_what_scoring_needs_and_is_not_there() -> None:
-    finding = packages.judged({"numpy": "2.0", "onnxruntime-gpu": "1.24"})
-    assert finding.status == PROBLEM
-    assert finding.mend == "pip install nvidia-dali-cuda130 pillow"
-    both = {"nvidia-dali-cuda120": "1", "nvidia-dali-cuda130": "2", "numpy": "2", "pillow": "1", "onnxruntime": "1"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split("[>=<]", requirement)[0] for requirement in project["dependencies"]} - {"typer"}
+    assert packages.judged(dict.fromkeys(needed, "1")).status == WORKS
+    for name in needed:
+        finding = packages.judged(dict.fromkeys(needed - {name}, "1"))
+        assert (finding.status, finding.mend) == (PROBLEM, f"pip install {name}")
+    finding = packages.judged(dict.fromkeys({*needed, "onnxruntime-gpu"} - {"onnxruntime"}, "1"))
+    assert finding.status == WORKS
+    both = dict.fromkeys({*needed, "nvidia-dali-cuda120"}, "1")
     assert "nvidia-dali-cuda120 and nvidia-dali-cuda130 are both" in packages.judged(both).found
-    assert packages.judged({name: "1" for name in both if name != "nvidia-dali-cuda120"}).status == WORKS
 
 
 @pytest.mark.parametrize(

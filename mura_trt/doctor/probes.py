@@ -80,6 +80,23 @@ def view(folder: str) -> Finding:
     return Finding(WORKS, f"drawn, {gray.width} x {gray.height} pixels")
 
 
+def tables(folder: str) -> Finding:
+    """Writes a table in each format, as ``score`` writes its results, and reads it back."""
+    import pandas as pd
+
+    from mura_trt.tables import FORMATS, read_names, write_table
+
+    rows = pd.DataFrame({"view": [PNG, "röntgen, 2.png"], "study": ["a", "b"], "probability": [0.25, 0.75]})
+    names = rows[["view", "study"]].to_numpy().tolist()
+    for form in FORMATS:
+        path = Path(folder, f"table.{form}")
+        write_table(path, iter((rows[:1], rows[1:])))
+        came_back = [name for part in read_names(path) for name in part.to_numpy().tolist()]
+        if came_back != names:
+            return Finding(PROBLEM, f"a {form} table of {names} reads {came_back}")
+    return Finding(WORKS, f"written and read as {' and '.join(FORMATS)}")
+
+
 def network(folder: str) -> Finding:
     """Makes the tiny bundle; facts are what a view's score should be, and how far it may be off."""
     import numpy as np
