@@ -332,6 +332,17 @@ def test_of_a_users_bundle_the_others_are_compared_with_onnxruntime(tmp_path: Pa
     assert found["exit_code"] == 5  # nothing decodes
 
 
+def test_what_dali_says_of_a_sound_file_is_told(tmp_path: Path) -> None:
+    probes.view(str(tmp_path))
+    assert probes.decode_cpu(str(tmp_path)).status == WORKS
+    png = bytearray((tmp_path / probes.PNG).read_bytes())
+    png[-3000:-200] = bytes(2800)
+    (tmp_path / probes.PNG).write_bytes(png)
+    finding = ask("mura_trt.doctor.probes:decode_cpu", {"folder": str(tmp_path)}, tmp_path, 60, "reinstall it")
+    assert (finding.status, finding.mend) == (PROBLEM, "reinstall it")
+    assert finding.found.startswith("DALI: Failed to decode sample #0")
+
+
 # --- libraries that are broken, or installed twice ---
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import importlib.util
 import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, nvidi
 from mura_trt.doctor import packages
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
 from mura_trt.doctor.toolchain import HOW_TO_GET, missing_for_pycuda
-from mura_trt.errors import BundleError
+from mura_trt.errors import BundleError, EnvironmentProblem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,37 +159,12 @@ def engine_plan(bundle: str) -> Finding:
 
 def decode_cpu(folder: str) -> Finding:
     """A PNG and a JPEG through the decoder that ``score`` uses."""
-    import numpy as np
-
-    from mura_trt.decode import Decoder
-
-    pixels = np.load(Path(folder, PIXELS))
-    decoder = Decoder(pixels.shape[:2], 1, 2)
-    decoder.submit([Path(folder, name).read_bytes() for name in (PNG, JPEG)])
-    decoded = decoder.collect()
-    if decoded.rejected:
-        return Finding(PROBLEM, f"DALI refuses a sound file: {decoded.rejected[0][1]}")
-    return _compared(decoded.pixels, folder, _INSIDE)
+    return _decoded("cpu", None, folder, _INSIDE)
 
 
 def decode_gpu(folder: str) -> Finding:
     """The same through DALI's ``mixed`` decoder, and resized on the GPU."""
-    import numpy as np
-    from nvidia.dali import Pipeline, fn, types
-
-    size = np.load(Path(folder, PIXELS)).shape[:2]
-    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=0, prefetch_queue_depth=1, exec_dynamic=True)
-    with pipeline:
-        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, batch=True, no_copy=True)
-        image = fn.decoders.image(encoded, device="mixed", output_type=types.GRAY, adjust_orientation=False)
-        pipeline.set_outputs(
-            fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)
-        )
-    pipeline.build()
-    files = [np.fromfile(Path(folder, name), np.uint8) for name in (PNG, JPEG)]
-    pipeline.feed_input("encoded", files)
-    (images,) = pipeline.run()
-    return _compared(np.asarray(images.as_cpu().as_tensor()), folder, _GPU_INSIDE)
+    return _decoded("mixed", 0, folder, _GPU_INSIDE)
 
 
 def plan(builder: str, folder: str) -> Finding:
@@ -306,6 +282,28 @@ def _resized(gray: Any) -> NDArray[np.uint8]:
 
     contract = InputContract()
     return np.asarray(gray.resize((contract.width, contract.height), Image.Resampling.BILINEAR))[..., None]
+
+
+def _decoded(device: str, gpu: int | None, folder: str, inside: int) -> Finding:
+    """DALI's decoding on a device, by its name of it, and the number of the GPU; ``inside`` as for ``_compared``."""
+    import numpy as np
+
+    from mura_trt.decode import Decoded, Decoder
+
+    class Probe(Decoder):
+        _device, _gpu = device, gpu
+
+        def _finish(self, files: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:  # noqa: ARG002
+            return np.asarray(self._taken().as_cpu().as_tensor())  # copied from a GPU; what is on the host stays
+
+        def _isolate(self, files: list[NDArray[np.uint8]]) -> Decoded[NDArray[np.uint8]]:  # noqa: ARG002
+            # No file is at fault: what DALI says, after where in the pipeline it was, is what was found.
+            said = str(sys.exception()).rpartition("encountered:")[2]
+            raise EnvironmentProblem(f"DALI: {' '.join(said.split())}")
+
+    decoder = Probe(np.load(Path(folder, PIXELS)).shape[:2], 1, 2)
+    decoder.submit([Path(folder, name).read_bytes() for name in (PNG, JPEG)])
+    return _compared(decoder.collect().pixels, folder, inside)
 
 
 def _compared(decoded: NDArray[np.uint8], folder: str, inside: int) -> Finding:
