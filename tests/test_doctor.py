@@ -27,12 +27,13 @@ import torch
 
 import mura_trt
 from mura_trt import cuda_devices, tables
-from mura_trt.bundle import Bundle
+from mura_trt.bundle import Bundle, write_manifest
 from mura_trt.cores import usable_cores
 from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, nvidia_cards
 from mura_trt.doctor import environment, examine, packages, probes, run, toolchain
 from mura_trt.doctor.environment import described, memory
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
+from mura_trt.doctor.network import with_plan, write_bundle
 from mura_trt.doctor.process import ask
 from mura_trt.doctor.run import Check, checks
 from mura_trt.doctor.tell import table, verdict
@@ -511,6 +512,28 @@ def test_a_gpu_that_computes_nothing_does_not_end_doctor(driver: str) -> None:
     assert told.code == 0
     assert "the GPU would stand idle" in table(told.found)
     assert "GPU 1" in table(told.found)
+
+
+@pytest.mark.parametrize(
+    ("built", "told"),
+    [
+        ({"version": "1.2.3.4"}, "and a plan loads with the release that built it alone"),
+        ({"least_compute_capability": [13, 0]}, "the GPU here is SM121, which is older than any"),
+    ],
+)
+def test_a_plan_that_cannot_load_is_told_with_its_own_rebuilding(
+    built: dict[str, Any], told: str, driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = with_plan(write_bundle(tmp_path / "tiny"), "tensorrt-rtx", tmp_path / "planned")
+    entry = {**(whole.manifest.builder or {}), **built, "rebuild": "mura-trt build-engine just so"}
+    write_manifest(whole.folder, dataclasses.replace(whole.manifest, builder=entry))
+    monkeypatch.setenv("LD_LIBRARY_PATH", driver)
+    found = examine(whole.folder, chosen=only("bundle", "plan"))
+    plan = found["checks"]["plan"]
+    assert plan["status"] == PROBLEM
+    assert told in plan["found"] and "just so" not in plan["found"]
+    assert plan["mend"] == "rebuild it: mura-trt build-engine just so"
+    assert found["engine"]["suits_gpu"] is False
 
 
 def test_libcuda_that_is_absent_or_of_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

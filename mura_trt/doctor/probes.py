@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, nvidia_cards
+from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, gpu_kind, nvidia_cards
 from mura_trt.doctor import packages
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
 from mura_trt.doctor.toolchain import HOW_TO_GET, missing_for_pycuda
-from mura_trt.errors import BundleError, EnvironmentProblem
+from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,9 +133,10 @@ def engine(bundle: str) -> Finding:
 
 
 def engine_plan(bundle: str) -> Finding:
-    """Whether the GPU's driver and library take a bundle's plan."""
+    """Loads a bundle's plan as the runtimes do, without PyCUDA; facts are whether it suits the GPU."""
     from mura_trt.bundle import Bundle
     from mura_trt.plan import BUILDERS
+    from mura_trt.runtimes.loaded_plan import LoadedPlan
 
     opened = Bundle.open(Path(bundle))
     built = opened.manifest.builder
@@ -143,17 +144,18 @@ def engine_plan(bundle: str) -> Finding:
         rebuild = "rebuild the bundle where TensorRT-RTX or TensorRT is installed: mura-trt build-engine"
         return Finding(ABSENT, "the bundle has no plan, and scores on the CPU alone", rebuild)
     made = f"{built['name']} {built['version']}, for {built['targets']}"
-    if cuda_device_count() == 0:
+    gpu = gpu_kind()
+    if gpu is None:
         return Finding(ABSENT, f"made by {made}; no GPU here to load it on")
     trt = _imported(BUILDERS[built["name"]])
     if isinstance(trt, Finding):
         return trt
-    gpu = cuda_driver().gpus[0]
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    here = f"{trt.__name__} {trt.__version__} on {gpu.name} ({gpu.compute_capability})"
-    if runtime.deserialize_cuda_engine(opened.path("plan").read_bytes()) is None:
-        mend = f"rebuild the bundle on this machine: mura-trt build-engine --builder {built['name']} --overwrite"
-        return Finding(PROBLEM, f"{here} refuses it; made by {made}", mend, facts={"suits_gpu": False})
+    try:
+        LoadedPlan(opened, gpu).close()
+    except RuntimeUnavailable as error:
+        found, _, command = str(error).partition("; rebuild it: ")
+        return Finding(PROBLEM, found, f"rebuild it: {command}", facts={"suits_gpu": False})
+    here = f"{trt.__name__} {trt.__version__} on {gpu.name} ({gpu.architecture})"
     return Finding(WORKS, f"{here} takes it; made by {made}", facts={"suits_gpu": True})
 
 

@@ -32,7 +32,7 @@ class TensorRTSession(DeviceSession):
         gpu = Device(options.device)
         try:
             super().__init__(bundle.contract, options.batch or tuned, gpu)
-            self._plan = LoadedPlan(bundle, gpu, bool(options.cuda_graphs))
+            self._plan = LoadedPlan(bundle, gpu.kind, bool(options.cuda_graphs))
             shape = (self.batch, *self._shape)
             if not self._plan.context.set_input_shape("image", shape):
                 raise RuntimeUnavailable(f"{self.name} refused the input shape {shape}")
