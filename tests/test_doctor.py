@@ -248,6 +248,34 @@ def test_a_check_that_hangs_is_killed(tmp_path: Path) -> None:
     assert set(psutil.Process().children()) <= before
 
 
+def alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_check_outlives_ctrl_c_and_not_doctor(tmp_path: Path) -> None:
+    ends = time.monotonic() + 60
+    code = (
+        f"from pathlib import Path; from mura_trt.doctor.process import ask; ask('{STUBS}:waits', {{}}, Path(), 60, '')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as asker:
+        while not (tmp_path / "log").exists() or "begun" not in (tmp_path / "log").read_text():
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        (check,) = psutil.Process(asker.pid).children()
+        check.send_signal(signal.SIGINT)  # it reaches the whole group, and is doctor's to decide on
+        time.sleep(0.5)
+        assert alive(check)
+        asker.kill()
+    while alive(check):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
 def test_a_check_sees_the_same_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "only_here.py").write_text("from tests.doctor_probes import works\n")
     assert ask("only_here:works", {}, tmp_path, 60, "do this").status == PROBLEM

@@ -320,6 +320,21 @@ def test_sh_installs_it_with_no_index_and_again(plan: OfflinePlan, tmp_path: Pat
     assert "sees this host" in subprocess.run(program, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.parametrize("variable", ["PIP_CONSTRAINT", "PIP_CONFIG_FILE", "XDG_CONFIG_HOME"])
+def test_what_pip_is_told_elsewhere_has_no_place(
+    variable: str, plan: OfflinePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(plan)
+    pins, settings = tmp_path / "pins.txt", tmp_path / "pip" / "pip.conf"
+    pins.write_text("tiny==9.9\n")  # which the bundle has not
+    settings.parent.mkdir()
+    settings.write_text(f"[global]\nconstraint = {pins}\n")
+    monkeypatch.delenv("PIP_CONFIG_FILE")
+    values = {"PIP_CONSTRAINT": pins, "PIP_CONFIG_FILE": settings, "XDG_CONFIG_HOME": tmp_path}
+    monkeypatch.setenv(variable, str(values[variable]))
+    assert main([str(tmp_path / "env"), "--volumes", str(plan.folder)]) == 0
+
+
 def test_what_is_not_ours_is_not_touched(plan: OfflinePlan, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_bundle(plan)
     theirs = tmp_path / "theirs"
