@@ -37,6 +37,7 @@ from mura_trt.doctor.network import with_plan, write_bundle
 from mura_trt.doctor.process import ask
 from mura_trt.doctor.run import Check, checks
 from mura_trt.doctor.tell import table, verdict
+from mura_trt.offline.install import CUDA_VARIABLES
 from mura_trt.runtimes import AUTO, RUNTIMES
 
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what is found where there is no GPU")
@@ -444,7 +445,7 @@ def test_the_cuda_that_wheels_are_for(names: list[str], cuda: int | None) -> Non
 
 
 def test_what_building_pycuda_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*toolchain.ROOT_VARIABLES, "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "CXX"):
+    for name in (*CUDA_VARIABLES, "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert {"nvcc", "a C++ compiler"} & set(toolchain.missing_for_pycuda())

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from mura_trt.cli import app
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.offline.install import (
+    CUDA_VARIABLES,
     InstallError,
     check_host,
     check_volumes,
@@ -335,6 +336,13 @@ def test_what_pip_is_told_elsewhere_has_no_place(
     assert main([str(tmp_path / "env"), "--volumes", str(plan.folder)]) == 0
 
 
+def test_the_installer_needs_nothing_but_its_python(plan: OfflinePlan) -> None:
+    make_bundle(plan)
+    # -I and -S: neither this folder, nor variables, nor installed packages.
+    command = [sys.executable, "-I", "-S", str(plan.folder / "install.py"), "--check"]
+    assert "are whole" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_what_is_not_ours_is_not_touched(plan: OfflinePlan, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_bundle(plan)
     theirs = tmp_path / "theirs"
@@ -414,10 +422,12 @@ def cuda(tmp_path: Path) -> Path:
 def test_the_toolkit_is_found_by_variable_or_by_nvcc(
     cuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_HOME", str(cuda))
-    assert find_cuda() == cuda
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))  # no header there
-    monkeypatch.delenv("CUDA_PATH", raising=False)
+    for name in CUDA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("CUDA_ROOT", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.setenv(name, str(cuda))
+        assert find_cuda() == cuda
+        monkeypatch.setenv(name, str(tmp_path))  # no header there
     nvcc = cuda / "bin" / "nvcc"
     nvcc.parent.mkdir()
     nvcc.write_text("#!/bin/sh\n")

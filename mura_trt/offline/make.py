@@ -369,7 +369,7 @@ def _check_can_build_pycuda(plan: OfflinePlan) -> None:
     if find_cuda() is None:
         raise UsageError(
             "a PyCUDA wheel is built where a CUDA toolkit is (no GPU needed), and none with include/cuda.h was found:"
-            " name it in CUDA_HOME, or take --pycuda sdist"
+            " name it in CUDA_ROOT, or take --pycuda sdist"
         )
 
 
