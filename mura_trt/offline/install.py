@@ -30,6 +30,7 @@ FORMAT = 1
 CUDA_VARIABLES = ("CUDA_ROOT", "CUDA_HOME", "CUDA_PATH")  # that name a CUDA toolkit; the first wins
 _PACKAGES = "offline-packages"  # in the environment: what the volumes hold
 _BLOCK = 1 << 20  # bytes read at once
+_VERDICTS = (0, 5)  # doctor's exit codes: all that scoring needs works, or what does not was told
 _HERE = ("--no-index", "--quiet", "--disable-pip-version-check", "--no-warn-script-location")
 
 # Runs in the new environment, where pip is: the versions of packages that the host brings, against what is asked for.
@@ -283,13 +284,16 @@ def _install_pycuda(command: list[str], sdist: Path, packages: Path, cuda: Path 
 
 
 def _greet(program: Path) -> None:
-    """Lets the program tell of this host, and says how to go on."""
-    told = _ask([str(program), "--help"])
-    if told.returncode:
-        raise InstallError(f"{program} does not run: {told.stderr.strip()}")
-    has_doctor = " doctor " in told.stdout
-    if has_doctor:
-        subprocess.run([str(program), "doctor"], env=_variables(), check=False)  # what lacks here is its to say
+    """Lets the program tell of this host, and says how to go on.
+
+    Raises
+    ------
+    InstallError
+        It does not come to a verdict; that something lacks here is one.
+    """
+    code = subprocess.run([str(program), "doctor"], env=_variables(), check=False).returncode
+    if code not in _VERDICTS:
+        raise InstallError(f"`{program} doctor` ended with exit code {code}: what it says stands above")
     _say(
         "what to do next: put an engine bundle (made by `mura-trt build-engine`) on this host, then\n"
         f"  {shlex.quote(str(program))} score ARCHIVE --engine BUNDLE -o OUT"
