@@ -121,7 +121,7 @@ def examine(
     - ``can_score``: whether DALI decodes on the CPU, tables can be written and read, and at least one runtime that
       scores works; ``exit_code``: 0, or 5;
     - ``runtimes``: those that work, in the order in which ``--runtime auto`` takes them, ``torch`` being the last;
-    - ``environment``: as :func:`mura_trt.doctor.environment.environment` gives it;
+    - ``environment``: as :func:`mura_trt.doctor.environment.described` gives it;
     - ``engine``: None, or of the bundle its ``folder``, ``name``, ``precision``, ``proof`` (how it compares with
       PyTorch), ``builder`` (the manifest's) and ``suits_gpu``: whether its plan suits the GPU, None where nobody can
       tell;
