@@ -53,7 +53,7 @@ def plan_layers(bundle: Bundle) -> list[Layer]:
         raise RuntimeUnavailable("layers are a plan's on a GPU, and there is none here")
     gpu = Device()
     try:
-        loaded = LoadedPlan(bundle, gpu)
+        loaded = LoadedPlan(bundle, gpu.kind)
         trt, engine, context = loaded.trt, loaded.engine, loaded.context
         contract = bundle.contract
         context.set_input_shape("image", (built["batch"][1], contract.height, contract.width, contract.channels))

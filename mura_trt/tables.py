@@ -93,13 +93,13 @@ def vanished_table(listing: Listing, tables: Sequence[Path]) -> pd.DataFrame:
     there.sort()
     gone = [pd.DataFrame({"view": [], "study": []}, dtype=str)]
     for path in tables:
-        for names in _read_names(path):
+        for names in read_names(path):
             gone.append(names[~np.isin(_name_hashes(names["view"].tolist()), there)])
     return pd.concat(gone).sort_values("view")
 
 
-def _read_names(path: Path) -> Iterator[pd.DataFrame]:
-    """Views and studies of a table, in parts."""
+def read_names(path: Path) -> Iterator[pd.DataFrame]:
+    """The columns ``view`` and ``study`` of a table in the format of its suffix, some rows at a time, as text."""
     import pandas as pd
     import pyarrow.parquet as pq
 

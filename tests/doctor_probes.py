@@ -33,6 +33,12 @@ def hangs() -> Finding:
     return works()
 
 
+def waits() -> Finding:
+    print("begun", flush=True)
+    time.sleep(600)
+    return works()
+
+
 def raises() -> Finding:
     raise ValueError("a library\nin a bad mood")
 

@@ -6,39 +6,44 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import psutil
 import pytest
 import torch
 
 import mura_trt
-from mura_trt import cuda_devices
-from mura_trt.bundle import Bundle
+from mura_trt import cuda_devices, tables
+from mura_trt.bundle import Bundle, write_manifest
 from mura_trt.cores import usable_cores
 from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, nvidia_cards
-from mura_trt.doctor import environment, examine, packages, run, toolchain
+from mura_trt.doctor import examine, packages, probes, run, toolchain
 from mura_trt.doctor.environment import described, memory
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
+from mura_trt.doctor.network import with_plan, write_bundle
 from mura_trt.doctor.process import ask
 from mura_trt.doctor.run import Check, checks
 from mura_trt.doctor.tell import table, verdict
+from mura_trt.offline.install import CUDA_VARIABLES
 from mura_trt.runtimes import AUTO, RUNTIMES
 
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what is found where there is no GPU")
 ROOT = Path(__file__).parent.parent
 STUBS = "tests.doctor_probes"
-ALWAYS = {"driver", "packages", "view", "bundle", "decode-cpu", "decode-gpu", "pycuda"}
+ALWAYS = {"driver", "packages", "view", "tables", "bundle", "decode-cpu", "decode-gpu", "pycuda"}
 TRIED = set(RUNTIMES) - {"null"}
 
 
@@ -104,7 +109,17 @@ def test_runtimes_that_score_are_those_of_auto_and_torch() -> None:
 
 def test_every_library_here_was_tried_and_works(here: Told) -> None:
     status = {name: check["status"] for name, check in here.found["checks"].items()}
-    working = ("view", "bundle", "packages", "decode-cpu", "onnxruntime", "emulated", "torch", "plan-tensorrt_rtx")
+    working = (
+        "view",
+        "tables",
+        "bundle",
+        "packages",
+        "decode-cpu",
+        "onnxruntime",
+        "emulated",
+        "torch",
+        "plan-tensorrt_rtx",
+    )
     assert {name: status[name] for name in working} == dict.fromkeys(working, WORKS)
     assert "is right, |dp|" in here.found["checks"]["onnxruntime"]["found"]
 
@@ -148,15 +163,6 @@ def test_environment_is_the_truth(here: Told) -> None:
     assert "pytest" not in said["versions"]
 
 
-def test_environment_alone_is_quick_and_the_same(here: Told) -> None:
-    started = time.monotonic()
-    said = environment()
-    assert time.monotonic() - started < 10
-    assert set(said) == set(here.found["environment"])
-    assert said["versions"] == here.found["environment"]["versions"]
-    json.dumps(said)
-
-
 def test_table_shows_every_check_and_keeps_to_the_width(here: Told) -> None:
     text = table(here.found)
     assert all(f"\n{name} " in text for name in here.found["checks"])
@@ -187,7 +193,7 @@ def test_a_damaged_bundle_is_told_with_the_way_out(bundle: Bundle, tmp_path: Pat
     damaged = tmp_path / "engine"
     shutil.copytree(bundle.folder, damaged)
     (damaged / "model.onnx").write_bytes(b"x" * (damaged / "model.onnx").stat().st_size)
-    found = examine(damaged, chosen=only("view", "bundle", "plan", "decode-cpu", "onnxruntime"))
+    found = examine(damaged, chosen=only("view", "tables", "bundle", "plan", "decode-cpu", "onnxruntime"))
     assert found["checks"]["bundle"]["status"] == PROBLEM
     assert "model.onnx differs from what was built" in found["checks"]["bundle"]["found"]
     assert "build-engine" in found["checks"]["bundle"]["mend"]
@@ -234,6 +240,34 @@ def test_a_check_that_hangs_is_killed(tmp_path: Path) -> None:
     assert set(psutil.Process().children()) <= before
 
 
+def alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_check_outlives_ctrl_c_and_not_doctor(tmp_path: Path) -> None:
+    ends = time.monotonic() + 60
+    code = (
+        f"from pathlib import Path; from mura_trt.doctor.process import ask; ask('{STUBS}:waits', {{}}, Path(), 60, '')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as asker:
+        while not (tmp_path / "log").exists() or "begun" not in (tmp_path / "log").read_text():
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        (check,) = psutil.Process(asker.pid).children()
+        check.send_signal(signal.SIGINT)  # it reaches the whole group, and is doctor's to decide on
+        time.sleep(0.5)
+        assert alive(check)
+        asker.kill()
+    while alive(check):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
 def test_a_check_sees_the_same_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "only_here.py").write_text("from tests.doctor_probes import works\n")
     assert ask("only_here:works", {}, tmp_path, 60, "do this").status == PROBLEM
@@ -250,6 +284,7 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         stub("view", "raises"),
         dataclasses.replace(stub("bundle", "works"), needs=("view",)),
         stub("decode-cpu", "works"),
+        stub("tables", "works"),
         stub("onnxruntime", "works"),
         dataclasses.replace(stub("pycuda", "works"), modules=("no_such_module",)),
     ]
@@ -258,7 +293,7 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     status = {name: check["status"] for name, check in found["checks"].items() if name in names[1:]}
     assert status == {
         "emulated": PROBLEM, "torch": PROBLEM, "view": PROBLEM, "bundle": UNKNOWN, "decode-cpu": WORKS,
-        "onnxruntime": WORKS, "pycuda": ABSENT,
+        "tables": WORKS, "onnxruntime": WORKS, "pycuda": ABSENT,
     }  # fmt: skip
     assert found["checks"]["emulated"]["mend"] == "pip install thing"
     assert found["checks"]["bundle"]["found"] == "cannot be tried without view"
@@ -268,11 +303,32 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "To mend:" in text and "SIGSEGV" in text and "no answer within 3 s" in text
 
 
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [("decode-cpu", "DALI does not decode"), ("tables", "tables cannot be written and read"),
+     ("onnxruntime", "no runtime works")],
+)  # fmt: skip
+def test_what_scoring_cannot_do_without(broken: str, told: str) -> None:
+    names = ("decode-cpu", "tables", "onnxruntime")
+    stubs = [stub(name, "raises" if name == broken else "works") for name in names]
+    found = examine(chosen=lambda folder, engine: stubs)
+    assert (found["can_score"], found["exit_code"]) == (False, 5)
+    assert verdict(found) == f"Scoring does not work here: {told}."
+
+
+def test_tables_are_tried_in_every_format_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert probes.tables(str(tmp_path)).status == WORKS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.parquet"]
+    monkeypatch.setattr(tables, "read_names", lambda path: iter([pd.DataFrame({"view": ["x"], "study": ["y"]})]))
+    assert probes.tables(str(tmp_path)).status == PROBLEM
+
+
 @pytest.mark.parametrize("score", [0.71, float("nan")])
 def test_a_wrong_score_is_a_problem(score: float) -> None:
     stubs = [
         stub("bundle", "works", expected=0.7, bound=0.005),
         stub("decode-cpu", "works"),
+        stub("tables", "works"),
         stub("onnxruntime", "works", score=score),
         stub("emulated", "works", score=0.704),
     ]
@@ -297,6 +353,17 @@ def test_of_a_users_bundle_the_others_are_compared_with_onnxruntime(tmp_path: Pa
     assert found["exit_code"] == 5  # nothing decodes
 
 
+def test_what_dali_says_of_a_sound_file_is_told(tmp_path: Path) -> None:
+    probes.view(str(tmp_path))
+    assert probes.decode_cpu(str(tmp_path)).status == WORKS
+    png = bytearray((tmp_path / probes.PNG).read_bytes())
+    png[-3000:-200] = bytes(2800)
+    (tmp_path / probes.PNG).write_bytes(png)
+    finding = ask("mura_trt.doctor.probes:decode_cpu", {"folder": str(tmp_path)}, tmp_path, 60, "reinstall it")
+    assert (finding.status, finding.mend) == (PROBLEM, "reinstall it")
+    assert finding.found.startswith("DALI: Failed to decode sample #0")
+
+
 # --- libraries that are broken, or installed twice ---
 
 
@@ -305,6 +372,8 @@ def test_of_a_users_bundle_the_others_are_compared_with_onnxruntime(tmp_path: Pa
     [
         ("onnxruntime", "import os; os.kill(os.getpid(), 11)", "onnxruntime", "SIGSEGV", "onnxruntime"),
         ("onnxruntime", "raise ImportError('libx.so')", "onnxruntime", "does not import (libx.so)", "onnxruntime"),
+        ("pandas", "raise ImportError('libx.so')", "tables", "ImportError: libx.so", "--force-reinstall pandas"),
+        ("pyarrow", "raise ImportError('libx.so')", "tables", "libx.so", "--force-reinstall pandas pyarrow"),
         ("nvidia", "raise ImportError('libx.so')", "decode-cpu", "DALI does not import", "nvidia-dali-cuda130"),
         ("torch", "raise OSError('libx.so')", "torch", "OSError: libx.so", "--force-reinstall torch"),
         ("tensorrt", "raise RuntimeError('no libs')", "plan-tensorrt", "does not import: no libs", "NVIDIA's own"),
@@ -341,12 +410,16 @@ def test_both_onnxruntimes_in_one_environment_are_found(tmp_path: Path, monkeypa
 
 
 def test_what_scoring_needs_and_is_not_there() -> None:
-    finding = packages.judged({"numpy": "2.0", "onnxruntime-gpu": "1.24"})
-    assert finding.status == PROBLEM
-    assert finding.mend == "pip install nvidia-dali-cuda130 pillow"
-    both = {"nvidia-dali-cuda120": "1", "nvidia-dali-cuda130": "2", "numpy": "2", "pillow": "1", "onnxruntime": "1"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split("[>=<]", requirement)[0] for requirement in project["dependencies"]} - {"typer"}
+    assert packages.judged(dict.fromkeys(needed, "1")).status == WORKS
+    for name in needed:
+        finding = packages.judged(dict.fromkeys(needed - {name}, "1"))
+        assert (finding.status, finding.mend) == (PROBLEM, f"pip install {name}")
+    finding = packages.judged(dict.fromkeys({*needed, "onnxruntime-gpu"} - {"onnxruntime"}, "1"))
+    assert finding.status == WORKS
+    both = dict.fromkeys({*needed, "nvidia-dali-cuda120"}, "1")
     assert "nvidia-dali-cuda120 and nvidia-dali-cuda130 are both" in packages.judged(both).found
-    assert packages.judged({name: "1" for name in both if name != "nvidia-dali-cuda120"}).status == WORKS
 
 
 @pytest.mark.parametrize(
@@ -363,7 +436,7 @@ def test_the_cuda_that_wheels_are_for(names: list[str], cuda: int | None) -> Non
 
 
 def test_what_building_pycuda_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*toolchain.ROOT_VARIABLES, "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "CXX"):
+    for name in (*CUDA_VARIABLES, "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert {"nvcc", "a C++ compiler"} & set(toolchain.missing_for_pycuda())
@@ -459,6 +532,28 @@ def test_a_gpu_that_computes_nothing_does_not_end_doctor(driver: str) -> None:
     assert told.code == 0
     assert "the GPU would stand idle" in table(told.found)
     assert "GPU 1" in table(told.found)
+
+
+@pytest.mark.parametrize(
+    ("built", "told"),
+    [
+        ({"version": "1.2.3.4"}, "and a plan loads with the release that built it alone"),
+        ({"least_compute_capability": [13, 0]}, "the GPU here is SM121, which is older than any"),
+    ],
+)
+def test_a_plan_that_cannot_load_is_told_with_its_own_rebuilding(
+    built: dict[str, Any], told: str, driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = with_plan(write_bundle(tmp_path / "tiny"), "tensorrt-rtx", tmp_path / "planned")
+    entry = {**(whole.manifest.builder or {}), **built, "rebuild": "mura-trt build-engine just so"}
+    write_manifest(whole.folder, dataclasses.replace(whole.manifest, builder=entry))
+    monkeypatch.setenv("LD_LIBRARY_PATH", driver)
+    found = examine(whole.folder, chosen=only("bundle", "plan"))
+    plan = found["checks"]["plan"]
+    assert plan["status"] == PROBLEM
+    assert told in plan["found"] and "just so" not in plan["found"]
+    assert plan["mend"] == "rebuild it: mura-trt build-engine just so"
+    assert found["engine"]["suits_gpu"] is False
 
 
 def test_libcuda_that_is_absent_or_of_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from mura_trt.cli import app
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.offline.install import (
+    CUDA_VARIABLES,
     InstallError,
     check_host,
     check_volumes,
@@ -38,9 +39,10 @@ import sys
 def app():
     if sys.argv[1] == "doctor":
         print("the doctor was here")
+        sys.exit(0)
     else:
         import tiny
-        print("  doctor  looks at this host;", tiny.WORD)
+        print("looks at this host;", tiny.WORD)
 """
 
 
@@ -151,6 +153,11 @@ def test_a_bundle_is_not_overwritten_unasked(plan: OfflinePlan) -> None:
         make_bundle(plan)
     make_bundle(replace(plan, volume_mib=100), overwrite=True)
     assert [path.name for path in plan.folder.glob("mura-trt.tar.*")] == ["mura-trt.tar.001"]
+
+
+def test_the_manifest_has_the_version_of_the_wheel(plan: OfflinePlan) -> None:
+    own = write_wheel(plan.source.parent, "mura-trt", "9.8.7", ("tiny",), PROGRAM)
+    assert make_bundle(replace(plan, source=own))["mura_trt"] == "9.8.7"
 
 
 def test_what_another_python_needs_is_found_though_pip_judges_by_its_own(plan: OfflinePlan, index: Path) -> None:
@@ -320,6 +327,43 @@ def test_sh_installs_it_with_no_index_and_again(plan: OfflinePlan, tmp_path: Pat
     assert "sees this host" in subprocess.run(program, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.parametrize(("code", "works"), [(5, True), (1, False), (-9, False)])
+def test_a_host_may_lack_what_scoring_needs_and_the_program_must_run(
+    code: int, works: bool, plan: OfflinePlan, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ends = f"sys.exit({code})" if code >= 0 else f"import os; os.kill(os.getpid(), {-code})"
+    write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny",), PROGRAM.replace("sys.exit(0)", ends))
+    make_bundle(plan)
+    for _ in range(2):  # what did not run is not taken for installed
+        assert main([str(tmp_path / "env"), "--volumes", str(plan.folder)]) == (0 if works else 1)
+        told = capfd.readouterr()
+        assert ("what to do next" in told.out) is works
+        assert (f"doctor` ended with exit code {code}" in told.err) is not works
+    assert (tmp_path / "env" / "offline.json").exists() is works
+
+
+@pytest.mark.parametrize("variable", ["PIP_CONSTRAINT", "PIP_CONFIG_FILE", "XDG_CONFIG_HOME"])
+def test_what_pip_is_told_elsewhere_has_no_place(
+    variable: str, plan: OfflinePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(plan)
+    pins, settings = tmp_path / "pins.txt", tmp_path / "pip" / "pip.conf"
+    pins.write_text("tiny==9.9\n")  # which the bundle has not
+    settings.parent.mkdir()
+    settings.write_text(f"[global]\nconstraint = {pins}\n")
+    monkeypatch.delenv("PIP_CONFIG_FILE")
+    values = {"PIP_CONSTRAINT": pins, "PIP_CONFIG_FILE": settings, "XDG_CONFIG_HOME": tmp_path}
+    monkeypatch.setenv(variable, str(values[variable]))
+    assert main([str(tmp_path / "env"), "--volumes", str(plan.folder)]) == 0
+
+
+def test_the_installer_needs_nothing_but_its_python(plan: OfflinePlan) -> None:
+    make_bundle(plan)
+    # -I and -S: neither this folder, nor variables, nor installed packages.
+    command = [sys.executable, "-I", "-S", str(plan.folder / "install.py"), "--check"]
+    assert "are whole" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_what_is_not_ours_is_not_touched(plan: OfflinePlan, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     make_bundle(plan)
     theirs = tmp_path / "theirs"
@@ -399,10 +443,12 @@ def cuda(tmp_path: Path) -> Path:
 def test_the_toolkit_is_found_by_variable_or_by_nvcc(
     cuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_HOME", str(cuda))
-    assert find_cuda() == cuda
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))  # no header there
-    monkeypatch.delenv("CUDA_PATH", raising=False)
+    for name in CUDA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("CUDA_ROOT", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.setenv(name, str(cuda))
+        assert find_cuda() == cuda
+        monkeypatch.setenv(name, str(tmp_path))  # no header there
     nvcc = cuda / "bin" / "nvcc"
     nvcc.parent.mkdir()
     nvcc.write_text("#!/bin/sh\n")

@@ -1,4 +1,4 @@
-"""The machine in numbers: for benchmarks to record, and for ``doctor`` to show."""
+"""The machine, and what is installed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,18 @@ DRIVER_SECONDS = 60.0  # a machine with many GPUs that keeps no driver state tak
 _PROBE = "mura_trt.doctor.probes:driver"
 
 
-def environment() -> dict[str, Any]:
-    """What a measurement should be kept with; tries no library, and takes a second or two.
+def driver_finding(folder: Path) -> Finding:
+    """What the NVIDIA driver says, asked in another process: this one gets no CUDA context; ``folder`` is scratch."""
+    return ask(_PROBE, {}, folder, DRIVER_SECONDS, "install the NVIDIA driver anew, and restart")
 
-    The driver is asked in a process of its own, so that this one gets no CUDA context.
+
+def described(driver: Finding) -> dict[str, Any]:
+    """The environment as ``doctor`` tells it; tries no library.
+
+    Parameters
+    ----------
+    driver
+        As :func:`driver_finding` gives it.
 
     Returns
     -------
@@ -40,17 +48,6 @@ def environment() -> dict[str, Any]:
       ``compute_capability``, ``memory_bytes``, ``free_bytes``; ``gpu`` and ``compute_capability`` of the first one;
     - ``versions``: by the distribution's name, of those installed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return described(driver_finding(Path(folder)))
-
-
-def driver_finding(folder: Path) -> Finding:
-    """What the NVIDIA driver says, asked in a process of its own; ``folder`` is scratch."""
-    return ask(_PROBE, {}, folder, DRIVER_SECONDS, "install the NVIDIA driver anew, and restart")
-
-
-def described(driver: Finding) -> dict[str, Any]:
-    """:func:`environment`, where the driver was asked already."""
     gpus: list[dict[str, Any]] = driver.facts.get("gpus", [])
     first = gpus[0] if gpus else {}
     return {

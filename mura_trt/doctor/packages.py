@@ -18,6 +18,8 @@ LIBRARIES = {
     "TensorRT": r"tensorrt(-cu\d+)?",
     "TensorRT-RTX": r"tensorrt-rtx(-cu\d+)?",
     "PyCUDA": r"pycuda",
+    "pandas": r"pandas",
+    "PyArrow": r"pyarrow",
     "Pillow": r"pillow",
     "pydicom": r"pydicom",
     "CharLS": r"pyjpegls",
@@ -31,7 +33,15 @@ LOADER = (
     "pip install tensorrt; the package is a loader, whose libraries (tensorrt-cu13-libs and -bindings) come from"
     " NVIDIA's own package index: install it where pip can reach that, or bring the wheels"
 )
-_REQUIRED = {"NumPy": "numpy", "DALI": "nvidia-dali-cuda130", "ONNX Runtime": "onnxruntime", "Pillow": "pillow"}
+# What the package depends on, by pip's names, but for typer: without it no command starts.
+_REQUIRED = {
+    "NumPy": "numpy",
+    "DALI": "nvidia-dali-cuda130",
+    "ONNX Runtime": "onnxruntime",
+    "pandas": "pandas",
+    "Pillow": "pillow",
+    "PyArrow": "pyarrow",
+}
 
 
 def installed() -> dict[str, str]:

@@ -9,14 +9,15 @@ import dataclasses
 import importlib
 import importlib.util
 import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, nvidia_cards
+from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, gpu_kind, nvidia_cards
 from mura_trt.doctor import packages
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
 from mura_trt.doctor.toolchain import HOW_TO_GET, missing_for_pycuda
-from mura_trt.errors import BundleError
+from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +81,23 @@ def view(folder: str) -> Finding:
     return Finding(WORKS, f"drawn, {gray.width} x {gray.height} pixels")
 
 
+def tables(folder: str) -> Finding:
+    """Writes a table in each format, as ``score`` writes its results, and reads it back."""
+    import pandas as pd
+
+    from mura_trt.tables import FORMATS, read_names, write_table
+
+    rows = pd.DataFrame({"view": [PNG, "röntgen, 2.png"], "study": ["a", "b"], "probability": [0.25, 0.75]})
+    names = rows[["view", "study"]].to_numpy().tolist()
+    for form in FORMATS:
+        path = Path(folder, f"table.{form}")
+        write_table(path, iter((rows[:1], rows[1:])))
+        came_back = [name for part in read_names(path) for name in part.to_numpy().tolist()]
+        if came_back != names:
+            return Finding(PROBLEM, f"a {form} table of {names} reads {came_back}")
+    return Finding(WORKS, f"written and read as {' and '.join(FORMATS)}")
+
+
 def network(folder: str) -> Finding:
     """Makes the tiny bundle; facts are what a view's score should be, and how far it may be off."""
     import numpy as np
@@ -115,9 +133,10 @@ def engine(bundle: str) -> Finding:
 
 
 def engine_plan(bundle: str) -> Finding:
-    """Whether the GPU's driver and library take a bundle's plan."""
+    """Loads a bundle's plan as the runtimes do, without PyCUDA; facts are whether it suits the GPU."""
     from mura_trt.bundle import Bundle
     from mura_trt.plan import BUILDERS
+    from mura_trt.runtimes.loaded_plan import LoadedPlan
 
     opened = Bundle.open(Path(bundle))
     built = opened.manifest.builder
@@ -125,53 +144,29 @@ def engine_plan(bundle: str) -> Finding:
         rebuild = "rebuild the bundle where TensorRT-RTX or TensorRT is installed: mura-trt build-engine"
         return Finding(ABSENT, "the bundle has no plan, and scores on the CPU alone", rebuild)
     made = f"{built['name']} {built['version']}, for {built['targets']}"
-    if cuda_device_count() == 0:
+    gpu = gpu_kind()
+    if gpu is None:
         return Finding(ABSENT, f"made by {made}; no GPU here to load it on")
     trt = _imported(BUILDERS[built["name"]])
     if isinstance(trt, Finding):
         return trt
-    gpu = cuda_driver().gpus[0]
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    here = f"{trt.__name__} {trt.__version__} on {gpu.name} ({gpu.compute_capability})"
-    if runtime.deserialize_cuda_engine(opened.path("plan").read_bytes()) is None:
-        mend = f"rebuild the bundle on this machine: mura-trt build-engine --builder {built['name']} --overwrite"
-        return Finding(PROBLEM, f"{here} refuses it; made by {made}", mend, facts={"suits_gpu": False})
+    try:
+        LoadedPlan(opened, gpu).close()
+    except RuntimeUnavailable as error:
+        found, _, command = str(error).partition("; rebuild it: ")
+        return Finding(PROBLEM, found, f"rebuild it: {command}", facts={"suits_gpu": False})
+    here = f"{trt.__name__} {trt.__version__} on {gpu.name} ({gpu.architecture})"
     return Finding(WORKS, f"{here} takes it; made by {made}", facts={"suits_gpu": True})
 
 
 def decode_cpu(folder: str) -> Finding:
     """A PNG and a JPEG through the decoder that ``score`` uses."""
-    import numpy as np
-
-    from mura_trt.decode import Decoder
-
-    pixels = np.load(Path(folder, PIXELS))
-    decoder = Decoder(pixels.shape[:2], 1, 2)
-    decoder.submit([Path(folder, name).read_bytes() for name in (PNG, JPEG)])
-    decoded = decoder.collect()
-    if decoded.rejected:
-        return Finding(PROBLEM, f"DALI refuses a sound file: {decoded.rejected[0][1]}")
-    return _compared(decoded.pixels, folder, _INSIDE)
+    return _decoded("cpu", None, folder, _INSIDE)
 
 
 def decode_gpu(folder: str) -> Finding:
     """The same through DALI's ``mixed`` decoder, and resized on the GPU."""
-    import numpy as np
-    from nvidia.dali import Pipeline, fn, types
-
-    size = np.load(Path(folder, PIXELS)).shape[:2]
-    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=0, prefetch_queue_depth=1, exec_dynamic=True)
-    with pipeline:
-        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, batch=True, no_copy=True)
-        image = fn.decoders.image(encoded, device="mixed", output_type=types.GRAY, adjust_orientation=False)
-        pipeline.set_outputs(
-            fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)
-        )
-    pipeline.build()
-    files = [np.fromfile(Path(folder, name), np.uint8) for name in (PNG, JPEG)]
-    pipeline.feed_input("encoded", files)
-    (images,) = pipeline.run()
-    return _compared(np.asarray(images.as_cpu().as_tensor()), folder, _GPU_INSIDE)
+    return _decoded("mixed", 0, folder, _GPU_INSIDE)
 
 
 def plan(builder: str, folder: str) -> Finding:
@@ -289,6 +284,28 @@ def _resized(gray: Any) -> NDArray[np.uint8]:
 
     contract = InputContract()
     return np.asarray(gray.resize((contract.width, contract.height), Image.Resampling.BILINEAR))[..., None]
+
+
+def _decoded(device: str, gpu: int | None, folder: str, inside: int) -> Finding:
+    """DALI's decoding on a device, by its name of it, and the number of the GPU; ``inside`` as for ``_compared``."""
+    import numpy as np
+
+    from mura_trt.decode import Decoded, Decoder
+
+    class Probe(Decoder):
+        _device, _gpu = device, gpu
+
+        def _finish(self, files: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:  # noqa: ARG002
+            return np.asarray(self._taken().as_cpu().as_tensor())  # copied from a GPU; what is on the host stays
+
+        def _isolate(self, files: list[NDArray[np.uint8]]) -> Decoded[NDArray[np.uint8]]:  # noqa: ARG002
+            # No file is at fault: what DALI says, after where in the pipeline it was, is what was found.
+            said = str(sys.exception()).rpartition("encountered:")[2]
+            raise EnvironmentProblem(f"DALI: {' '.join(said.split())}")
+
+    decoder = Probe(np.load(Path(folder, PIXELS)).shape[:2], 1, 2)
+    decoder.submit([Path(folder, name).read_bytes() for name in (PNG, JPEG)])
+    return _compared(decoder.collect().pixels, folder, inside)
 
 
 def _compared(decoded: NDArray[np.uint8], folder: str, inside: int) -> Finding:

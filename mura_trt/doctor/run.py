@@ -22,6 +22,7 @@ PLAN_RUNTIMES = ("tensorrt", "tensorrt_rtx")
 GPU_RUNTIMES = (*PLAN_RUNTIMES, "torch_cuda")
 # In the order in which `score --runtime auto` tries them; torch must be asked for.
 SCORING = (*GPU_RUNTIMES, "onnxruntime", "torch")
+NEEDED = ("tables", "decode-cpu")  # whichever runtime scores
 _PROBES = "mura_trt.doctor.probes"
 BUNDLE = "bundle"  # the check that makes or opens it; its facts say what a view's score should be
 
@@ -55,7 +56,10 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
         return Check(name, f"{_PROBES}:runtime", _reinstall(packages), arguments, modules, needs, name in GPU_RUNTIMES)
 
     dali = _reinstall("nvidia-dali-cuda130")
-    found = [Check("view", f"{_PROBES}:view", _reinstall("pillow numpy"), scratch)]
+    found = [
+        Check("view", f"{_PROBES}:view", _reinstall("pillow numpy"), scratch),
+        Check("tables", f"{_PROBES}:tables", _reinstall("pandas pyarrow"), scratch),
+    ]
     if engine:
         given, rebuild = {"bundle": str(engine)}, "rebuild the bundle on this machine: mura-trt build-engine"
         found.append(Check(BUNDLE, f"{_PROBES}:engine", rebuild, given))
@@ -114,17 +118,18 @@ def examine(
     JSON types:
 
     - ``schema``: 1;
-    - ``can_score``: whether DALI decodes on the CPU and at least one runtime that scores works; ``exit_code``: 0, or 5;
+    - ``can_score``: whether DALI decodes on the CPU, tables can be written and read, and at least one runtime that
+      scores works; ``exit_code``: 0, or 5;
     - ``runtimes``: those that work, in the order in which ``--runtime auto`` takes them, ``torch`` being the last;
-    - ``environment``: as :func:`mura_trt.doctor.environment.environment` gives it;
+    - ``environment``: as :func:`mura_trt.doctor.environment.described` gives it;
     - ``engine``: None, or of the bundle its ``folder``, ``name``, ``precision``, ``proof`` (how it compares with
       PyTorch), ``builder`` (the manifest's) and ``suits_gpu``: whether its plan suits the GPU, None where nobody can
       tell;
     - ``checks``: by name, each with ``status`` (``works``, ``problem``, ``absent`` for what is not here and not needed,
       ``unknown`` for what could not be tried), ``found``, ``mend`` (what to do, or None) and ``seconds``. They are
-      ``driver``, ``packages``, ``view``, ``bundle``, ``decode-cpu``, ``decode-gpu``, ``onnxruntime``, ``emulated``,
-      ``pycuda``, ``torch``, ``torch_cuda``, ``tensorrt`` and ``tensorrt_rtx``; with a bundle ``plan``, else
-      ``plan-tensorrt`` and ``plan-tensorrt_rtx``.
+      ``driver``, ``packages``, ``view``, ``tables``, ``bundle``, ``decode-cpu``, ``decode-gpu``, ``onnxruntime``,
+      ``emulated``, ``pycuda``, ``torch``, ``torch_cuda``, ``tensorrt`` and ``tensorrt_rtx``; with a bundle ``plan``,
+      else ``plan-tensorrt`` and ``plan-tensorrt_rtx``.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -143,8 +148,7 @@ def examine(
         told = "not installed, nor is TensorRT, and one of them is what a GPU is used best with"
         found[builds[-1]] = dataclasses.replace(found[builds[-1]], status=PROBLEM, found=told)
     runtimes = [name for name in SCORING if name in found and found[name].status == WORKS]
-    decodes = "decode-cpu" in found and found["decode-cpu"].status == WORKS
-    can_score = decodes and bool(runtimes)
+    can_score = bool(runtimes) and all(name in found and found[name].status == WORKS for name in NEEDED)
     return {
         "schema": SCHEMA,
         "can_score": can_score,

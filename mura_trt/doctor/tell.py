@@ -44,6 +44,8 @@ def verdict(found: dict[str, Any]) -> str:
         failed = []
         if status.get("decode-cpu") != WORKS:
             failed.append(f"DALI {'could not be tried' if status.get('decode-cpu') == UNKNOWN else 'does not decode'}")
+        if status.get("tables") != WORKS:
+            failed.append("tables cannot be written and read")
         if not runtimes:
             failed.append(f"no runtime {'could be tried' if status.get('onnxruntime') == UNKNOWN else 'works'}")
         return f"Scoring does not work here: {' and '.join(failed)}."

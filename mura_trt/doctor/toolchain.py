@@ -9,8 +9,7 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT_VARIABLES = ("CUDA_ROOT", "CUDA_HOME", "CUDA_PATH")
-
+from mura_trt.offline.install import cuda_roots
 
 # What a build needs -> how to get it.
 HOW_TO_GET = {
@@ -27,7 +26,7 @@ HOW_TO_GET = {
 
 def missing_for_pycuda() -> list[str]:
     """What a build would fail for, as keys of ``HOW_TO_GET``; empty where all of it is there."""
-    roots = _cuda_roots()
+    roots = cuda_roots()
     headers = [*_listed("CPATH", "CPLUS_INCLUDE_PATH"), *(root / "include" for root in roots), Path("/usr/include")]
     libraries = [
         *_listed("LIBRARY_PATH"),
@@ -43,15 +42,6 @@ def missing_for_pycuda() -> list[str]:
         "Python.h": _is_in("Python.h", [Path(sysconfig.get_path("include"))]),
     }
     return [name for name in HOW_TO_GET if not there[name]]
-
-
-def _cuda_roots() -> list[Path]:
-    """Where the CUDA toolkit may be: where variables say, around nvcc, and where its installer puts it."""
-    roots = [Path(os.environ[name]) for name in ROOT_VARIABLES if os.environ.get(name)]
-    nvcc = shutil.which("nvcc")
-    if nvcc:
-        roots += [Path(nvcc).parent.parent, Path(nvcc).resolve().parent.parent]
-    return [*roots, Path("/usr/local/cuda")]
 
 
 def _listed(*variables: str) -> list[Path]:

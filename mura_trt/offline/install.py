@@ -27,8 +27,10 @@ from typing import Any
 MANIFEST = "offline.json"
 SCRIPTS = ("install.sh", "install.py")
 FORMAT = 1
+CUDA_VARIABLES = ("CUDA_ROOT", "CUDA_HOME", "CUDA_PATH")  # that name a CUDA toolkit; the first wins
 _PACKAGES = "offline-packages"  # in the environment: what the volumes hold
 _BLOCK = 1 << 20  # bytes read at once
+_VERDICTS = (0, 5)  # doctor's exit codes: all that scoring needs works, or what does not was told
 _HERE = ("--no-index", "--quiet", "--disable-pip-version-check", "--no-warn-script-location")
 
 # Runs in the new environment, where pip is: the versions of packages that the host brings, against what is asked for.
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("environment", nargs="?", default="mura-trt-env", type=Path, help="virtual environment to make")
     parser.add_argument("--volumes", default=Path(__file__).parent, type=Path, help="folder of the volumes [this one]")
     parser.add_argument("--host-packages", action="store_true", help="let the environment see this Python's packages")
-    parser.add_argument("--cuda", type=Path, help="CUDA toolkit, for building PyCUDA [found by nvcc]")
+    parser.add_argument("--cuda", type=Path, help="CUDA toolkit, for building PyCUDA [found by CUDA_ROOT or nvcc]")
     parser.add_argument("--check", action="store_true", help="check the volumes, and install nothing")
     options = parser.parse_args(arguments)
     try:
@@ -217,13 +219,18 @@ def check_host(python: Path, wanted: dict[str, str]) -> None:
         _say(f"careful: this host has {name} {version[0]}, and the bundle asks for {specifier}")
 
 
-def find_cuda() -> Path | None:
-    """The CUDA toolkit that has the header ``cuda.h``: by variable, by nvcc, or where it usually is."""
+def cuda_roots() -> list[Path]:
+    """Where a CUDA toolkit may be: where variables say, around nvcc, and where its installer puts it."""
+    roots = [Path(os.environ[name]) for name in CUDA_VARIABLES if os.environ.get(name)]
     nvcc = shutil.which("nvcc")
-    places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
-    places += [str(Path(nvcc).parent.parent), str(Path(nvcc).resolve().parent.parent)] if nvcc else []
-    places += ["/usr/local/cuda"]
-    return next((Path(place) for place in places if place and (Path(place) / "include" / "cuda.h").is_file()), None)
+    if nvcc:
+        roots += [Path(nvcc).parent.parent, Path(nvcc).resolve().parent.parent]
+    return [*roots, Path("/usr/local/cuda")]
+
+
+def find_cuda() -> Path | None:
+    """The first of them that has the header ``cuda.h``."""
+    return next((root for root in cuda_roots() if (root / "include" / "cuda.h").is_file()), None)
 
 
 @contextlib.contextmanager
@@ -277,13 +284,16 @@ def _install_pycuda(command: list[str], sdist: Path, packages: Path, cuda: Path 
 
 
 def _greet(program: Path) -> None:
-    """Lets the program tell of this host, and says how to go on."""
-    told = _ask([str(program), "--help"])
-    if told.returncode:
-        raise InstallError(f"{program} does not run: {told.stderr.strip()}")
-    has_doctor = " doctor " in told.stdout
-    if has_doctor:
-        subprocess.run([str(program), "doctor"], env=_variables(), check=False)  # what lacks here is its to say
+    """Lets the program tell of this host, and says how to go on.
+
+    Raises
+    ------
+    InstallError
+        It does not come to a verdict; that something lacks here is one.
+    """
+    code = subprocess.run([str(program), "doctor"], env=_variables(), check=False).returncode
+    if code not in _VERDICTS:
+        raise InstallError(f"`{program} doctor` ended with exit code {code}: what it says stands above")
     _say(
         "what to do next: put an engine bundle (made by `mura-trt build-engine`) on this host, then\n"
         f"  {shlex.quote(str(program))} score ARCHIVE --engine BUNDLE -o OUT"

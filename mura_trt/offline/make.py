@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mura_trt
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sha256_of, sync_folder, write_atomically
 from mura_trt.offline.install import FORMAT, MANIFEST, SCRIPTS, InstallError, find_cuda, pycuda_source
@@ -124,7 +123,7 @@ def make_bundle(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
         requirements += missing
     manifest = {
         "format": FORMAT,
-        "mura_trt": mura_trt.__version__,
+        "mura_trt": _read_wheel(own)[1],
         "python": plan.python,
         "glibc": plan.glibc,
         "extras": list(plan.extras),
@@ -369,7 +368,7 @@ def _check_can_build_pycuda(plan: OfflinePlan) -> None:
     if find_cuda() is None:
         raise UsageError(
             "a PyCUDA wheel is built where a CUDA toolkit is (no GPU needed), and none with include/cuda.h was found:"
-            " name it in CUDA_HOME, or take --pycuda sdist"
+            " name it in CUDA_ROOT, or take --pycuda sdist"
         )
 
 

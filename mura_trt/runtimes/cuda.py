@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.cuda_devices import LIBRARY, cuda_device_count
+from mura_trt.cuda_devices import LIBRARY, GpuKind, cuda_device_count
 from mura_trt.errors import RuntimeUnavailable
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: nothing that others do on the default stream holds this one up
@@ -73,8 +73,7 @@ class Device:
         try:
             driver.init()
             device = driver.Device(ordinal)
-            self.compute_capability: tuple[int, int] = device.compute_capability()
-            self.name: str = device.name()
+            self.kind = GpuKind(device.name(), device.compute_capability())
             self._context = device.retain_primary_context()
             self._context.push()
         except driver.Error as error:
@@ -85,6 +84,11 @@ class Device:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+    @property
+    def name(self) -> str:
+        """The GPU's, as the driver has it."""
+        return self.kind.name
 
     def stream(self) -> Stream:
         """A new stream."""

@@ -6,10 +6,9 @@ import importlib
 from typing import Any
 
 from mura_trt.bundle import Bundle
-from mura_trt.cuda_devices import gpu_kind
+from mura_trt.cuda_devices import GpuKind
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.plan import BUILDERS, header_problem, rebuild, why_not
-from mura_trt.runtimes.cuda import Device
 
 
 class LoadedPlan:
@@ -20,7 +19,7 @@ class LoadedPlan:
     bundle
         It has a plan.
     gpu
-        Where to load it.
+        What the thread's CUDA device is, on which it is loaded.
     cuda_graphs
         Have TensorRT-RTX run a batch as one CUDA graph.
 
@@ -37,7 +36,7 @@ class LoadedPlan:
         The module does not import, or the plan does not load here; with what rebuilds it.
     """
 
-    def __init__(self, bundle: Bundle, gpu: Device, cuda_graphs: bool = False) -> None:
+    def __init__(self, bundle: Bundle, gpu: GpuKind, cuda_graphs: bool = False) -> None:
         built = bundle.manifest.builder
         assert built is not None
         module = BUILDERS[built["name"]]
@@ -66,7 +65,7 @@ class LoadedPlan:
             self.close()
             raise
 
-    def _make_context(self, bundle: Bundle, gpu: Device, cuda_graphs: bool) -> Any:
+    def _make_context(self, bundle: Bundle, gpu: GpuKind, cuda_graphs: bool) -> Any:
         """An execution context, None where it cannot be made; of TensorRT-RTX, one whose kernels stay while it works.
 
         By default that one begins with fallback kernels for a new shape and swaps in better ones when they are
@@ -79,14 +78,12 @@ class LoadedPlan:
         config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
         if cuda_graphs:
             config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        kind = gpu_kind(gpu.ordinal)
-        if kind is not None:
-            self._cache = bundle.cache("kernels", self.trt.__version__, kind.name, kind.architecture)
-            self._kernels = config.create_runtime_cache()
-            kept = self._cache.load()
-            if kept:
-                self._kernels.deserialize(kept)  # of another plan or GPU it takes nothing, and stays empty
-            config.set_runtime_cache(self._kernels)
+        self._cache = bundle.cache("kernels", self.trt.__version__, gpu.name, gpu.architecture)
+        self._kernels = config.create_runtime_cache()
+        kept = self._cache.load()
+        if kept:
+            self._kernels.deserialize(kept)  # of another plan or GPU it takes nothing, and stays empty
+        config.set_runtime_cache(self._kernels)
         return self.engine.create_execution_context(config)
 
     def keep_kernels(self) -> None:

@@ -39,7 +39,7 @@ class TensorRTSession(DeviceSession):
         return self._plan
 
     def _load(self) -> None:
-        self._plan = LoadedPlan(self._bundle, self._gpu, self._cuda_graphs)
+        self._plan = LoadedPlan(self._bundle, self._gpu.kind, self._cuda_graphs)
         shape = (self.batch, *self._shape)
         if not self._plan.context.set_input_shape("image", shape):
             raise RuntimeUnavailable(f"{self.name} refused the input shape {shape}")

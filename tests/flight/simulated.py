@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.contract import InputContract
+from mura_trt.cuda_devices import GpuKind
 from mura_trt.decode import BatchDecoder, Decoder
 from mura_trt.runtimes.base import DevicePixels, Piece
 from mura_trt.runtimes.cuda import Device, Event, Stream
@@ -146,7 +147,7 @@ class SimulatedDevice(Device):
     """The device of :mod:`mura_trt.runtimes.cuda` with nothing behind it."""
 
     def __init__(self, schedule: random.Random, eager: float = 0.3) -> None:
-        self.ordinal, self.name, self.compute_capability, self.error = 0, "simulated", (0, 0), Refused
+        self.ordinal, self.kind, self.error = 0, GpuKind("simulated", (0, 0)), Refused
         self.clock: Clock = {}
         self.blocks: dict[int, Block] = {}
         self.streams: list[SimulatedStream] = []
