@@ -98,8 +98,8 @@ def heatmap_tables(
     ------
     OSError
         A picture cannot be written.
-    EnvironmentProblem
-        Nothing can be drawn.
+    MuraTrtError
+        Nothing can be drawn: the archive cannot be opened, a library is missing, or the process is lost on anything.
     """
     yield _table(
         listing.take(views[:0]), [], np.empty(0, score_type(InputContract().map_size))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import Reference, Source
+from mura_trt.archives.listing import Reader, Reference, Source
 from mura_trt.cores import usable_cores
 from mura_trt.decode import Decoder
 from mura_trt.ledger import Failure
@@ -30,40 +32,84 @@ class DecodedViews(NamedTuple):
     colored: frozenset[int]
 
 
-def decoded_views(
-    source: Source, references: Sequence[Reference], size: tuple[int, int], kinds: bytes = b""
-) -> Iterator[DecodedViews]:
-    """Every view once, as pixels or as a failure.
+class ViewDecoder:
+    """Views to pixels over one reader and one decoder, as often as asked; a context manager that ends its threads.
 
     Parameters
     ----------
-    source
-        Where the views are read from.
-    references
-        What they are read by; a view's number is its place here.
+    reader
+        What reads the views.
     size
         Height and width of the pixels.
-    kinds
-        What the views are, a byte each, as :meth:`Listing.kinds_of` gives it.
     """
-    ahead, decoder = ReadAhead(BATCH, source.open()), Decoder(size, usable_cores(), BATCH)
-    ahead.add(0, references, kinds)
-    ahead.flush()
-    decoding: Batch | None = None
-    try:
+
+    def __init__(self, reader: Reader, size: tuple[int, int]) -> None:
+        self._size = size
+        self._ahead, self._decoder = ReadAhead(BATCH, reader), Decoder(size, usable_cores(), BATCH)
+        self._stage = ("idle", 0.0)
+
+    def __enter__(self) -> ViewDecoder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ahead.close()
+
+    def standstill(self) -> tuple[str, float]:
+        """What it is at, and for how many seconds it has not got further with that, less what the bytes allow for.
+
+        ``read`` or ``decode``; ``idle``, with 0, while it is not asked for more. For any thread.
+        """
+        stage, since = self._stage
+        match stage:
+            case "read":
+                return stage, self._ahead.slowest_read()
+            case "decode":
+                return stage, time.monotonic() - max(since, self._decoder.attempted_at)
+        return stage, 0.0
+
+    def decoded(self, references: Sequence[Reference], kinds: bytes = b"") -> Iterator[DecodedViews]:
+        """Every view once, in order, as pixels or as a failure; nothing else can be asked for until all have come.
+
+        Parameters
+        ----------
+        references
+            What they are read by; a view's number is its place here.
+        kinds
+            What the views are, a byte each, as :meth:`Listing.kinds_of` gives it.
+        """
+        self._ahead.add(0, references, kinds)
+        self._ahead.flush()
+        decoding: Batch | None = None
         while True:
-            batch, failures = ahead.next_batch()
+            with self._doing("read"):
+                batch, failures = self._ahead.next_batch()
             if batch:
-                decoder.submit(batch.files)
+                with self._doing("decode", batch.allowance):
+                    self._decoder.submit(batch.files)
             if decoding:
-                pixels, kept, rejected = decoder.collect()
+                with self._doing("decode", decoding.allowance):
+                    pixels, kept, rejected = self._decoder.collect()
                 failures += [Failure(decoding.views[at], "decode", why.code, str(why)) for at, why in rejected]
                 files = [decoding.files[at] for at in kept]
                 yield DecodedViews([decoding.views[at] for at in kept], pixels, failures, files, decoding.colored)
             elif failures:
-                yield DecodedViews([], np.empty((0, *size, 1), np.uint8), failures, [], frozenset())
+                yield DecodedViews([], np.empty((0, *self._size, 1), np.uint8), failures, [], frozenset())
             elif not batch:
                 return
             decoding = batch
-    finally:
-        ahead.close()
+
+    @contextmanager
+    def _doing(self, stage: str, allowance: float = 0.0) -> Iterator[None]:
+        self._stage = (stage, time.monotonic() + allowance)
+        try:
+            yield
+        finally:
+            self._stage = ("idle", 0.0)
+
+
+def decoded_views(
+    source: Source, references: Sequence[Reference], size: tuple[int, int], kinds: bytes = b""
+) -> Iterator[DecodedViews]:
+    """Every view once, as pixels or as a failure: what :meth:`ViewDecoder.decoded` gives of a source."""
+    with ViewDecoder(source.open(), size) as decoder:
+        yield from decoder.decoded(references, kinds)

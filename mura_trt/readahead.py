@@ -18,6 +18,7 @@ from mura_trt.screen import Rejected, screen
 
 MAX_HELD = 1 << 30  # bytes that are read ahead, beyond what is being read
 MAX_BATCH_BYTES = 1 << 28  # at which a batch is full, whatever the number of its files
+DECODED_BYTES_A_SECOND = 1e6  # a fifteenth of what one thread does: slower than that, decoding is taken to hang
 MAX_CHUNK = 16  # views read by one call in a thread: enough that handing it over costs little per view
 
 
@@ -36,6 +37,11 @@ class Batch(NamedTuple):
     files: list[bytes]
     colored: frozenset[int] = frozenset()
     """The views whose files store color."""
+
+    @property
+    def allowance(self) -> float:
+        """Seconds that decoding it may take, however slow the machine."""
+        return sum(map(len, self.files)) / DECODED_BYTES_A_SECOND
 
 
 class ReadAhead:

@@ -33,7 +33,6 @@ from mura_trt.runtimes import Session, SessionOptions, open_session
 
 BATCHES_DECODING = 2  # ahead of the engine
 PULSE_SECONDS = 1.0
-DECODED_BYTES_A_SECOND = 1e6  # a fifteenth of what one thread does: slower than that, decoding is taken to hang
 
 
 @dataclass(frozen=True)
@@ -151,11 +150,6 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         connection.send(Fatal(error))
     except OSError as error:
         connection.send(Fatal(EnvironmentProblem(f"the worker cannot work: {error}")))
-
-
-def _allowance(batch: Batch) -> float:
-    """Seconds that decoding a batch may take, however slow the machine."""
-    return sum(map(len, batch.files)) / DECODED_BYTES_A_SECOND
 
 
 def decoding_threads(cores: int, engine_on_cpu: bool) -> int:
@@ -303,7 +297,7 @@ class Worker:
         if batch is None:
             return False
         self._first_batch_at = self._first_batch_at or time.monotonic()
-        with self._doing("decode", _allowance(batch)):
+        with self._doing("decode", batch.allowance):
             self._decoder.submit(batch.files)
         self._decoding.append(batch)
         return True
@@ -311,7 +305,7 @@ class Worker:
     def _hand_over(self) -> None:
         """The oldest batch from the decoder to the session."""
         batch = self._decoding.popleft()
-        with self._doing("decode", _allowance(batch)):
+        with self._doing("decode", batch.allowance):
             pixels, kept, rejected = self._decoder.collect()
         self._fail([Failure(batch.views[at], "decode", reason.code, str(reason)) for at, reason in rejected])
         if kept:

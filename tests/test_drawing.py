@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,34 +21,102 @@ from PIL import Image
 
 from mura_trt import drawing
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import Listing, Reference
+from mura_trt.archives.listing import Listing, Reference, Source
 from mura_trt.contract import InputContract
-from mura_trt.errors import EnvironmentProblem
+from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.heatmaps import heatmap_tables, picture_name
 from mura_trt.ledger import Rows, scores_of
+from mura_trt.pixels import ViewDecoder
 
 MAP = InputContract().map_shape
 
 
 @dataclass(frozen=True)
 class TrapSource(FolderSource):
-    """A folder in which some files hang whoever reads them, and others kill."""
+    """A folder in which some files hang or freeze whoever reads them, and others kill; it notes what was done to it."""
 
     def open(self) -> TrapSource:
+        note(self.root, "opened")
         return self
 
     def read(self, reference: Reference) -> bytes:
         data = super().read(reference)
+        note(self.root, f"read {os.fsdecode(reference) if isinstance(reference, bytes) else reference}")
         if data == b"hang":
             time.sleep(600)
+        if data == b"freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if data == b"die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if data == b"die when a failure was told":
+            while "told" not in noted(Path(self.root)):
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGKILL)
         return data
 
 
-def listing_of(root: Path, count: int) -> Listing:
+@dataclass(frozen=True)
+class ClosedSource(TrapSource):
+    """A folder that cannot be opened."""
+
+    error: Exception
+
+    def open(self) -> TrapSource:
+        super().open()
+        raise self.error
+
+
+@dataclass(frozen=True)
+class StuckSource(TrapSource):
+    """A folder that does not come to be open."""
+
+    def open(self) -> TrapSource:
+        time.sleep(600)
+        return self
+
+
+@dataclass(frozen=True)
+class SlowSource(TrapSource):
+    """A folder on a slow disk."""
+
+    def read(self, reference: Reference) -> bytes:
+        time.sleep(0.5)
+        return super().read(reference)
+
+
+class Stream(TrapSource):
+    """A folder's reader that passes over much to come to its first view, and tells that it moves."""
+
+    def read(self, reference: Reference) -> bytes:
+        if reference == b"s/000.png":
+            for _ in range(80):
+                time.sleep(0.1)
+                type(self).moved_at = time.monotonic()
+        return super().read(reference)
+
+
+@dataclass(frozen=True)
+class StreamSource(TrapSource):
+    """A folder that is read as a stream is."""
+
+    def open(self) -> TrapSource:
+        super().open()
+        return Stream(self.root)
+
+
+def note(root: str, what: str) -> None:
+    """For the test, whichever process it is that something happens in."""
+    with (Path(root) / "notes").open("a") as file:
+        file.write(what + "\n")
+
+
+def noted(root: Path) -> list[str]:
+    return (root / "notes").read_text().splitlines()
+
+
+def listing_of(source: Source, count: int) -> Listing:
     return Listing(
-        TrapSource(str(root)),
+        source,
         pa.array([b"s/%03d.png" % at for at in range(count)], pa.large_binary()),
         np.zeros(count, np.int32),
         pa.array([b"s"], pa.large_binary()),
@@ -62,9 +133,10 @@ def committed(count: int) -> list[Rows]:
     return rows
 
 
-def drawn(root: Path, views: list[int], count: int) -> pd.DataFrame:
+def drawn(root: Path, views: list[int], count: int, source: Source | None = None) -> pd.DataFrame:
+    listing = listing_of(source or TrapSource(str(root)), count)
     parts = heatmap_tables(
-        listing_of(root, count), np.array(views, np.int64), iter(committed(count)), root / "out", root / "worker.log"
+        listing, np.array(views, np.int64), iter(committed(count)), root / "out", root / "worker.log"
     )
     return pd.concat(parts, ignore_index=True)
 
@@ -93,22 +165,126 @@ def test_views_are_drawn_whatever_their_shards_and_in_runs(root: Path, monkeypat
     assert len(drawn(root, [], 40)) == 0
 
 
-@pytest.mark.parametrize("trap", ["hang", "die"])
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("trap", "how"),
+    [
+        ("die", r"died \(exit code -9, .*worker\.log: .*\)"),
+        ("hang", "hung: read takes more than 5 s"),
+        ("freeze", "hung: no sign of life for 5 s"),
+        ("picture", "hung: draw takes more than 5 s"),
+    ],
+)
 def test_a_view_on_which_the_process_is_lost_costs_no_other_its_picture(
-    root: Path, trap: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    root: Path, trap: str, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(drawing, "PATIENCE", 8.0)
+    monkeypatch.setattr(drawing, "PATIENCE", 5.0)
     monkeypatch.setattr("mura_trt.heatmaps.IN_A_RUN", 9)
-    (root / "s/010.png").write_bytes(trap.encode())
+    if trap == "picture":
+        fifo = root / "out" / picture_name(10)
+        fifo.parent.mkdir(parents=True)
+        os.mkfifo(fifo)  # which nobody reads from
+    else:
+        (root / "s/010.png").write_bytes(trap.encode())
     (root / "s/020.png").write_bytes(b"no picture")
     views = [*range(5, 15), *range(18, 25)]
-    with caplog.at_level(logging.WARNING, "mura_trt"):
-        table = drawn(root, views, 40)
+    table = drawn(root, views, 40)
     check(table, root, [view for view in views if view not in (10, 20)])
-    how = "hung for 8 s" if trap == "hang" else "died (exit code -9)"
-    lost = [record.getMessage() for record in caplog.records if "process" in record.getMessage()]
-    assert lost == [f"a view that was scored has no heatmap: the process that drew it {how}"]
-    assert "not an image" in caplog.text.lower() or "neither" in caplog.text
+    lost, failed = warnings(caplog)
+    assert re.fullmatch(f"a view that was scored has no heatmap: the process that drew it {how}", lost)
+    assert "neither PNG" in failed
+
+
+def test_a_view_that_failed_is_not_tried_again_after_a_loss(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Far enough from each other that the failure is told before the process dies."""
+    for at in range(40, 90):
+        shutil.copy(root / "s/000.png", root / f"s/{at:03d}.png")
+    (root / "s/003.png").write_bytes(b"no picture")
+    (root / "s/085.png").write_bytes(b"die when a failure was told")
+
+    class Telling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(str(root), "told")
+
+    logger, telling = logging.getLogger("mura_trt.drawing"), Telling(logging.WARNING)
+    logger.addHandler(telling)
+    try:
+        table = drawn(root, list(range(90)), 90)
+    finally:
+        logger.removeHandler(telling)
+    check(table, root, [view for view in range(90) if view not in (3, 85)])
+    failed, lost = warnings(caplog)
+    assert "neither PNG" in failed and "died" in lost
+    reads = Counter(noted(root))
+    assert reads["read s/003.png"] == 1
+    assert reads["read s/085.png"] == 2
+
+
+@pytest.mark.parametrize("source", [SlowSource, StreamSource])
+def test_who_is_slow_and_moves_is_given_time(
+    root: Path, source: type[TrapSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its first picture comes long after the patience with one that hangs."""
+    monkeypatch.setattr(drawing, "PATIENCE", 4.0)
+    check(drawn(root, list(range(40)), 40, source(str(root))), root, list(range(40)))
+    assert noted(root).count("opened") == 1 and not warnings(caplog)
+
+
+def test_what_may_take_long_to_decode_is_given_time(root: Path) -> None:
+    with ViewDecoder(FolderSource(str(root)), (320, 320)) as decoder:
+        assert decoder.standstill() == ("idle", 0.0)
+        for allowance in (0.0, 30.0):
+            decoder._decoder.attempted_at = time.monotonic() - 100
+            with decoder._doing("decode", allowance):
+                time.sleep(0.2)
+                stage, seconds = decoder.standstill()
+            assert stage == "decode" and seconds == pytest.approx(0.2 - allowance, abs=0.2)
+        for _ in range(2):  # as often as asked
+            parts = list(decoder.decoded([b"s/000.png", b"absent"]))
+            assert [part.views for part in parts] == [[], [0]]
+            assert [failure.view for failure in parts[0].failures] == [1]
+        assert decoder.standstill() == ("idle", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "told"),
+    [
+        (
+            FileNotFoundError(2, "No such file", "a.zip"),
+            EnvironmentProblem,
+            r"cannot be drawn: .*No such file: 'a.zip'",
+        ),
+        (ModuleNotFoundError("No module named 'zstandard'"), EnvironmentProblem, r"named 'zstandard'; .*--resume"),
+        (UsageError("a.zip: no archive"), UsageError, "^a.zip: no archive$"),
+    ],
+)
+def test_what_keeps_it_from_drawing_at_all_is_told_at_once(
+    root: Path, error: Exception, expected: type[Exception], told: str
+) -> None:
+    with pytest.raises(expected, match=told):
+        drawn(root, [1, 2, 3], 40, ClosedSource(str(root), error))
+    assert noted(root) == ["opened"]
+
+
+def test_who_does_not_get_ready_is_not_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "START_SECONDS", 4.0)
+    with pytest.raises(EnvironmentProblem, match=r"did not get ready within 4 s; .*worker\.log.*--resume"):
+        drawn(root, [1, 2, 3], 40, StuckSource(str(root)))
+
+
+def test_losses_with_a_picture_in_between_do_not_end_the_drawing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of all that were in hand, and one of each view at fault."""
+    monkeypatch.setattr(drawing, "MAX_LOSSES_IN_A_ROW", 2)
+    deadly = [2, 5, 8]
+    for at in deadly:
+        (root / f"s/{at:03d}.png").write_bytes(b"die")
+    check(drawn(root, list(range(12)), 40), root, [view for view in range(12) if view not in deadly])
+    assert len(warnings(caplog)) == len(deadly) > drawing.MAX_LOSSES_IN_A_ROW
 
 
 def test_where_every_view_is_lost_drawing_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
