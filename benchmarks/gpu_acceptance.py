@@ -225,7 +225,7 @@ def same_bits(work: Work) -> dict[str, Any]:
 def decoding(work: Work) -> dict[str, Any]:
     """Decoding on the GPU against decoding on the CPU: levels of 255 that pixels differ by."""
     from mura_trt.decode import Decoder, GpuDecoder
-    from mura_trt.runtimes.base import GpuStream
+    from mura_trt.runtimes.base import GpuStream, Piece
     from mura_trt.runtimes.cuda import Device
 
     found: dict[str, Any] = {}
@@ -240,6 +240,7 @@ def decoding(work: Work) -> dict[str, Any]:
             expected, pixels = on_cpu.collect().pixels, on_gpu.collect().pixels
             host = gpu.pinned(expected.shape, np.uint8)
             (piece,) = pixels.pieces
+            assert isinstance(piece, Piece)
             gpu.download(host, piece.address, stream)
             done.record(stream)
             done.synchronize()

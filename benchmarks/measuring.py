@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mura_trt.decode import BatchDecoder
+    from mura_trt.host_decode import AnyDecoder
 
 
 def link_views(folder: Path, target: Path, views: int) -> None:
@@ -36,9 +36,7 @@ def repeated(archive: Path, views: int) -> Iterator[Path]:
         yield Path(root)
 
 
-def decode_rate(
-    decoder: BatchDecoder[Any], paths: list[Path], batch: int, wait: Callable[[], object] = lambda: None
-) -> float:
+def decode_rate(decoder: AnyDecoder, paths: list[Path], batch: int, wait: Callable[[], object] = lambda: None) -> float:
     """Views/s of reading and decoding, two batches ahead; ``wait`` follows each batch, for pixels that come later."""
 
     def collect() -> None:

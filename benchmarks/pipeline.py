@@ -62,9 +62,9 @@ def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
 def decode_alone(paths: list[Path]) -> float:
     """Views/s of reading and decoding with nothing behind it."""
     from mura_trt.cores import usable_cores
-    from mura_trt.decode import Decoder
+    from mura_trt.host_decode import open_decoder
 
-    return decode_rate(Decoder((320, 320), usable_cores(), DECODE_BATCH), paths, DECODE_BATCH)
+    return decode_rate(open_decoder((320, 320), usable_cores(), DECODE_BATCH), paths, DECODE_BATCH)
 
 
 def session_alone(engine: Path, views: int) -> float:

@@ -35,6 +35,12 @@ class Decoded(NamedTuple, Generic[P]):
     rejected: list[tuple[int, Rejected]]
 
 
+def check_batch(files: Sequence[bytes], most: int) -> None:
+    """Raises ValueError where there are no files, or more than ``most``."""
+    if not 0 < len(files) <= most:
+        raise ValueError(f"a batch holds 1 to {most} files, not {len(files)}")
+
+
 class BatchDecoder(ABC, Generic[P]):
     """Decodes screened files in batches, in order, in threads of its own, to pixels somewhere.
 
@@ -73,8 +79,7 @@ class BatchDecoder(ABC, Generic[P]):
 
     def submit(self, files: Sequence[bytes]) -> None:
         """Starts decoding a batch of 1 to ``batch`` files that passed :func:`mura_trt.screen.screen`."""
-        if not 0 < len(files) <= self._batch:
-            raise ValueError(f"a batch holds 1 to {self._batch} files, not {len(files)}")
+        check_batch(files, self._batch)
         encoded = [np.frombuffer(data, np.uint8) for data in files]
         self._start(encoded)
         self._waiting.append(encoded)
@@ -130,8 +135,8 @@ class BatchDecoder(ABC, Generic[P]):
         """Takes the oldest batch, these files, from the pipeline."""
 
     @abstractmethod
-    def _joined(self, parts: list[P]) -> P:
-        """Neighbouring pixels, or none, as one batch."""
+    def joined(self, parts: Sequence[P | NDArray[np.uint8]]) -> P:
+        """Pixels from here or from the host's memory, or none, as one batch."""
 
     def _isolate(self, files: list[NDArray[np.uint8]]) -> Decoded[P]:
         """Decodes a batch that failed by halves, so that only the files at fault are lost; leaves a sound pipeline."""
@@ -152,7 +157,7 @@ class BatchDecoder(ABC, Generic[P]):
             else:
                 ((position, data),) = part
                 rejected.append((position, _rejection(data)))
-        return Decoded(self._joined(decoded), kept, rejected)
+        return Decoded(self.joined(decoded), kept, rejected)
 
     def _attempt(self, files: list[NDArray[np.uint8]]) -> P | None:
         try:
@@ -172,7 +177,8 @@ class Decoder(BatchDecoder[NDArray[np.uint8]]):
     def _finish(self, files: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:  # noqa: ARG002
         return np.asarray(self._taken().as_tensor())
 
-    def _joined(self, parts: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    def joined(self, parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Pixels, or none, as one batch."""
         return np.concatenate([np.empty((0, *self._size, 1), np.uint8), *parts])
 
 
@@ -201,8 +207,9 @@ class GpuDecoder(BatchDecoder[DevicePixels]):
         tensor = images.as_tensor()
         return DevicePixels([Piece(tensor.data_ptr(), len(files), (images, tensor, files))])
 
-    def _joined(self, parts: list[DevicePixels]) -> DevicePixels:
-        return DevicePixels([piece for part in parts for piece in part.pieces])
+    def joined(self, parts: Sequence[DevicePixels | NDArray[np.uint8]]) -> DevicePixels:
+        """Pixels on the GPU or in the host's memory, or none, as one batch, copied nowhere yet."""
+        return DevicePixels.joined(parts)
 
 
 def _rejection(data: NDArray[np.uint8]) -> Rejected:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mura_trt.archives.listing import Reader, Reference, Source
 from mura_trt.cores import usable_cores
-from mura_trt.decode import Decoder
+from mura_trt.host_decode import open_decoder
 from mura_trt.ledger import Failure
 from mura_trt.readahead import Batch, ReadAhead
 
@@ -45,7 +45,7 @@ class ViewDecoder:
 
     def __init__(self, reader: Reader, size: tuple[int, int]) -> None:
         self._size = size
-        self._ahead, self._decoder = ReadAhead(BATCH, reader), Decoder(size, usable_cores(), BATCH)
+        self._ahead, self._decoder = ReadAhead(BATCH, reader), open_decoder(size, usable_cores(), BATCH)
         self._stage = ("idle", 0.0)
 
     def __enter__(self) -> ViewDecoder:

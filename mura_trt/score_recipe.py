@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import mura_trt
-from mura_trt import worker
+from mura_trt import gray, worker
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.errors import UsageError
@@ -59,9 +59,11 @@ def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
         "uids": listing.disclosure.tag if listing.disclosure else None,
         "keep_paths": listing.disclosure.keep_paths if listing.disclosure else None,
         "mura_trt": mura_trt.__version__,
+        "own_decoder": gray.available(),
         **installed_versions(
             (
                 "nvidia-dali-cuda130",
+                "isal",
                 LIBRARY_OF.get(runtime, runtime),
                 *(DICOM_LIBRARIES if listing.disclosure else ()),
             )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from mura_trt.archives.listing import Reader, Reference, Source
 from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
-from mura_trt.decode import BatchDecoder, Decoder, GpuDecoder
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
+from mura_trt.host_decode import AnyDecoder, open_decoder
 from mura_trt.ledger import Failure, Rows, ScoreArray, Task, score_type, scores_of
 from mura_trt.places import Place
 from mura_trt.processes import send_output_to, work_for
@@ -138,11 +138,7 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         with closing(session):  # or a process that fails would end in what CUDA says to that, and not in why it failed
             threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
             size = bundle.contract.height, bundle.contract.width
-            decoder = (
-                GpuDecoder(size, threads, session.batch, session.stream)
-                if session.stream
-                else Decoder(size, threads, session.batch)
-            )
+            decoder = open_decoder(size, threads, session.batch, session.stream)
             reader = config.source.open()
             connection.send(Ready(session.name, session.device, session.batch, passed_over))
             Worker(connection, reader, decoder, session, config.map_size).run()
@@ -202,7 +198,7 @@ class Worker:
     """The loop from tasks to rows, over one reader, one decoder and one session."""
 
     def __init__(
-        self, connection: Connection, reader: Reader, decoder: BatchDecoder[Any], session: Session, map_size: int
+        self, connection: Connection, reader: Reader, decoder: AnyDecoder, session: Session, map_size: int
     ) -> None:
         self._connection, self._session, self._decoder = connection, session, decoder
         self._map_size = map_size

@@ -6,14 +6,16 @@ import io
 import random
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from mura_trt import gray
 from mura_trt.decode import Decoded, Decoder
+from mura_trt.host_decode import AnyDecoder, HostDecoder, open_decoder
 from mura_trt.screen import screen
 
 SIZE = (320, 320)
@@ -79,20 +81,33 @@ BROKEN = {
 CUT = BROKEN["stream cut in the middle"]
 
 
+Open = Callable[[int], AnyDecoder]
+
+
+@pytest.fixture(scope="module", params=["DALI", "own C"])
+def opened(request: pytest.FixtureRequest) -> Open:
+    """A decoder for batches of a size, by either way."""
+    if request.param == "DALI":
+        return lambda batch: Decoder(SIZE, threads=2, batch=batch)
+    if not gray.available():
+        pytest.skip("the C code was not built here")
+    return lambda batch: open_decoder(SIZE, threads=2, batch=batch)
+
+
 @pytest.fixture(scope="module")
-def decoder() -> Decoder:
+def decoder(opened: Open) -> AnyDecoder:
     """One for all that leave it sound, which every test has to."""
-    return Decoder(SIZE, threads=2, batch=7)
+    return opened(7)
 
 
 @pytest.fixture(scope="module")
-def clean(png_files: list[bytes]) -> list[Pixels]:
+def clean(opened: Open, png_files: list[bytes]) -> list[Pixels]:
     """The good files' pixels, each decoded in a batch of its own."""
-    decoder = Decoder(SIZE, threads=1, batch=1)
+    decoder = opened(1)
     return [decode(decoder, [data]).pixels[0].copy() for data in png_files]
 
 
-def decode(decoder: Decoder, files: Sequence[bytes]) -> Decoded[NDArray[np.uint8]]:
+def decode(decoder: AnyDecoder, files: Sequence[bytes]) -> Decoded[NDArray[np.uint8]]:
     for data in files:
         screen(data)
     decoder.submit(files)
@@ -109,17 +124,17 @@ def assert_only_lost(
     decoded: Decoded[NDArray[np.uint8]], lost: Sequence[int], expected: Sequence[Pixels | None]
 ) -> None:
     """Those and no other were rejected, and the others are as if they had been alone."""
-    assert [position for position, _ in decoded.rejected] == list(lost)
+    assert sorted(position for position, _ in decoded.rejected) == list(lost)
     assert {reason.code for _, reason in decoded.rejected} <= {"UNDECODABLE"}
     assert all(str(reason) for _, reason in decoded.rejected)
-    assert decoded.kept == [at for at in range(len(expected)) if at not in lost]
+    assert sorted(decoded.kept) == [at for at in range(len(expected)) if at not in lost]
     assert decoded.pixels.shape == (len(decoded.kept), *SIZE, 1) and decoded.pixels.dtype == np.uint8
     for pixels, at in zip(decoded.pixels, decoded.kept, strict=True):
         np.testing.assert_array_equal(pixels, expected[at])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "progressive JPEG", "RGB JPEG"])
-def test_gray_views_decode_as_pillow_does(decoder: Decoder, png_files: list[bytes], kind: str) -> None:
+def test_gray_views_decode_as_pillow_does(decoder: AnyDecoder, png_files: list[bytes], kind: str) -> None:
     files = png_files[:7]
     if kind != "PNG":
         grays = [Image.open(io.BytesIO(data)).convert("L") for data in files]
@@ -132,7 +147,7 @@ def test_gray_views_decode_as_pillow_does(decoder: Decoder, png_files: list[byte
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
-def test_other_modes_decode_as_pillow_does(decoder: Decoder, png_files: list[bytes], mode: str) -> None:
+def test_other_modes_decode_as_pillow_does(decoder: AnyDecoder, png_files: list[bytes], mode: str) -> None:
     files = [colored(data, mode) for data in png_files[:4]]
     with Image.open(io.BytesIO(files[0])) as image:
         assert image.mode == mode
@@ -140,14 +155,14 @@ def test_other_modes_decode_as_pillow_does(decoder: Decoder, png_files: list[byt
         assert_like_pillow(pixels, data, inside=2)
 
 
-def test_cmyk_is_luminance(decoder: Decoder, png_files: list[bytes]) -> None:
+def test_cmyk_is_luminance(decoder: AnyDecoder, png_files: list[bytes]) -> None:
     color = Image.open(io.BytesIO(colored(png_files[0], "RGB"))).convert("CMYK")
     data = encode(color, "JPEG", quality=95)
     assert_like_pillow(decode(decoder, [data]).pixels[0], data, inside=2)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_few_bits_reach_from_black_to_white(decoder: Decoder, bits: int) -> None:
+def test_few_bits_reach_from_black_to_white(decoder: AnyDecoder, bits: int) -> None:
     levels = np.arange(320 * 320).reshape(320, 320) // 7 % 2**bits
     lines = np.packbits((levels[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8).reshape(320, -1), axis=1)
     stream = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
@@ -158,12 +173,12 @@ def test_few_bits_reach_from_black_to_white(decoder: Decoder, bits: int) -> None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 700), (320, 320)])
-def test_any_shape_is_stretched_to_the_networks_size(decoder: Decoder, size: tuple[int, int]) -> None:
+def test_any_shape_is_stretched_to_the_networks_size(decoder: AnyDecoder, size: tuple[int, int]) -> None:
     data = encode(Image.linear_gradient("L").resize(size), "PNG")
     assert_like_pillow(decode(decoder, [data]).pixels[0], data, inside=1)
 
 
-def test_exif_orientation_is_not_applied(decoder: Decoder, png_files: list[bytes]) -> None:
+def test_exif_orientation_is_not_applied(decoder: AnyDecoder, png_files: list[bytes]) -> None:
     image = Image.open(io.BytesIO(png_files[0])).convert("L")
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
@@ -173,7 +188,7 @@ def test_exif_orientation_is_not_applied(decoder: Decoder, png_files: list[bytes
 
 
 def test_order_is_kept_over_batches_submitted_ahead_and_pixels_stay_valid(
-    decoder: Decoder, png_files: list[bytes], clean: list[Pixels]
+    decoder: AnyDecoder, png_files: list[bytes], clean: list[Pixels]
 ) -> None:
     rng = random.Random(2)
     batches = [[rng.randrange(len(png_files)) for _ in range(size)] for size in (7, 1, 7, 3, 5, 7, 2)]
@@ -193,7 +208,7 @@ def test_order_is_kept_over_batches_submitted_ahead_and_pixels_stay_valid(
 
 
 @pytest.mark.parametrize("count", [0, 8])
-def test_wrong_batch_size_is_refused(decoder: Decoder, png_files: list[bytes], count: int) -> None:
+def test_wrong_batch_size_is_refused(decoder: AnyDecoder, png_files: list[bytes], count: int) -> None:
     with pytest.raises(ValueError, match=f"1 to 7 files, not {count}"):
         decoder.submit(png_files[:count])
     assert decoder.pending == 0
@@ -201,13 +216,13 @@ def test_wrong_batch_size_is_refused(decoder: Decoder, png_files: list[bytes], c
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_passes_the_screen_and_holds_no_whole_picture_is_undecodable(
-    decoder: Decoder, png_files: list[bytes], clean: list[Pixels], kind: str
+    decoder: AnyDecoder, png_files: list[bytes], clean: list[Pixels], kind: str
 ) -> None:
     decoded = decode(decoder, [png_files[0], BROKEN[kind], png_files[1]])
     assert_only_lost(decoded, [1], [clean[0], None, clean[1]])
 
 
-def test_a_stream_cut_anywhere_gives_the_whole_picture_or_none(decoder: Decoder) -> None:
+def test_a_stream_cut_anywhere_gives_the_whole_picture_or_none(decoder: AnyDecoder) -> None:
     sound = decode(decoder, [png_of(STREAM)]).pixels[0].copy()
     lengths = [*range(0, len(STREAM) - 8, len(STREAM) // 12), *range(len(STREAM) - 8, len(STREAM))]
     kept = 0
@@ -220,9 +235,9 @@ def test_a_stream_cut_anywhere_gives_the_whole_picture_or_none(decoder: Decoder)
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_a_bad_file_costs_no_other_anything_wherever_it_lies(
-    png_files: list[bytes], clean: list[Pixels], size: int
+    opened: Open, png_files: list[bytes], clean: list[Pixels], size: int
 ) -> None:
-    decoder = Decoder(SIZE, threads=2, batch=size)
+    decoder = opened(size)
     behind = png_files[7 : 7 + size], clean[7 : 7 + size]
     for position in range(size):
         files, expected = list(png_files[:size]), list[Pixels | None](clean[:size])
@@ -239,13 +254,13 @@ def test_a_bad_file_costs_no_other_anything_wherever_it_lies(
 
 @pytest.mark.parametrize("lost", [[0, 1], [0, 6], [2, 3], [3, 4], [0, 1, 2, 3, 4, 5, 6]])
 def test_several_bad_files_in_one_batch(
-    decoder: Decoder, png_files: list[bytes], clean: list[Pixels], lost: list[int]
+    decoder: AnyDecoder, png_files: list[bytes], clean: list[Pixels], lost: list[int]
 ) -> None:
     files = [CUT if at in lost else data for at, data in enumerate(png_files[:7])]
     assert_only_lost(decode(decoder, files), lost, clean[:7])
 
 
-def test_bad_batches_behind_one_another(decoder: Decoder, png_files: list[bytes], clean: list[Pixels]) -> None:
+def test_bad_batches_behind_one_another(decoder: AnyDecoder, png_files: list[bytes], clean: list[Pixels]) -> None:
     decoder.submit([CUT, png_files[0]])
     decoder.submit([png_files[1], CUT, png_files[2]])
     decoder.submit([CUT])
@@ -262,10 +277,26 @@ def test_bad_batches_behind_one_another(decoder: Decoder, png_files: list[bytes]
     ids=["checksum of the stream missing", "critical chunk of no standard"],
 )
 def test_a_picture_that_only_pillow_reads_is_refused_with_that_word(
-    decoder: Decoder, png_files: list[bytes], clean: list[Pixels], data: bytes
+    decoder: AnyDecoder, png_files: list[bytes], clean: list[Pixels], data: bytes
 ) -> None:
     decoded = decode(decoder, [png_files[0], data, CUT, png_files[1]])
     assert_only_lost(decoded, [1, 2], [clean[0], None, None, clean[1]])
     reasons = [str(reason) for _, reason in decoded.rejected]
     assert "DALI refuses it, though Pillow reads it" in reasons[0]
     assert "neither DALI nor Pillow can decode it" in reasons[1]
+
+
+def test_a_file_goes_its_way_in_any_company(png_files: list[bytes]) -> None:
+    """PNG files to C, JPEG files and PNG files that are not quite right to DALI: each gets the same pixels alone."""
+    files = [*png_files[:3], encode(Image.open(io.BytesIO(png_files[3])).convert("L"), "JPEG"), CUT]
+    files += [png_of(STREAM + b"more"), colored(png_files[4], "RGB"), colored(png_files[5], "P")]
+    decoder = HostDecoder(Decoder(SIZE, 1, 8), SIZE, 2, 8)
+    alone = [decode(decoder, [data]) for data in files]
+    rng = random.Random(3)
+    for _ in range(20):
+        order = rng.sample(range(len(files)), rng.randint(1, len(files)))
+        decoded = decode(decoder, [files[at] for at in order])
+        assert [order[at] for at, _ in decoded.rejected] == [4] * (4 in order)
+        assert sorted(decoded.kept) == [at for at, number in enumerate(order) if number != 4]
+        for pixels, at in zip(decoded.pixels, decoded.kept, strict=True):
+            np.testing.assert_array_equal(pixels, alone[order[at]].pixels[0])

@@ -233,11 +233,11 @@ def test_who_is_slow_and_moves_is_given_time(
     assert noted(root).count("opened") == 1 and not warnings(caplog)
 
 
-def test_what_may_take_long_to_decode_is_given_time(root: Path) -> None:
+def test_what_may_take_long_to_decode_is_given_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ViewDecoder(FolderSource(str(root)), (320, 320)) as decoder:
         assert decoder.standstill() == ("idle", 0.0)
         for allowance in (0.0, 30.0):
-            decoder._decoder.attempted_at = time.monotonic() - 100
+            monkeypatch.setattr(type(decoder._decoder), "attempted_at", time.monotonic() - 100)
             with decoder._doing("decode", allowance):
                 time.sleep(0.2)
                 stage, seconds = decoder.standstill()

@@ -16,6 +16,7 @@ from mura_trt.cuda_devices import LIBRARY
 from mura_trt.decode import Decoder, GpuDecoder
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.runtimes import DevicePixels, Session, SessionOptions, open_session
+from mura_trt.runtimes.base import Piece
 from mura_trt.runtimes.cuda import Device
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
@@ -49,6 +50,7 @@ def on_host(pixels: DevicePixels, session: Session) -> NDArray[np.uint8]:
     with Device() as gpu:
         stream = gpu.stream()
         for piece in pixels.pieces:
+            assert isinstance(piece, Piece)
             host = gpu.pinned((piece.rows, *SIZE, 1), np.uint8)
             done = gpu.event()
             gpu.download(host, piece.address, stream)

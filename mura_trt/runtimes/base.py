@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,13 +32,22 @@ class Piece(NamedTuple):
 
 
 class DevicePixels:
-    """A batch in a GPU's memory, as its pieces in order: one, but where its decoding had to be done in parts."""
+    """A batch for a GPU, as its pieces in order.
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    One piece in the GPU's memory, but where its decoding had to be done in parts; what the host has decoded is still in
+    its memory, uint8 (rows, H, W, 1).
+    """
+
+    def __init__(self, pieces: Sequence[Piece | NDArray[np.uint8]]) -> None:
         self.pieces = pieces
 
     def __len__(self) -> int:
-        return sum(piece.rows for piece in self.pieces)
+        return sum(piece.rows if isinstance(piece, Piece) else len(piece) for piece in self.pieces)
+
+    @classmethod
+    def joined(cls, parts: Iterable[DevicePixels | NDArray[np.uint8]]) -> DevicePixels:
+        """Batches one behind the other."""
+        return cls([piece for part in parts for piece in (part.pieces if isinstance(part, DevicePixels) else (part,))])
 
 
 Pixels = NDArray[np.uint8] | DevicePixels

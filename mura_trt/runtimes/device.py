@@ -43,7 +43,7 @@ class Slot:
     staged: NDArray[np.uint8] | None = None
     """Pinned memory for pixels that come from the host's memory."""
     views: int = 0
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[Piece | NDArray[np.uint8]] = field(default_factory=list)
     """The batch's pixels, kept whole until they are computed on."""
 
 
@@ -113,14 +113,12 @@ class DeviceSession(Session):
         slot.views = len(images)
         # Always a full batch, the rest of a short one being what lies there from before: another shape would have other
         # kernels, and a view's score would hang on its company.
-        address = slot.image
-        if not isinstance(images, DevicePixels):
-            self._upload(images, slot)
-        elif len(images.pieces) == 1 and len(images) == self.batch:
-            slot.pieces = [*images.pieces]
-            address = images.pieces[0].address
+        slot.pieces = [*images.pieces] if isinstance(images, DevicePixels) else [images]
+        first = slot.pieces[0]
+        if len(slot.pieces) == 1 and isinstance(first, Piece) and first.rows == self.batch:
+            address = first.address
         else:
-            slot.pieces = [*images.pieces]
+            address = slot.image
             self._gather(slot)
         self._launch(address, slot.outputs, self._compute)
         slot.computed.record(self._compute)
@@ -130,17 +128,21 @@ class DeviceSession(Session):
         slot.copied.record(self._copy_back)
         self._flying.append(slot)
 
-    def _upload(self, images: NDArray[np.uint8], slot: Slot) -> None:
-        if slot.staged is None:
-            slot.staged = self._gpu.pinned((self.batch, *self._shape), np.uint8)
-        slot.staged[: slot.views] = images
-        self._gpu.upload(slot.image, slot.staged[: slot.views], self._compute)
-
     def _gather(self, slot: Slot) -> None:
-        at = slot.image
+        """A batch's pieces to the memory that the session has for them; those on the host, by way of pinned memory."""
+        at = 0
         for piece in slot.pieces:
-            self._gpu.copy(at, piece.address, piece.rows * self._view_bytes, self._compute)
-            at += piece.rows * self._view_bytes
+            address = slot.image + at * self._view_bytes
+            if isinstance(piece, Piece):
+                self._gpu.copy(address, piece.address, piece.rows * self._view_bytes, self._compute)
+                at += piece.rows
+            else:
+                if slot.staged is None:
+                    slot.staged = self._gpu.pinned((self.batch, *self._shape), np.uint8)
+                staged = slot.staged[at : at + len(piece)]
+                staged[:] = piece
+                self._gpu.upload(address, staged, self._compute)
+                at += len(piece)
 
     def _collect(self) -> Scores:
         slot = self._flying.popleft()

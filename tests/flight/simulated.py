@@ -297,6 +297,10 @@ class SimulatedDecoder(BatchDecoder[DevicePixels]):
     def _finish(self, files: list[NDArray[np.uint8]]) -> DevicePixels:
         pixels = np.array(self._taken().as_tensor())
         assert len(pixels) == len(files)
+        return DevicePixels([self._there(pixels)])
+
+    def _there(self, pixels: NDArray[np.uint8]) -> Piece:
+        """Pixels on their way to the device's memory."""
         address = self._onto.allocated("decoded pixels", pixels.nbytes)
         block, _ = self._onto.found(address)
 
@@ -307,10 +311,19 @@ class SimulatedDecoder(BatchDecoder[DevicePixels]):
         ready = self._onto.event()
         ready.record(self._own)
         self._theirs.wait_for_event(ready)
-        return DevicePixels([Piece(address, len(pixels), Owner(self._onto, address, self.faults))])
+        return Piece(address, len(pixels), Owner(self._onto, address, self.faults))
 
-    def _joined(self, parts: list[DevicePixels]) -> DevicePixels:
-        return DevicePixels([piece for part in parts for piece in part.pieces])
+    def joined(self, parts: Sequence[DevicePixels | NDArray[np.uint8]]) -> DevicePixels:
+        return DevicePixels.joined(parts)
+
+
+class SplitDecoder(SimulatedDecoder):
+    """Leaves a part of each batch in the host's memory, as where the host decodes some kinds of files by itself."""
+
+    def _finish(self, files: list[NDArray[np.uint8]]) -> DevicePixels:
+        pixels = np.array(self._taken().as_tensor())
+        half = len(files) // 2
+        return DevicePixels([*([pixels[:half]] if half else []), self._there(pixels[half:])])
 
 
 class HostDecoder(Decoder):

@@ -35,6 +35,7 @@ from tests.flight.simulated import (
     SimulatedDevice,
     SimulatedSession,
     SimulatedStream,
+    SplitDecoder,
 )
 
 CONTRACT = InputContract(height=32, width=32)
@@ -121,6 +122,11 @@ class Script:
             return True
         return False
 
+    def end(self) -> None:
+        """Ends the worker's threads, however far it has come."""
+        self._over = True
+        self._messages.put(Stop())
+
     def recv(self) -> Assignment | Flush | Stop:
         if self._over:
             raise EOFError
@@ -161,6 +167,7 @@ def fly(
     try:
         worker.run()
     finally:
+        script.end()
         worker._ahead.close()
         while decoder.pending:  # for whoever uses the decoder next
             decoder.collect()
@@ -197,6 +204,12 @@ def test_pixels_in_the_hosts_memory_are_left_alone_until_they_are_copied(
 ) -> None:
     for seed in range(HOST_SCHEDULES):
         fly(archive, host_decoders, seed)
+
+
+def test_batches_in_both_memories_come_together(archive: Archive) -> None:
+    decoders = {batch: SplitDecoder(SIZE, 1, batch) for batch in BATCHES}
+    for seed in range(HOST_SCHEDULES):
+        fly(archive, decoders, seed)
 
 
 class DeafStream(SimulatedStream):
