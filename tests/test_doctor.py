@@ -43,7 +43,7 @@ from mura_trt.runtimes import AUTO, RUNTIMES
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what is found where there is no GPU")
 ROOT = Path(__file__).parent.parent
 STUBS = "tests.doctor_probes"
-ALWAYS = {"driver", "packages", "view", "tables", "bundle", "decode-cpu", "decode-gpu", "pycuda"}
+ALWAYS = {"driver", "packages", "view", "tables", "bundle", "decode-png", "decode-cpu", "decode-gpu", "pycuda"}
 TRIED = set(RUNTIMES) - {"null"}
 
 
@@ -114,6 +114,7 @@ def test_every_library_here_was_tried_and_works(here: Told) -> None:
         "tables",
         "bundle",
         "packages",
+        "decode-png",
         "decode-cpu",
         "onnxruntime",
         "emulated",

@@ -18,6 +18,7 @@ LIBRARIES = {
     "TensorRT": r"tensorrt(-cu\d+)?",
     "TensorRT-RTX": r"tensorrt-rtx(-cu\d+)?",
     "PyCUDA": r"pycuda",
+    "ISA-L": r"isal",
     "pandas": r"pandas",
     "PyArrow": r"pyarrow",
     "Pillow": r"pillow",
@@ -37,6 +38,7 @@ LOADER = (
 _REQUIRED = {
     "NumPy": "numpy",
     "DALI": "nvidia-dali-cuda130",
+    "ISA-L": "isal",
     "ONNX Runtime": "onnxruntime",
     "pandas": "pandas",
     "Pillow": "pillow",

@@ -159,8 +159,24 @@ def engine_plan(bundle: str) -> Finding:
     return Finding(WORKS, f"{here} takes it; made by {made}", facts={"suits_gpu": True})
 
 
+def decode_png(folder: str) -> Finding:
+    """A PNG through the C code that ``score`` decodes most of them with."""
+    import numpy as np
+
+    from mura_trt import gray
+
+    if not gray.available():
+        told = "the C code is not there, as no compiler was where mura-trt was installed: DALI decodes PNG files, too"
+        return Finding(ABSENT, told, "for a fifth of the time, install mura-trt anew where a C compiler is (gcc)")
+    data, pixels = Path(folder, PNG).read_bytes(), np.empty_like(np.load(Path(folder, PIXELS)))
+    how = gray.layout(data)
+    if how is None or not gray.draw(data, how, pixels[..., 0]):
+        return Finding(PROBLEM, "a sound PNG is refused")
+    return _compared(pixels[None], (PNG,), folder, _INSIDE)
+
+
 def decode_cpu(folder: str) -> Finding:
-    """A PNG and a JPEG through the decoder that ``score`` uses."""
+    """A PNG and a JPEG through DALI on the CPU."""
     return _decoded("cpu", None, folder, _INSIDE)
 
 
@@ -305,19 +321,19 @@ def _decoded(device: str, gpu: int | None, folder: str, inside: int) -> Finding:
 
     decoder = Probe(np.load(Path(folder, PIXELS)).shape[:2], 1, 2)
     decoder.submit([Path(folder, name).read_bytes() for name in (PNG, JPEG)])
-    return _compared(decoder.collect().pixels, folder, inside)
+    return _compared(decoder.collect().pixels, (PNG, JPEG), folder, inside)
 
 
-def _compared(decoded: NDArray[np.uint8], folder: str, inside: int) -> Finding:
-    """DALI's pixels of PNG and JPEG, uint8 (2, H, W, 1), against Pillow's."""
+def _compared(decoded: NDArray[np.uint8], names: tuple[str, ...], folder: str, inside: int) -> Finding:
+    """Pixels of the files so called, uint8 (n, H, W, 1), against Pillow's."""
     import numpy as np
     from PIL import Image
 
     worst = 0
-    for pixels, name in zip(decoded, (PNG, JPEG), strict=True):
+    for pixels, name in zip(decoded, names, strict=True):
         with Image.open(Path(folder, name)) as image:
             off = np.abs(pixels.astype(int) - _resized(image.convert("L")))
         worst = max(worst, int(off.max()))
         if off[1:-1, 1:-1].max() > inside or worst > _BORDER:
             return Finding(PROBLEM, f"{name}: off Pillow's pixels by {int(off.max())} of 255")
-    return Finding(WORKS, f"a PNG and a JPEG as Pillow decodes them, to within {worst} of 255")
+    return Finding(WORKS, f"{' and '.join(names)} as Pillow decodes them, to within {worst} of 255")

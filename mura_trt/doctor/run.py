@@ -67,6 +67,7 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
     else:
         found.append(Check(BUNDLE, f"{_PROBES}:network", _reinstall("onnx"), scratch, needs=("view",)))
     found += [
+        Check("decode-png", f"{_PROBES}:decode_png", _reinstall("isal mura-trt"), scratch, needs=("view",)),
         Check("decode-cpu", f"{_PROBES}:decode_cpu", dali, scratch, needs=("view",)),
         Check("decode-gpu", f"{_PROBES}:decode_gpu", dali, scratch, needs=("view",), gpu=True),
         runtime("onnxruntime", used, "onnxruntime", with_view),
@@ -127,9 +128,9 @@ def examine(
       tell;
     - ``checks``: by name, each with ``status`` (``works``, ``problem``, ``absent`` for what is not here and not needed,
       ``unknown`` for what could not be tried), ``found``, ``mend`` (what to do, or None) and ``seconds``. They are
-      ``driver``, ``packages``, ``view``, ``tables``, ``bundle``, ``decode-cpu``, ``decode-gpu``, ``onnxruntime``,
-      ``emulated``, ``pycuda``, ``torch``, ``torch_cuda``, ``tensorrt`` and ``tensorrt_rtx``; with a bundle ``plan``,
-      else ``plan-tensorrt`` and ``plan-tensorrt_rtx``.
+      ``driver``, ``packages``, ``view``, ``tables``, ``bundle``, ``decode-png``, ``decode-cpu``, ``decode-gpu``,
+      ``onnxruntime``, ``emulated``, ``pycuda``, ``torch``, ``torch_cuda``, ``tensorrt`` and ``tensorrt_rtx``; with a
+      bundle ``plan``, else ``plan-tensorrt`` and ``plan-tensorrt_rtx``.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
