@@ -51,6 +51,7 @@ Engine = Annotated[Path, typer.Option(help="Engine bundle.")]
 Json = Annotated[Path | None, typer.Option("--json", help="File for the result, with the machine it was measured on.")]
 
 DECODE_BATCH = 64
+LARGE = 16_000  # views: some seconds, so that what the first and the last batch wait for hardly counts
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
@@ -87,7 +88,7 @@ def session_alone(engine: Path, views: int) -> float:
 def measure_speed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """Both pairs, interleaved."""
     engine_ours, engine_alone, null_ours, null_alone, batch_ms = [], [], [], [], []
-    with repeated(archive, 240) as small, repeated(archive, 3200) as large:
+    with repeated(archive, 240) as small, repeated(archive, LARGE) as large:
         paths = sorted(large.rglob("*.png"))
         for _ in range(repeats):
             engine_alone.append(in_fresh_process(session_alone, engine, 240))
@@ -145,7 +146,7 @@ def measure_packed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """Every packed form, the folder before and behind it."""
     rates: dict[str, list[float]] = {}
     folders: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as root, repeated(archive, 3200) as links:
+    with tempfile.TemporaryDirectory() as root, repeated(archive, LARGE) as links:
         folder = Path(shutil.copytree(links, Path(root) / "folder"))  # files of its own, as the packed forms have them
         forms = {name: pack(folder, Path(root) / f"archive.{name}") for name in ("zip", "tar", "tar.gz")}
         for _ in range(repeats):
@@ -161,7 +162,7 @@ def measure_packed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
 def measure_isolation(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """The null runtime at no cost of its own against decoding alone: what all that guards against bad files takes."""
     ours, alone = [], []
-    with repeated(archive, 6400) as links:
+    with repeated(archive, LARGE) as links:
         paths = sorted(links.rglob("*.png"))
         before = in_fresh_process(decode_alone, paths)
         for _ in range(repeats):
@@ -175,7 +176,7 @@ def measure_isolation(archive: Path, engine: Path, repeats: int) -> dict[str, An
 def measure_workers(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """Two workers, one before and behind them."""
     two, one = [], []
-    with repeated(archive, 3200) as folder:
+    with repeated(archive, LARGE) as folder:
         before = score_rate(folder, engine, "--runtime", "null", "--devices", "cpu")
         for _ in range(repeats):
             two.append(score_rate(folder, engine, "--runtime", "null", "--devices", "cpu,cpu"))

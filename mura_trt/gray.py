@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.screen import PNG_MAGIC
+from mura_trt.screen import CHUNK_HEAD, PNG_MAGIC
 
 _PNG_HEADER = struct.Struct(">IIBBxxB")  # of IHDR: width, height, bits a sample, color type, interlacing
 _BYTES_A_PIXEL = {0: 1, 2: 3}  # by color type: gray and RGB, of 8 bits
@@ -42,8 +42,8 @@ def _library() -> Any:
             function = ctypes.CDLL(str(path)).mura_gray_pixels  # which lets other threads run meanwhile
         except (OSError, AttributeError):
             continue
-        number, pointer = ctypes.c_int, ctypes.c_void_p
-        function.argtypes = (pointer, number, number, number, number, pointer, number, number)
+        number = ctypes.c_int
+        function.argtypes = (ctypes.c_char_p, number, number, number, number, ctypes.c_void_p, number, number)
         return function
     return None
 
@@ -86,14 +86,12 @@ def draw(data: bytes, how: Layout, pixels: NDArray[np.uint8]) -> bool:
     False, with nothing said of what is in ``pixels``, where the file is not quite as the PNG specification has it (its
     pixels do not unpack, or are not as many as its header says), or where memory is lacking.
     """
-    lines = _inflated(data, how) if how.filtered else memoryview(data)[how.at :]
+    lines = _inflated(data, how) if how.filtered else data[how.at :]
     if lines is None or len(lines) != how.height * (how.filtered + how.width * how.bytes_a_pixel):
         return False
-    # np.frombuffer gives the address of any buffer, also of one that may not be written to.
-    origin = np.frombuffer(lines, np.uint8)
-    size = pixels.shape[1], pixels.shape[0]
+    height, width = pixels.shape
     stored = how.filtered, how.width, how.height, how.bytes_a_pixel
-    return bool(_library()(origin.ctypes.data, *stored, pixels.ctypes.data, *size) == 0)
+    return bool(_library()(lines, *stored, pixels.ctypes.data, width, height) == 0)
 
 
 def _inflated(data: bytes, how: Layout) -> bytes | None:
@@ -115,7 +113,7 @@ def _compressed(data: bytes, at: int) -> list[memoryview]:
     """The bodies of a PNG's IDAT chunks; none where there is a chunk that a reader must know, and this one does not."""
     view, parts = memoryview(data), []
     while at < len(data):
-        length, kind = int.from_bytes(view[at : at + 4], "big"), data[at + 4 : at + 8]
+        length, kind = CHUNK_HEAD.unpack_from(data, at)
         if kind == b"IDAT":
             parts.append(view[at + 8 : at + 8 + length])
         elif kind[:1].isupper() and kind not in _CRITICAL:

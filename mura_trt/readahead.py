@@ -148,8 +148,9 @@ class ReadAhead:
         for view, (reference, kind) in enumerate(zip(chunk.references, chunk.kinds, strict=True), chunk.start):
             # Where files are large, it is bytes that there must not be too many of. What is waited for is read anyway;
             # it is the oldest chunk, so a thread has it.
-            with self._room:
-                self._room.wait_for(lambda: self._held < MAX_HELD or chunk is self._awaited or self._closed)
+            if self._held >= MAX_HELD:
+                with self._room:
+                    self._room.wait_for(lambda: self._held < MAX_HELD or chunk is self._awaited or self._closed)
             self._read_began[thread] = time.monotonic()
             outcome = _read_one(self._reader, view, reference, kind)
             del self._read_began[thread]

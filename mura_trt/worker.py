@@ -6,6 +6,7 @@ thread. Batches cross the borders of tasks, so that no task pays for a tail of i
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import deque
@@ -140,6 +141,9 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
             size = bundle.contract.height, bundle.contract.width
             decoder = open_decoder(size, threads, session.batch, session.stream)
             reader = config.source.open()
+            # All that is there stays: it need not be looked through whenever garbage is collected.
+            gc.collect()
+            gc.freeze()
             connection.send(Ready(session.name, session.device, session.batch, passed_over))
             Worker(connection, reader, decoder, session, config.map_size).run()
     except MuraTrtError as error:

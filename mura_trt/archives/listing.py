@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.cores import usable_cores
 from mura_trt.dicom import BODY_PARTS
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 KNOWN_SUFFIXES = frozenset({"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip", ".tar", ".tif", ".tiff", NO_IMAGE})
 # A file larger than this is no X-ray: the largest plain radiographs are around 50 MB uncompressed.
 MAX_FILE_BYTES = 1 << 28
-READ_THREADS = 4  # more than cores, for they mostly wait for the disk
+READ_THREADS = max(2, min(4, usable_cores()))  # some, for a disk makes them wait; more are in decoding's way
 
 _BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
 _ESCAPES = str.maketrans({"\r": "\\r", "\n": "\\n", "\0": "\\x00"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,9 @@ from mura_trt.runtimes.base import HostSession, Scores, SessionOptions
 
 def checksums(images: NDArray[np.uint8], map_shape: tuple[int, int]) -> Scores:
     """What the null runtime gives for pixels uint8 (n, H, W, 1); its maps are zeros, float32 (n, *map_shape)."""
-    sums = np.array([zlib.adler32(image) for image in np.ascontiguousarray(images)], np.float64)
+    from isal.isal_zlib import adler32  # in a third of zlib's time
+
+    sums = np.array([adler32(image) for image in np.ascontiguousarray(images)], np.float64)
     # Adler-32's lower half is the plain sum of bytes modulo 65521: spread enough over small differences.
     probability = ((sums % 65521 + 0.5) / 65521).astype(np.float32)
     logit = np.log(probability / (1 - probability))
