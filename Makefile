@@ -17,7 +17,7 @@ help:
 	@echo "make clean      removes the demo, the soak and the environments"
 
 # --- environments; a stamp file says what is installed ---
-.venv/scoring: pyproject.toml constraints.txt
+.venv/scoring: pyproject.toml constraints.txt mura_trt/_gray.c
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[build,rtx]'
 	touch $@

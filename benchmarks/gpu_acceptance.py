@@ -306,13 +306,13 @@ def _on_device(pixels: np.ndarray[Any, Any]) -> Any:
 def decode_rates(work: Work) -> dict[str, Any]:
     """Reading and decoding alone, of files in the page cache, on the CPU and with the GPU's help."""
     from mura_trt.cores import usable_cores
-    from mura_trt.decode import Decoder, GpuDecoder
+    from mura_trt.host_decode import open_decoder
     from mura_trt.runtimes.base import GpuStream
     from mura_trt.runtimes.cuda import Device
 
     views, threads, size = (256 if work.cpu else 4096), usable_cores(), (320, 320)
     with ExitStack() as stack:
-        decoders: dict[str, tuple[Any, Callable[[], object]]] = {"cpu": (Decoder(size, threads, 64), lambda: None)}
+        decoders: dict[str, tuple[Any, Callable[[], object]]] = {"cpu": (open_decoder(size, threads, 64), lambda: None)}
         if not work.cpu:
             gpu = stack.enter_context(Device())
             stream, done = gpu.stream(), gpu.event()
@@ -321,7 +321,7 @@ def decode_rates(work: Work) -> dict[str, Any]:
                 done.record(stream)
                 done.synchronize()
 
-            decoders["gpu"] = GpuDecoder(size, threads, 64, GpuStream(0, stream.handle)), wait
+            decoders["gpu"] = open_decoder(size, threads, 64, GpuStream(0, stream.handle)), wait
 
         def rate(decoder: Any, wait: Callable[[], object], paths: list[Path]) -> Callable[[], float]:
             return lambda: decode_rate(decoder, paths, 64, wait)
@@ -365,12 +365,13 @@ def end_to_end(work: Work) -> dict[str, Any]:
 def memory(work: Work) -> dict[str, Any]:
     """Whether device memory grows over many batches: sessions and decoder as a worker has them."""
     from mura_trt.bundle import Bundle
-    from mura_trt.decode import GpuDecoder
+    from mura_trt.host_decode import open_decoder
     from mura_trt.runtimes import SessionOptions, open_session
     from mura_trt.runtimes.cuda import Device
 
     found: dict[str, Any] = {}
     files = work.sample(64)
+    files[::2] = [path.read_bytes() for path in sorted(work.jpeg.rglob("*.jpg"))[:32]]  # one way each
     with Device() as gpu:
         for runtime in ("tensorrt", "tensorrt_rtx", "torch_cuda"):
             try:
@@ -379,7 +380,7 @@ def memory(work: Work) -> dict[str, Any]:
                 found[runtime] = {"error": told(error)}
                 continue
             assert session.stream is not None
-            decoder = GpuDecoder((320, 320), 4, 64, session.stream)
+            decoder = open_decoder((320, 320), 4, 64, session.stream)
             free = []
             for _ in range(MEMORY_BATCHES):
                 decoder.submit(files)

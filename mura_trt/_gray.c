@@ -3,7 +3,7 @@
  * Rows are unfiltered sixteen at a time, each one pixel behind the row above it: a filter looks at the pixel to the left
  * and at two in the row above, so all that a step needs came out of earlier steps. The resize is Pillow's antialiased
  * bilinear one (a triangle as wide as the scale; Pillow's Resample.c), bit for bit: 22-bit weights, each pass rounded to
- * eight bits, rows first. No Python in here, and no state: any thread may call it.
+ * eight bits, along the rows first. No Python in here, and no state: any thread may call it.
  */
 #include <math.h>
 #include <stdint.h>

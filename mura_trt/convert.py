@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.screen import Rejected, Screened
+from mura_trt.screen import Rejected, Screened, compressed_pixels
 
 # Bits that detectors give, of which a 16-bit file often holds fewer: 10 to 14 in computed radiography.
 USUAL_BITS = (8, 10, 12, 14, 16)
@@ -84,7 +84,7 @@ def _check_stream(data: bytes, screened: Screened) -> None:
     inflate = zlib.decompressobj()
     found, expected = 0, screened.height * (1 + 2 * screened.width)
     try:
-        for part in _idat(data):
+        for part in compressed_pixels(data):
             packed: bytes | memoryview = part
             while packed and found < expected:  # a little at a time, and no more than the header speaks of
                 found += len(inflate.decompress(packed, _INFLATED_AT_ONCE))
@@ -93,13 +93,3 @@ def _check_stream(data: bytes, screened: Screened) -> None:
         raise Rejected("UNDECODABLE", f"its pixels do not unpack: {error}") from error
     if found < expected:
         raise Rejected("UNDECODABLE", f"it has {found} of the {expected} bytes of its pixels")
-
-
-def _idat(data: bytes) -> list[memoryview]:
-    view, at, parts = memoryview(data), 8, []
-    while at < len(data):
-        length = int.from_bytes(view[at : at + 4], "big")
-        if bytes(view[at + 4 : at + 8]) == b"IDAT":
-            parts.append(view[at + 8 : at + 8 + length])
-        at += 12 + length
-    return parts

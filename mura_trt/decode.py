@@ -26,8 +26,9 @@ P = TypeVar("P", NDArray[np.uint8], DevicePixels)
 class Decoded(NamedTuple, Generic[P]):
     """A submitted batch, decoded.
 
-    ``pixels`` is uint8 (k, H, W, 1), the decodable files in order; ``kept`` holds their k positions in the batch, and
-    ``rejected`` the position and reason of every other file.
+    ``pixels`` is uint8 (k, H, W, 1), of the decodable files; ``kept`` holds their k positions in the batch, and
+    ``rejected`` the position and reason of every other file. All are in order, but that pixels for a GPU, and ``kept``
+    with them, may come in another.
     """
 
     pixels: P
@@ -130,6 +131,9 @@ class BatchDecoder(ABC, Generic[P]):
         self._pipeline.release_outputs()
         return images
 
+    def close(self) -> None:
+        """Nothing has to be ended."""
+
     @abstractmethod
     def _finish(self, files: list[NDArray[np.uint8]]) -> P:
         """Takes the oldest batch, these files, from the pipeline."""
@@ -186,7 +190,7 @@ class GpuDecoder(BatchDecoder[DevicePixels]):
     """To a GPU's memory, which is DALI's own, valid as long as the owner of a piece lives.
 
     JPEG files are decoded, and all are resized, on the GPU, which rounds otherwise than the CPU; PNG files are decoded
-    in ``threads``. The pixels need not be there yet when ``collect`` returns: it is the stream that waits for them.
+    in DALI's ``threads``. The pixels need not be there yet when ``collect`` returns: the stream waits for them.
 
     Parameters
     ----------

@@ -213,8 +213,8 @@ class _Artist:
         """
         self._send(Pulse(0, "idle", 0.0))
         threading.Thread(target=self._send_pulses, name="pulse", daemon=True).start()
-        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="draw") as threads, contextlib.suppress(EOFError):
-            while not isinstance(sketches := self._connection.recv(), Stop):
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="draw") as threads:
+            while sketches := self._next():
                 references, kinds = [one.reference for one in sketches], b"".join(one.kind for one in sketches)
                 for decoded in self._decoder.decoded(references, kinds):
                     try:
@@ -224,6 +224,13 @@ class _Artist:
                         return
                     failures = [(failure.view, failure.message) for failure in decoded.failures]
                     self._send(Drawn(decoded.views, failures))
+
+    def _next(self) -> list[Sketch]:
+        """What is to be drawn; nothing in the end."""
+        with contextlib.suppress(EOFError):
+            message: list[Sketch] | Stop = self._connection.recv()
+            return [] if isinstance(message, Stop) else message
+        return []
 
     def _draw(self, sketches: list[Sketch], pixels: NDArray[np.uint8], threads: ThreadPoolExecutor) -> None:
         self._drawn_at = time.monotonic()

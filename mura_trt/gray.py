@@ -14,12 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.screen import CHUNK_HEAD, PNG_MAGIC
+from mura_trt.screen import PNG_MAGIC, compressed_pixels
 
-_PNG_HEADER = struct.Struct(">IIBBxxB")  # of IHDR: width, height, bits a sample, color type, interlacing
+_PNG_HEADER = struct.Struct(">IIBBBBB")  # of IHDR: width, height, bits a sample, color type, and three methods
+_USUAL = (0, 0, 0)  # deflate, the five filters, and no interlacing
 _BYTES_A_PIXEL = {0: 1, 2: 3}  # by color type: gray and RGB, of 8 bits
-_CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})  # of the PNG specification; no reader may pass over others
+BUILT = Path(__file__).with_name("_gray.abi3.so")
 _PGM_START = b"P5\n"
+_NO_MEMORY = 1  # of _gray.c
+# Sides may differ by so much: a strip takes memory and time by its length, whatever its area.
+_MAX_ASPECT = 64
 
 
 class Layout(NamedTuple):
@@ -30,22 +34,20 @@ class Layout(NamedTuple):
     width: int
     height: int
     bytes_a_pixel: int
-    at: int
-    """Where the pixels begin in a PGM; of a PNG, where its chunks do."""
+    at: int = 0
+    """Where the pixels begin in a PGM."""
 
 
 @functools.cache
 def _library() -> Any:
     """The C function; None where it was not built, or does not load."""
-    for path in Path(__file__).parent.glob("_gray*.so"):
-        try:
-            function = ctypes.CDLL(str(path)).mura_gray_pixels  # which lets other threads run meanwhile
-        except (OSError, AttributeError):
-            continue
-        number = ctypes.c_int
-        function.argtypes = (ctypes.c_char_p, number, number, number, number, ctypes.c_void_p, number, number)
-        return function
-    return None
+    try:
+        function = ctypes.CDLL(str(BUILT)).mura_gray_pixels  # which lets other threads run meanwhile
+    except OSError:
+        return None
+    number = ctypes.c_int
+    function.argtypes = (ctypes.c_char_p, number, number, number, number, ctypes.c_void_p, number, number)
+    return function
 
 
 def available() -> bool:
@@ -56,21 +58,27 @@ def available() -> bool:
 def layout(data: bytes) -> Layout | None:
     """How a file that passed the screen stores its pixels, where that is a way this module reads: else None.
 
-    A PNG of 8 bits, gray or RGB, not interlaced; or a PGM as :func:`mura_trt.convert.binary_pgm` writes it.
+    A PNG of 8 bits, gray or RGB, not interlaced; or a PGM as :func:`mura_trt.convert.binary_pgm` writes it. No strip.
     """
     if data.startswith(PNG_MAGIC):
-        width, height, depth, color, interlaced = _PNG_HEADER.unpack_from(data, len(PNG_MAGIC) + 8)  # in a chunk
-        if depth == 8 and color in _BYTES_A_PIXEL and not interlaced:
-            return Layout(True, width, height, _BYTES_A_PIXEL[color], len(PNG_MAGIC))
+        width, height, depth, color, *methods = _PNG_HEADER.unpack_from(data, len(PNG_MAGIC) + 8)  # in a chunk
+        if depth != 8 or color not in _BYTES_A_PIXEL or tuple(methods) != _USUAL:
+            return None
+        how = Layout(True, width, height, _BYTES_A_PIXEL[color])
     elif data.startswith(_PGM_START):
         size, full_scale, _ = data[len(_PGM_START) : 64].split(b"\n", 2)
         width, height = map(int, size.split())
-        return Layout(False, width, height, 1, len(_PGM_START) + len(size) + len(full_scale) + 2)
-    return None
+        how = Layout(False, width, height, 1, len(_PGM_START) + len(size) + len(full_scale) + 2)
+    else:
+        return None
+    return how if max(width, height) <= _MAX_ASPECT * min(width, height) else None
 
 
 def draw(data: bytes, how: Layout, pixels: NDArray[np.uint8]) -> bool:
-    """Fills in a file's pixels, resized: Pillow's ``convert("L")`` and antialiased bilinear resize, rows first.
+    """Fills in a file's pixels: Pillow's ``convert("L")``, and its antialiased bilinear resize, bit for bit.
+
+    To be exact, of two resizes: first along the rows, then along the columns. Pillow's own order hangs on the sizes and
+    on its version; where it is the other one, a pixel differs by 1 of 255 at the most.
 
     Parameters
     ----------
@@ -84,39 +92,34 @@ def draw(data: bytes, how: Layout, pixels: NDArray[np.uint8]) -> bool:
     Returns
     -------
     False, with nothing said of what is in ``pixels``, where the file is not quite as the PNG specification has it (its
-    pixels do not unpack, or are not as many as its header says), or where memory is lacking.
+    pixels do not unpack, or are not as many as its header says).
+
+    Raises
+    ------
+    MemoryError
+        There is not enough of it.
     """
     lines = _inflated(data, how) if how.filtered else data[how.at :]
     if lines is None or len(lines) != how.height * (how.filtered + how.width * how.bytes_a_pixel):
         return False
     height, width = pixels.shape
     stored = how.filtered, how.width, how.height, how.bytes_a_pixel
-    return bool(_library()(lines, *stored, pixels.ctypes.data, width, height) == 0)
+    failed = _library()(lines, *stored, pixels.ctypes.data, width, height)
+    if failed == _NO_MEMORY:
+        raise MemoryError(f"for an image of {how.width} x {how.height} pixels")
+    return not failed
 
 
 def _inflated(data: bytes, how: Layout) -> bytes | None:
     """A PNG's rows, each behind the number of its filter; None where they do not unpack to the end."""
     from isal import isal_zlib
 
-    parts = _compressed(data, how.at)
+    parts = compressed_pixels(data)
     inflate = isal_zlib.decompressobj()
     expected = how.height * (1 + how.width * how.bytes_a_pixel)
     try:
         # One byte more than there should be, so that a stream that goes on is seen, and not unpacked.
         lines: bytes = inflate.decompress(parts[0] if len(parts) == 1 else b"".join(parts), expected + 1)
-    except (isal_zlib.IsalError, MemoryError):  # type: ignore[misc]  # isal types its error as an instance
+    except isal_zlib.IsalError:  # type: ignore[misc]  # isal types its error as an instance
         return None
     return lines if inflate.eof else None
-
-
-def _compressed(data: bytes, at: int) -> list[memoryview]:
-    """The bodies of a PNG's IDAT chunks; none where there is a chunk that a reader must know, and this one does not."""
-    view, parts = memoryview(data), []
-    while at < len(data):
-        length, kind = CHUNK_HEAD.unpack_from(data, at)
-        if kind == b"IDAT":
-            parts.append(view[at + 8 : at + 8 + length])
-        elif kind[:1].isupper() and kind not in _CRITICAL:
-            return []
-        at += 12 + length
-    return parts

@@ -16,7 +16,7 @@ from mura_trt.decode import BatchDecoder, Decoded, Decoder, GpuDecoder, check_ba
 from mura_trt.runtimes.base import GpuStream
 from mura_trt.screen import Rejected
 
-RUN = 4  # files that a thread takes at once: handing one over costs a twentieth of what decoding it does
+RUN = 4  # files that a thread takes at once, at the most: handing one over costs a twentieth of what decoding it does
 
 
 class AnyDecoder(Protocol):
@@ -35,6 +35,9 @@ class AnyDecoder(Protocol):
 
     def collect(self) -> Decoded[Any]:
         """Waits for the oldest batch."""
+
+    def close(self) -> None:
+        """Ends its threads; what is under way is dropped."""
 
 
 def open_decoder(size: tuple[int, int], threads: int, batch: int, stream: GpuStream | None = None) -> AnyDecoder:
@@ -81,6 +84,7 @@ class HostDecoder:
 
     def __init__(self, dali: BatchDecoder[Any], size: tuple[int, int], threads: int, batch: int) -> None:
         self._dali, self._size, self._batch = dali, size, batch
+        self._wide = threads
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._waiting: deque[_Batch] = deque()
         self._begun_at = time.monotonic()
@@ -113,16 +117,20 @@ class HostDecoder:
                     unfilled.append(row)
             return unfilled
 
-        running = [self._threads.submit(fill, range(len(own))[at : at + RUN]) for at in range(0, len(own), RUN)]
+        rows, run = range(len(own)), max(1, min(RUN, len(own) // self._wide))
+        running = [self._threads.submit(fill, rows[at : at + run]) for at in rows[::run]]
         dalis = [at for at, how in enumerate(layouts) if not how]
         if dalis:
             self._dali.submit([files[at] for at in dalis])
         self._waiting.append(_Batch(files, own, pixels, running, dalis))
 
     def collect(self) -> Decoded[Any]:
-        """Waits for the oldest submitted batch. Its pixels come in an order of their own, which ``kept`` tells."""
+        """Waits for the oldest submitted batch."""
         files, own, pixels, running, dalis = self._waiting.popleft()
-        unfilled = {row for run in running for row in run.result()}
+        unfilled: set[int] = set()
+        for run in running:
+            unfilled.update(run.result())
+            self._begun_at = time.monotonic()
         filled = [row for row in range(len(own)) if row not in unfilled]
         parts: list[Any] = [pixels[filled] if unfilled else pixels]
         kept = [own[row] for row in filled]
@@ -139,7 +147,16 @@ class HostDecoder:
             self._begun_at = time.monotonic()
             take(self._dali.collect(), dalis)
         parts = [part for part in parts if len(part)]
-        return Decoded(parts[0] if len(parts) == 1 else self._dali.joined(parts), kept, rejected)
+        joined = parts[0] if len(parts) == 1 else self._dali.joined(parts)
+        rejected.sort(key=lambda one: one[0])
+        if isinstance(joined, np.ndarray) and kept != sorted(kept):
+            order = sorted(range(len(kept)), key=kept.__getitem__)
+            joined, kept = joined[order], sorted(kept)
+        return Decoded(joined, kept, rejected)
+
+    def close(self) -> None:
+        """Ends its threads; what is under way is dropped."""
+        self._threads.shutdown(cancel_futures=True)
 
     def _second_opinion(self, file: bytes) -> Decoded[NDArray[np.uint8]]:
         """Of DALI, by itself, on a file that is not quite as it should be: it may know better, and says why not."""

@@ -53,6 +53,7 @@ class ViewDecoder:
 
     def __exit__(self, *exception: object) -> None:
         self._ahead.close()
+        self._decoder.close()
 
     def standstill(self) -> tuple[str, float]:
         """What it is at, and for how many seconds it has not got further with that, less what the bytes allow for.

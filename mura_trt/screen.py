@@ -24,6 +24,7 @@ OTHER_MAGICS = {
 # 8,192 x 8,192: above any radiograph (the largest detectors give some 18 million pixels), below what exhausts memory.
 MAX_PIXELS = 1 << 26
 
+_CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})  # of the PNG specification; a reader must know all of these
 CHUNK_HEAD, _CRC = struct.Struct(">I4s"), struct.Struct(">I")  # length and kind of a PNG chunk; its checksum
 _GRAY, _COLOR = 0, 2  # color types of a PNG; the second is a bit of them
 
@@ -129,6 +130,23 @@ def _screen_png(data: bytes) -> Screened:
             significant = view[at + 8]
         at = body + 4
     return Screened(width, height, depth, color == _GRAY, significant, bool(interlace), bool(color & _COLOR))
+
+
+def compressed_pixels(data: bytes) -> list[memoryview]:
+    """The bodies of the IDAT chunks of a PNG that passed; none where there is a chunk that a reader may not pass over.
+
+    Whatever lies behind the end marker is no part of the image.
+    """
+    view, parts = memoryview(data), []
+    at, kind = len(PNG_MAGIC), b""
+    while kind != b"IEND":
+        length, kind = CHUNK_HEAD.unpack_from(data, at)
+        if kind == b"IDAT":
+            parts.append(view[at + 8 : at + 8 + length])
+        elif kind[:1].isupper() and kind not in _CRITICAL:
+            return []
+        at += 12 + length
+    return parts
 
 
 def _screen_jpeg(data: bytes) -> Screened:

@@ -1,6 +1,6 @@
 """One device's process: takes tasks, reads, screens, decodes and scores their views, returns rows.
 
-Reading and screening run in a few threads and DALI decodes in its own, both ahead of the engine, which runs on the main
+Reading and screening run in a few threads and decoding in others, both ahead of the engine, which runs on the main
 thread. Batches cross the borders of tasks, so that no task pays for a tail of its own.
 """
 
@@ -136,16 +136,16 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
         config.place.take()
         options = SessionOptions(config.batch, config.null_ms, device=config.place.gpu or 0)
         session, passed_over = open_session(config.runtime, bundle, options)
-        with closing(session):  # or a process that fails would end in what CUDA says to that, and not in why it failed
+        with closing(session):  # or a process that fails would end in what CUDA says to that, not in why it failed
             threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
             size = bundle.contract.height, bundle.contract.width
-            decoder = open_decoder(size, threads, session.batch, session.stream)
-            reader = config.source.open()
-            # All that is there stays: it need not be looked through whenever garbage is collected.
-            gc.collect()
-            gc.freeze()
-            connection.send(Ready(session.name, session.device, session.batch, passed_over))
-            Worker(connection, reader, decoder, session, config.map_size).run()
+            with closing(open_decoder(size, threads, session.batch, session.stream)) as decoder:
+                reader = config.source.open()
+                # All that is there stays: it need not be looked through whenever garbage is collected.
+                gc.collect()
+                gc.freeze()
+                connection.send(Ready(session.name, session.device, session.batch, passed_over))
+                Worker(connection, reader, decoder, session, config.map_size).run()
     except MuraTrtError as error:
         connection.send(Fatal(error))
     except OSError as error:
@@ -155,8 +155,8 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
 def decoding_threads(cores: int, engine_on_cpu: bool) -> int:
     """Threads for decoding, of a worker that may use ``cores``.
 
-    An engine on the CPU takes some fifty times what decoding takes (200 core-ms a view, not 4): it may use every core
-    and one decoding thread in sixteen keeps up with it; any other engine leaves the cores to decoding.
+    An engine on the CPU takes fifty times what decoding takes, or more (200 core-ms a view, not 0.4 to 4): it may use
+    every core and one decoding thread in sixteen keeps up with it; any other engine leaves the cores to decoding.
     """
     return max(1, cores // 16) if engine_on_cpu else cores
 

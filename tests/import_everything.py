@@ -12,7 +12,7 @@ import sys
 import mura_trt
 
 HEAVY = ("torch", "tensorrt", "tensorrt_rtx", "nvidia.dali", "modelopt", "pycuda", "onnx", "onnxruntime", "pandas",
-         "pyarrow", "sklearn", "PIL", "safetensors", "pydicom", "fsspec")  # fmt: skip
+         "pyarrow", "sklearn", "PIL", "safetensors", "pydicom", "fsspec", "isal")  # fmt: skip
 
 
 def installed(name: str) -> bool:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
+from mura_trt import gray
+from mura_trt.bundle import Bundle
+from mura_trt.errors import UsageError
 from mura_trt.runtimes import RUNTIMES
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 from mura_trt.score_recipe import LIBRARY_OF, installed_versions
 
 
@@ -14,3 +21,14 @@ from mura_trt.score_recipe import LIBRARY_OF, installed_versions
 def test_every_runtimes_library_is_noted_with_its_version(runtime: str) -> None:
     library = LIBRARY_OF.get(runtime, runtime)
     assert installed_versions([library]) == {library: metadata.version(library)}
+
+
+def test_a_run_goes_on_only_where_it_is_decoded_as_it_began(
+    archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ScoreOptions(archive=archive, engine=bundle.folder, out=tmp_path / "out", runtime="null")
+    score(options)
+    there = gray.available()
+    monkeypatch.setattr(gray, "available", lambda: not there)
+    with pytest.raises(UsageError, match="own_decoder"):
+        score(dataclasses.replace(options, resume=True))

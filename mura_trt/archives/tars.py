@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import functools
-import gzip
 import io
 import lzma
 import os
@@ -263,7 +262,9 @@ def _unpacked(path: str) -> tuple[IO[bytes], IO[bytes]]:
 
         return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")), file
     if kind == _GZIP:
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb")), file
+        from isal.igzip import IGzipFile
+
+        return cast("IO[bytes]", IGzipFile(fileobj=file, mode="rb")), file  # type: ignore[no-untyped-call]
     return cast("IO[bytes]", bz2.BZ2File(file) if kind == _BZIP2 else lzma.LZMAFile(file)), file
 
 

@@ -22,7 +22,7 @@ PLAN_RUNTIMES = ("tensorrt", "tensorrt_rtx")
 GPU_RUNTIMES = (*PLAN_RUNTIMES, "torch_cuda")
 # In the order in which `score --runtime auto` tries them; torch must be asked for.
 SCORING = (*GPU_RUNTIMES, "onnxruntime", "torch")
-NEEDED = ("tables", "decode-cpu")  # whichever runtime scores
+NEEDED = {"tables": (WORKS,), "decode-cpu": (WORKS,), "decode-png": (WORKS, ABSENT)}  # whichever runtime scores
 _PROBES = "mura_trt.doctor.probes"
 BUNDLE = "bundle"  # the check that makes or opens it; its facts say what a view's score should be
 
@@ -56,6 +56,7 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
         return Check(name, f"{_PROBES}:runtime", _reinstall(packages), arguments, modules, needs, name in GPU_RUNTIMES)
 
     dali = _reinstall("nvidia-dali-cuda130")
+    png = f"{_reinstall('isal')}, and mura-trt anew from its checkout or bundle"
     found = [
         Check("view", f"{_PROBES}:view", _reinstall("pillow numpy"), scratch),
         Check("tables", f"{_PROBES}:tables", _reinstall("pandas pyarrow"), scratch),
@@ -67,7 +68,7 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
     else:
         found.append(Check(BUNDLE, f"{_PROBES}:network", _reinstall("onnx"), scratch, needs=("view",)))
     found += [
-        Check("decode-png", f"{_PROBES}:decode_png", _reinstall("isal mura-trt"), scratch, needs=("view",)),
+        Check("decode-png", f"{_PROBES}:decode_png", png, scratch, needs=("view",)),
         Check("decode-cpu", f"{_PROBES}:decode_cpu", dali, scratch, needs=("view",)),
         Check("decode-gpu", f"{_PROBES}:decode_gpu", dali, scratch, needs=("view",), gpu=True),
         runtime("onnxruntime", used, "onnxruntime", with_view),
@@ -119,8 +120,8 @@ def examine(
     JSON types:
 
     - ``schema``: 1;
-    - ``can_score``: whether DALI decodes on the CPU, tables can be written and read, and at least one runtime that
-      scores works; ``exit_code``: 0, or 5;
+    - ``can_score``: whether DALI decodes on the CPU, our own decoder does or is not there, tables can be written and
+      read, and at least one runtime that scores works; ``exit_code``: 0, or 5;
     - ``runtimes``: those that work, in the order in which ``--runtime auto`` takes them, ``torch`` being the last;
     - ``environment``: as :func:`mura_trt.doctor.environment.described` gives it;
     - ``engine``: None, or of the bundle its ``folder``, ``name``, ``precision``, ``proof`` (how it compares with
@@ -149,7 +150,7 @@ def examine(
         told = "not installed, nor is TensorRT, and one of them is what a GPU is used best with"
         found[builds[-1]] = dataclasses.replace(found[builds[-1]], status=PROBLEM, found=told)
     runtimes = [name for name in SCORING if name in found and found[name].status == WORKS]
-    can_score = bool(runtimes) and all(name in found and found[name].status == WORKS for name in NEEDED)
+    can_score = bool(runtimes) and all(name in found and found[name].status in good for name, good in NEEDED.items())
     return {
         "schema": SCHEMA,
         "can_score": can_score,

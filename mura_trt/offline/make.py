@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sha256_of, sync_folder, write_atomically
+from mura_trt.gray import BUILT
 from mura_trt.offline.install import FORMAT, MANIFEST, SCRIPTS, InstallError, find_cuda, pycuda_source
 
 if TYPE_CHECKING:
@@ -299,11 +300,14 @@ def _own_wheel(source: Path, work: Path) -> Path:
     else:
         copy = work / "checkout"
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(source / "mura_trt", copy / "mura_trt", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source / "mura_trt", copy / "mura_trt", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         for name in _OWN_FILES:
             shutil.copy(source / name, copy)
         _pip_wheel([str(copy)], out, "mura-trt")
     (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        if f"mura_trt/{BUILT.name}" not in packed.namelist():
+            logger.warning("no C compiler here: on the host DALI will decode PNG files, at half the speed or less")
     for old in (work / "wheels").glob("mura_trt-*.whl"):
         old.unlink()
     shutil.copy(wheel, work / "wheels")

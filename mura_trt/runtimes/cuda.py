@@ -72,6 +72,7 @@ class Device:
         self.ordinal = ordinal
         try:
             driver.init()
+            self._before = _current_context()
             device = driver.Device(ordinal)
             self.kind = GpuKind(device.name(), device.compute_capability())
             self._context = device.retain_primary_context()
@@ -151,4 +152,12 @@ class Device:
             self._context.detach()
             # To detach a context, PyCUDA makes it current again and takes the end of that for part of the detaching,
             # which holds for contexts of its own, but not for the primary one.
-            ctypes.CDLL(LIBRARY).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            if _current_context() != self._before:
+                ctypes.CDLL(LIBRARY).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _current_context() -> int | None:
+    """The handle of the context that is current on this thread; None where there is none."""
+    handle = ctypes.c_void_p()
+    ctypes.CDLL(LIBRARY).cuCtxGetCurrent(ctypes.byref(handle))
+    return handle.value

@@ -40,7 +40,7 @@ class Slot:
     """``probability``, ``logit`` and ``cam``."""
     computed: Event
     copied: Event
-    staged: NDArray[np.uint8] | None = None
+    staged: NDArray[np.uint8]
     """Pinned memory for pixels that come from the host's memory."""
     views: int = 0
     pieces: list[Piece | NDArray[np.uint8]] = field(default_factory=list)
@@ -102,7 +102,9 @@ class DeviceSession(Session):
         for name, shape in shapes.items():
             host = self._gpu.pinned(shape, np.float32)
             outputs[name] = Output(self._gpu.memory(host.nbytes), host)
-        return Slot(self._gpu.memory(self.batch * self._view_bytes), outputs, self._gpu.event(), self._gpu.event())
+        staged = self._gpu.pinned((self.batch, *self._shape), np.uint8)
+        image = self._gpu.memory(staged.nbytes)
+        return Slot(image, outputs, self._gpu.event(), self._gpu.event(), staged)
 
     @property
     def _view_bytes(self) -> int:
@@ -137,8 +139,6 @@ class DeviceSession(Session):
                 self._gpu.copy(address, piece.address, piece.rows * self._view_bytes, self._compute)
                 at += piece.rows
             else:
-                if slot.staged is None:
-                    slot.staged = self._gpu.pinned((self.batch, *self._shape), np.uint8)
                 staged = slot.staged[at : at + len(piece)]
                 staged[:] = piece
                 self._gpu.upload(address, staged, self._compute)

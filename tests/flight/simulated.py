@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mura_trt.contract import InputContract
 from mura_trt.cuda_devices import GpuKind
 from mura_trt.decode import BatchDecoder, Decoder
+from mura_trt.host_decode import HostDecoder
 from mura_trt.runtimes.base import DevicePixels, Piece
 from mura_trt.runtimes.cuda import Device, Event, Stream
 from mura_trt.runtimes.device import DeviceSession, Output
@@ -326,13 +327,30 @@ class SplitDecoder(SimulatedDecoder):
         return DevicePixels([*([pixels[:half]] if half else []), self._there(pixels[half:])])
 
 
-class HostDecoder(Decoder):
+class OnHost(Decoder):
     """DALI on the CPU, whose pixels the session must bring to the device itself."""
 
     faults: Sequence[Race] = ()
 
-    def onto(self, _gpu: SimulatedDevice, _session: DeviceSession) -> HostDecoder:
+    def onto(self, _gpu: SimulatedDevice, _session: DeviceSession) -> OnHost:
         """The same decoder, as it knows of no device."""
+        return self
+
+
+class BothWays(HostDecoder):
+    """The product's own: PNG files by C on the host, and the others by the decoder that has the device."""
+
+    def __init__(self, size: tuple[int, int], threads: int, batch: int) -> None:
+        self._simulated = SimulatedDecoder(size, threads, batch)
+        super().__init__(self._simulated, size, threads, batch)
+
+    @property
+    def faults(self) -> Sequence[Race]:
+        return self._simulated.faults
+
+    def onto(self, gpu: SimulatedDevice, session: DeviceSession) -> BothWays:
+        """The same decoder for another device and session."""
+        self._simulated.onto(gpu, session)
         return self
 
 

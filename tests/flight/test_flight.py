@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mura_trt import gray
 from mura_trt.archives.folder import FolderSource
 from mura_trt.contract import InputContract
 from mura_trt.decode import Decoder
 from mura_trt.errors import RuntimeUnavailable
+from mura_trt.host_decode import AnyDecoder, open_decoder
 from mura_trt.ledger import Rows, Task
 from mura_trt.runtimes.base import Pixels
 from mura_trt.runtimes.cuda import Stream
@@ -29,7 +31,8 @@ from mura_trt.runtimes.device import Output, Slot
 from mura_trt.runtimes.null import checksums
 from mura_trt.worker import Assignment, Done, Flush, Hungry, Pulse, Stop, Worker
 from tests.flight.simulated import (
-    HostDecoder,
+    BothWays,
+    OnHost,
     Refused,
     SimulatedDecoder,
     SimulatedDevice,
@@ -42,7 +45,7 @@ CONTRACT = InputContract(height=32, width=32)
 SIZE = (CONTRACT.height, CONTRACT.width)
 VIEWS, BATCHES, DEPTHS = 40, (1, 2, 3, 5), (1, 2, 3, 4)
 SCHEDULES, BROKEN_SCHEDULES, HOST_SCHEDULES = 1000, 25, 200
-Decoders = Mapping[int, SimulatedDecoder | HostDecoder]
+Decoders = Mapping[int, SimulatedDecoder | OnHost | BothWays]
 
 
 class Archive(NamedTuple):
@@ -55,19 +58,19 @@ class Archive(NamedTuple):
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    return make_archive(tmp_path_factory.mktemp("views"), broken=False)
+    return make_archive(tmp_path_factory.mktemp("views"), Decoder(SIZE, 1, 1))
 
 
 @pytest.fixture(scope="module")
 def broken_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    return make_archive(tmp_path_factory.mktemp("broken"), broken=True)
+    return make_archive(tmp_path_factory.mktemp("broken"), Decoder(SIZE, 1, 1), broken=True)
 
 
-def make_archive(folder: Path, broken: bool) -> Archive:
+def make_archive(folder: Path, decoder: AnyDecoder, broken: bool = False, jpeg: bool = False) -> Archive:
     rng = np.random.default_rng(5)
-    names, decoder, expected = [], Decoder(SIZE, 1, 1), {}
+    names, expected = [], {}
     for view in range(VIEWS):
-        path = folder / f"{view}.png"
+        path = folder / f"{view}.{'jpg' if jpeg and view % 3 == 0 else 'png'}"
         names.append(path.name.encode())
         Image.fromarray(rng.integers(0, 256, (rng.integers(8, 60), rng.integers(8, 60)), np.uint8)).save(path)
         if broken and view % 9 == 4:
@@ -96,8 +99,8 @@ def decoders() -> dict[int, SimulatedDecoder]:
 
 
 @pytest.fixture(scope="module")
-def host_decoders() -> dict[int, HostDecoder]:
-    return {batch: HostDecoder(SIZE, 1, batch) for batch in BATCHES}
+def host_decoders() -> dict[int, OnHost]:
+    return {batch: OnHost(SIZE, 1, batch) for batch in BATCHES}
 
 
 class Script:
@@ -200,7 +203,7 @@ def test_batches_that_were_decoded_in_parts_come_together_again(
 
 
 def test_pixels_in_the_hosts_memory_are_left_alone_until_they_are_copied(
-    archive: Archive, host_decoders: dict[int, HostDecoder]
+    archive: Archive, host_decoders: dict[int, OnHost]
 ) -> None:
     for seed in range(HOST_SCHEDULES):
         fly(archive, host_decoders, seed)
@@ -208,6 +211,14 @@ def test_pixels_in_the_hosts_memory_are_left_alone_until_they_are_copied(
 
 def test_batches_in_both_memories_come_together(archive: Archive) -> None:
     decoders = {batch: SplitDecoder(SIZE, 1, batch) for batch in BATCHES}
+    for seed in range(HOST_SCHEDULES):
+        fly(archive, decoders, seed)
+
+
+@pytest.mark.skipif(not gray.available(), reason="the C code was not built here")
+def test_files_that_go_two_ways_come_together(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path, open_decoder(SIZE, 1, 1), jpeg=True)
+    decoders = {batch: BothWays(SIZE, 1, batch) for batch in BATCHES}
     for seed in range(HOST_SCHEDULES):
         fly(archive, decoders, seed)
 
@@ -304,7 +315,7 @@ def test_a_missing_wait_is_caught(fault: str, archive: Archive, decoders: dict[i
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("session_class", [Frugal, Greedy, Impatient])
 def test_a_missing_wait_is_caught_of_pixels_in_the_hosts_memory(
-    session_class: type[SimulatedSession], archive: Archive, host_decoders: dict[int, HostDecoder]
+    session_class: type[SimulatedSession], archive: Archive, host_decoders: dict[int, OnHost]
 ) -> None:
     assert schedules_caught(archive, host_decoders, session_class=session_class) >= 8
 
