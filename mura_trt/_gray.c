@@ -193,7 +193,8 @@ INLINE int convert(const uint8_t *lines, int filtered, int width, int height, in
     return result;
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PLAIN)
+#define HAS_AVX2
 __attribute__((target("avx2"))) static int convert_avx2(const uint8_t *lines, int filtered, int width, int height,
                                                          int bpp, uint8_t *out, int out_width, int out_height) {
     return convert(lines, filtered, width, height, bpp, out, out_width, out_height);
@@ -202,7 +203,7 @@ __attribute__((target("avx2"))) static int convert_avx2(const uint8_t *lines, in
 
 int mura_gray_pixels(const uint8_t *lines, int filtered, int width, int height, int bpp, uint8_t *out, int out_width,
                      int out_height) {
-#if defined(__x86_64__)
+#ifdef HAS_AVX2
     if (__builtin_cpu_supports("avx2"))
         return convert_avx2(lines, filtered, width, height, bpp, out, out_width, out_height);
 #endif
