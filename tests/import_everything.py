@@ -31,7 +31,7 @@ def main() -> None:
     names = sorted(
         module.name
         for module in pkgutil.walk_packages(mura_trt.__path__, "mura_trt.")
-        if module.name != "mura_trt.__main__"
+        if module.name not in ("mura_trt.__main__", "mura_trt._gray")  # the latter is a library without Python in it
     )
     for name in names:
         importlib.import_module(name)
