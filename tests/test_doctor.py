@@ -285,6 +285,7 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         stub("view", "raises"),
         dataclasses.replace(stub("bundle", "works"), needs=("view",)),
         stub("decode-cpu", "works"),
+        stub("decode-png", "works"),
         stub("tables", "works"),
         stub("onnxruntime", "works"),
         dataclasses.replace(stub("pycuda", "works"), modules=("no_such_module",)),
@@ -294,7 +295,7 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     status = {name: check["status"] for name, check in found["checks"].items() if name in names[1:]}
     assert status == {
         "emulated": PROBLEM, "torch": PROBLEM, "view": PROBLEM, "bundle": UNKNOWN, "decode-cpu": WORKS,
-        "tables": WORKS, "onnxruntime": WORKS, "pycuda": ABSENT,
+        "decode-png": WORKS, "tables": WORKS, "onnxruntime": WORKS, "pycuda": ABSENT,
     }  # fmt: skip
     assert found["checks"]["emulated"]["mend"] == "pip install thing"
     assert found["checks"]["bundle"]["found"] == "cannot be tried without view"
@@ -306,11 +307,12 @@ def test_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("broken", "told"),
-    [("decode-cpu", "DALI does not decode"), ("tables", "tables cannot be written and read"),
+    [("decode-cpu", "DALI does not decode"), ("decode-png", "PNG files are not decoded"),
+     ("tables", "tables cannot be written and read"),
      ("onnxruntime", "no runtime works")],
 )  # fmt: skip
 def test_what_scoring_cannot_do_without(broken: str, told: str) -> None:
-    names = ("decode-cpu", "tables", "onnxruntime")
+    names = ("decode-cpu", "decode-png", "tables", "onnxruntime")
     stubs = [stub(name, "raises" if name == broken else "works") for name in names]
     found = examine(chosen=lambda folder, engine: stubs)
     assert (found["can_score"], found["exit_code"]) == (False, 5)
@@ -329,6 +331,7 @@ def test_a_wrong_score_is_a_problem(score: float) -> None:
     stubs = [
         stub("bundle", "works", expected=0.7, bound=0.005),
         stub("decode-cpu", "works"),
+        stub("decode-png", "works"),
         stub("tables", "works"),
         stub("onnxruntime", "works", score=score),
         stub("emulated", "works", score=0.704),

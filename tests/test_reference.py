@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mura_trt.bundle import Bundle
-from mura_trt.decode import Decoder
+from mura_trt.host_decode import open_decoder
 from mura_trt.model import MuraNet
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
@@ -36,7 +36,7 @@ def test_studies_agree_with_pillow_and_torch(scored: pd.Series, archive: Path, m
 
 
 def test_studies_agree_closely_on_the_same_pixels(scored: pd.Series, archive: Path, model: MuraNet) -> None:
-    decoder = Decoder((320, 320), threads=1, batch=1)
+    decoder = open_decoder((320, 320), threads=1, batch=1)
 
     def decode(path: Path) -> NDArray[np.uint8]:
         decoder.submit([path.read_bytes()])

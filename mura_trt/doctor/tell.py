@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from mura_trt.doctor import packages
-from mura_trt.doctor.finding import PROBLEM, UNKNOWN, WORKS
+from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS
 from mura_trt.doctor.run import GPU_RUNTIMES
 
 _WIDTH = 120
@@ -42,6 +42,8 @@ def verdict(found: dict[str, Any]) -> str:
     runtimes = found["runtimes"]
     if not found["can_score"]:
         failed = []
+        if status.get("decode-png") not in (WORKS, ABSENT):
+            failed.append("PNG files are not decoded")
         if status.get("decode-cpu") != WORKS:
             failed.append(f"DALI {'could not be tried' if status.get('decode-cpu') == UNKNOWN else 'does not decode'}")
         if status.get("tables") != WORKS:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from benchmarks.calibrations import rounding
+from mura_trt import gray
 from mura_trt.archives import list_archive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
@@ -129,6 +130,7 @@ def test_a_broken_graph_fails_at_the_level_of_the_model(
 def test_another_resize_fails_at_the_level_of_pixels(
     monkeypatch: pytest.MonkeyPatch, bundle: Bundle, few: Listing, reference: Reference
 ) -> None:
+    monkeypatch.setattr(gray, "available", lambda: False)  # so that it is DALI that resizes
     resize = nvidia.dali.fn.resize
     monkeypatch.setattr(
         nvidia.dali.fn, "resize", lambda *inputs, **options: resize(*inputs, **options | {"antialias": False})

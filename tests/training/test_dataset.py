@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_trt.archives import list_archive
-from mura_trt.decode import Decoder
 from mura_trt.errors import UsageError
+from mura_trt.host_decode import open_decoder
 from mura_trt.pixels import BATCH
 from mura_trt.training.catalogue import Catalogue, read_catalogue
 from mura_trt.training.views import Views, load_views
@@ -251,7 +251,7 @@ def test_unreadable_images_are_left_out_and_named(
 def test_pixels_are_the_decoders_and_pillows(spoiled: Path, tmp_path: Path) -> None:
     views = load(spoiled, tmp_path / "work", size=64)
     keys = keys_of(spoiled)
-    decoder = Decoder((64, 64), 1, 1)
+    decoder = open_decoder((64, 64), 1, 1)
     for row in [*views.train, *views.valid]:
         decoder.submit([(spoiled / keys[row]).read_bytes()])
         np.testing.assert_array_equal(views.pixels[row], decoder.collect().pixels[0])
