@@ -194,7 +194,7 @@ def test_a_damaged_bundle_is_told_with_the_way_out(bundle: Bundle, tmp_path: Pat
     damaged = tmp_path / "engine"
     shutil.copytree(bundle.folder, damaged)
     (damaged / "model.onnx").write_bytes(b"x" * (damaged / "model.onnx").stat().st_size)
-    found = examine(damaged, chosen=only("view", "tables", "bundle", "plan", "decode-cpu", "onnxruntime"))
+    found = examine(damaged, chosen=only("view", "tables", "bundle", "plan", "decode-png", "decode-cpu", "onnxruntime"))
     assert found["checks"]["bundle"]["status"] == PROBLEM
     assert "model.onnx differs from what was built" in found["checks"]["bundle"]["found"]
     assert "build-engine" in found["checks"]["bundle"]["mend"]
