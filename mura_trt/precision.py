@@ -51,8 +51,8 @@ def lower(model: ModelProto, quantization: Quantization | None = None) -> ModelP
     """The graph with its body in half precision, and its convolutions in a narrow format where that is asked for.
 
     Both roundings are symmetric, as TensorRT wants them: of inputs per tensor, of weights per output channel. Inputs
-    are rounded behind the batch norm and ReLU in front of each convolution, which nothing else sees; concatenations are
-    not rounded.
+    are rounded behind the batch norm and ReLU in front of each convolution, and a transition's pooling, which nothing
+    else sees; concatenations are not rounded.
 
     Parameters
     ----------

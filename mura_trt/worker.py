@@ -1,7 +1,7 @@
 """One device's process: takes tasks, reads, screens, decodes and scores their views, returns rows.
 
-Reading and screening run in a few threads and decoding in others, both ahead of the engine, which runs on the main
-thread. Batches cross the borders of tasks, so that no task pays for a tail of its own.
+Reading and screening run in a few threads and decoding in others, both ahead of the engine, which the main thread
+feeds. Batches cross the borders of tasks, so that no task pays for a tail of its own.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def test_it_tells_of_manifest_files_and_graph(bundle: Bundle) -> None:
     assert "tensorrt-rtx" in words and "SM80, SM86, SM89, SM120 and later" in words
     assert "1 to 256 views, tuned for 64" in words
     assert "options     the defaults" in words
-    assert "13.7 GFLOP a view" in words and "168 in fp16, 1 in fp32" in words
+    assert "12.6 GFLOP a view" in words and "168 in fp16, 1 in fp32" in words
     assert bundle.manifest.parity_summary in words
     assert words.count("as it was built") == 3
     assert "build-engine" in words
@@ -47,7 +47,7 @@ def test_json_is_the_manifest_and_more(bundle: Bundle) -> None:
         (name, (bundle.folder / name).stat().st_size, None) for name in ("model.plan", "model.onnx", "model-fp32.onnx")
     ]
     assert found["sha256"] == bundle.sha256
-    assert found["graph"]["gflop_per_view"] == pytest.approx(13.7, abs=0.05)
+    assert found["graph"]["gflop_per_view"] == pytest.approx(12.59, abs=0.05)
     assert found["layers"] is None and found["layers_problem"] is None
 
 
@@ -61,7 +61,7 @@ def test_damaged_files_are_named_and_the_rest_is_told(bundle: Bundle, tmp_path: 
     assert done.returncode == 5
     assert "model.plan is missing" in done.stdout
     assert "model-fp32.onnx differs from what was built" in done.stdout
-    assert "13.7 GFLOP" in done.stdout
+    assert "12.6 GFLOP" in done.stdout
     (folder / "model.onnx").write_bytes(b"short")
     found = inspected(folder)
     assert found["graph"] is None
@@ -103,7 +103,7 @@ def test_layers_need_a_gpu(bundle: Bundle) -> None:
     done = run(bundle.folder, "--layers")
     assert done.returncode == 5
     assert "no layers to show: layers are a plan's on a GPU, and there is none here" in done.stderr
-    assert "13.7 GFLOP" in done.stdout
+    assert "12.6 GFLOP" in done.stdout
 
 
 def test_layers_are_read_with_details_and_without() -> None:

@@ -65,7 +65,7 @@ def test_int8_rounds_every_convolution_but_those_kept(graph: onnx.ModelProto) ->
     makers = {output: node.op_type for node in lowered.graph.node for output in node.output}
     rounding = [node for node in lowered.graph.node if node.op_type == "QuantizeLinear"]
     assert len(rounding) == 166
-    assert {makers[node.input[0]] for node in rounding} == {"Relu"}
+    assert {makers[node.input[0]] for node in rounding} == {"Relu", "AveragePool"}
 
 
 def test_rounded_weights_are_within_half_a_step(graph: onnx.ModelProto) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -53,6 +54,39 @@ def test_onnxruntime_gives_a_view_the_same_bits_in_any_company(bundle: Bundle, p
     alone = np.concatenate([two.run(pixels[at : at + 1]).logit for at in range(8)])
     np.testing.assert_array_equal(whole.logit, backwards.logit[::-1])
     np.testing.assert_array_equal(whole.logit, alone)
+
+
+def engine_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("engine")}
+
+
+@pytest.mark.usefixtures("all_cores")
+def test_onnxruntime_has_two_batches_under_way_and_gives_them_in_order(
+    bundle: Bundle, pixels: NDArray[np.uint8]
+) -> None:
+    session, _ = open_session("onnxruntime", bundle, SessionOptions(batch=8))
+    expected = session.run(pixels[:8]).logit.copy()
+    session.submit(pixels[:5])
+    session.submit(pixels[5:8])
+    assert not session.room
+    with pytest.raises(ValueError, match="2 batches that nobody has collected"):
+        session.submit(pixels[:1])
+    first = session.collect()
+    session.submit(pixels[:1])
+    np.testing.assert_array_equal(first.logit, expected[:5])
+    np.testing.assert_array_equal(session.collect().logit, expected[5:])
+    np.testing.assert_array_equal(session.collect().logit, expected[:1])
+
+
+@pytest.mark.usefixtures("all_cores")
+def test_onnxruntime_computes_on_as_many_cores_as_there_are(bundle: Bundle, pixels: NDArray[np.uint8]) -> None:
+    before = engine_threads()
+    session, _ = open_session("onnxruntime", bundle, SessionOptions(batch=16))
+    session.run(pixels[:16])
+    threads = engine_threads() - before
+    assert len(threads) == min(len(os.sched_getaffinity(0)), 16)
+    session.close()
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_null_tells_pixels_apart_and_takes_its_time(bundle: Bundle, pixels: NDArray[np.uint8]) -> None:
