@@ -1,0 +1,151 @@
+"""The three measurements in turns: a runtime alone, decoding alone, and whole runs of ``mura-trt score``."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mura_trt.bench.alone import ModelRate, decode_alone, model_rate
+from mura_trt.bench.options import ALL, NULL, BenchOptions
+from mura_trt.bench.processes import in_fresh_process
+from mura_trt.bench.reference import sgemm_rate
+from mura_trt.bench.sample import Sample, repeated
+from mura_trt.bench.scoring import Scored, scored
+from mura_trt.bundle import Bundle
+from mura_trt.cores import usable_cores
+from mura_trt.errors import RuntimeUnavailable
+from mura_trt.runtimes import RUNTIMES
+
+DECODE_BATCH = 64  # as the null runtime has it
+# Of the options' seconds, which are those of a run of score: what a part takes by itself, the trial that warms up and
+# tells how many views a run takes, and the CPU's reference.
+ALONE, TRIAL, MATRICES = 0.5, 0.25, 0.125
+
+Report = Callable[[str], None]
+
+
+class Round(NamedTuple):
+    """Everything once."""
+
+    model: dict[str, float]
+    """Views/s by runtime."""
+    runs: dict[str, Scored]
+    """By runtime."""
+    sgemm: float | None
+    """10^9 operations a second; None where no runtime is on the CPU."""
+    decode: float
+    """Views/s, the mean of before and behind the null run: a shared machine's speed drifts within a minute."""
+    null_ms: float
+    """What decoding took for a batch."""
+    null: Scored
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured."""
+
+    options: BenchOptions
+    bundle: Bundle
+    sample: Sample
+    models: list[ModelRate]
+    """Of the trial, by which the number of views is chosen."""
+    decoded: float
+    """Likewise: views/s of decoding."""
+
+    @classmethod
+    def tried(cls, options: BenchOptions, bundle: Bundle, sample: Sample, report: Report) -> Subject:
+        """Warms up: each runtime and decoding for a short while.
+
+        Raises
+        ------
+        RuntimeUnavailable
+            The runtime does not work here, or none does.
+        """
+        seconds = TRIAL * options.seconds
+        models, problems = [], []
+        names = [name for name in RUNTIMES if name != NULL] if options.runtime == ALL else [options.runtime]
+        for name in names:
+            report(f"warming up: {name}")
+            try:
+                models.append(in_fresh_process(model_rate, bundle, name, options.batch, seconds))
+            except RuntimeUnavailable as error:
+                problems.append(f"{name}: {error}")
+        if not models:
+            raise RuntimeUnavailable("; ".join(problems))
+        subject = cls(options, bundle, sample, models, 0.0)
+        report("warming up: decoding")
+        return cls(options, bundle, sample, models, subject.decode(seconds))
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether some runtime computes on the CPU."""
+        return any(model.device == "cpu" for model in self.models)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a view's pixels."""
+        return self.bundle.contract.height, self.bundle.contract.width
+
+    def decode(self, seconds: float, threads: int | None = None, batch: int = DECODE_BATCH) -> float:
+        """Views/s of reading and decoding with nothing behind it."""
+        return in_fresh_process(
+            decode_alone,
+            self.sample.paths(),
+            self.size,
+            threads or usable_cores(),
+            batch,
+            seconds,
+            self.sample.converted,
+        )
+
+    def model(self, tried: ModelRate, seconds: float, batch: int | None = None, cores: int | None = None) -> float:
+        """Views/s of a runtime's session on pixels in memory."""
+        found = in_fresh_process(model_rate, self.bundle, tried.runtime, batch or tried.batch, seconds, cores)
+        return found.views_per_s
+
+    def views(self, rate: float, batch: int) -> int:
+        """As many as a run takes to go on for its seconds, in full batches."""
+        return batch * max(1, math.ceil(self.options.seconds * rate / batch))
+
+    def rounds(self, work: Path, report: Report) -> Iterator[Round]:
+        """Measures everything in turns, each time anew; ``work`` is a scratch folder."""
+        with ExitStack() as stack:
+            archives = {
+                model.runtime: stack.enter_context(
+                    repeated(self.sample.folder, self.views(model.views_per_s, model.batch))
+                )
+                for model in self.models
+            }
+            for_null = stack.enter_context(repeated(self.sample.folder, self.views(self.decoded, DECODE_BATCH)))
+            # Salts are made where they are not, and a user's own is not to be made by a measurement.
+            common = [*self.options.score_options, "--uid-salt-file", str(work / "salt")]
+            for number in range(1, self.options.rounds + 1):
+
+                def told(what: str, number: int = number) -> None:
+                    report(f"round {number} of {self.options.rounds}: {what}")
+
+                yield self._round(archives, for_null, common, told)
+
+    def _round(self, archives: dict[str, Path], for_null: Path, common: list[str], report: Report) -> Round:
+        seconds, engine = ALONE * self.options.seconds, self.options.engine
+        models, runs = {}, {}
+        for model in self.models:
+            report(f"{model.runtime} alone")
+            models[model.runtime] = self.model(model, seconds)
+            report(f"score with {model.runtime}")
+            how = ["--runtime", model.runtime, "--batch", str(model.batch)]
+            runs[model.runtime] = scored(archives[model.runtime], engine, *how, *common)
+        sgemm = in_fresh_process(sgemm_rate, usable_cores(), MATRICES * self.options.seconds) if self.on_cpu else None
+        report("decoding alone")
+        before = self.decode(seconds)
+        null_ms = round(1000 * DECODE_BATCH / before, 1)
+        report("score with null")
+        how = ["--runtime", NULL, "--batch", str(DECODE_BATCH), "--null-ms", str(null_ms)]
+        null = scored(for_null, engine, *how, *common)
+        report("decoding alone")
+        return Round(models, runs, sgemm, statistics.mean([before, self.decode(seconds)]), null_ms, null)
