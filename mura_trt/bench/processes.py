@@ -46,13 +46,16 @@ def _begin(supervisor: int) -> None:
     os.dup2(2, 1)  # what C libraries print; standard output may be carrying JSON
 
 
-def resident(process: int) -> int | None:
+def resident(process: int) -> int:
     """Bytes in memory of a process, by its id, and of those below it; pages that they share count once for each.
 
-    None where the kernel tells no process's children (it was built without ``CONFIG_PROC_CHILDREN``).
+    Raises
+    ------
+    EnvironmentProblem
+        The kernel does not tell a process's children.
     """
     if not Path("/proc/thread-self/children").exists():
-        return None
+        raise EnvironmentProblem("memory cannot be told: this kernel was built without CONFIG_PROC_CHILDREN")
     total, waiting = 0, [process]
     while waiting:
         folder = Path(f"/proc/{waiting.pop()}")

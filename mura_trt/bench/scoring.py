@@ -58,9 +58,12 @@ def scored(archive: Path, engine: Path, *options: str) -> Scored:
 
 def _peak(process: subprocess.Popen[bytes]) -> int | None:
     """Waits for the end of a process; the most that it took at one of the looks."""
-    peak = resident(process.pid)
-    while process.poll() is None:
-        if peak is not None:
-            peak = max(peak, resident(process.pid) or 0)
-        time.sleep(PAUSE_SECONDS)
+    peak = 0
+    try:
+        while process.poll() is None:
+            peak = max(peak, resident(process.pid))
+            time.sleep(PAUSE_SECONDS)
+    except EnvironmentProblem:
+        process.wait()
+        return None
     return peak
