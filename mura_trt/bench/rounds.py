@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +36,11 @@ class Round(NamedTuple):
     """Views/s by runtime."""
     runs: dict[str, Scored]
     """By runtime."""
-    sgemm: float | None
-    """10^9 operations a second; None where no runtime is on the CPU."""
+    sgemm: dict[str, float]
+    """By runtime on the CPU: 10^9 operations a second, the mean of before and behind its session, for a shared
+    machine's speed drifts within seconds."""
     decode: float
-    """Views/s, the mean of before and behind the null run: a shared machine's speed drifts within a minute."""
+    """Views/s, likewise of before and behind the null run."""
     null_ms: float
     """What decoding took for a batch."""
     null: Scored
@@ -56,6 +57,8 @@ class Subject:
     """Of the trial, by which the number of views is chosen."""
     decoded: float
     """Likewise: views/s of decoding."""
+    passed_over: list[str]
+    """Of each runtime that was asked for and does not work here, the reason."""
 
     @classmethod
     def tried(cls, options: BenchOptions, bundle: Bundle, sample: Sample, report: Report) -> Subject:
@@ -77,14 +80,10 @@ class Subject:
                 problems.append(f"{name}: {error}")
         if not models:
             raise RuntimeUnavailable("; ".join(problems))
-        subject = cls(options, bundle, sample, models, 0.0)
         report("warming up: decoding")
-        return cls(options, bundle, sample, models, subject.decode(seconds))
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether some runtime computes on the CPU."""
-        return any(model.device == "cpu" for model in self.models)
+        passed_over = [*problems, *(line for model in models for line in model.passed_over)]
+        subject = cls(options, bundle, sample, models, 0.0, passed_over)
+        return replace(subject, decoded=subject.decode(seconds))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -107,6 +106,10 @@ class Subject:
         """Views/s of a runtime's session on pixels in memory."""
         found = in_fresh_process(model_rate, self.bundle, tried.runtime, batch or tried.batch, seconds, cores)
         return found.views_per_s
+
+    def sgemm(self) -> float:
+        """10^9 operations a second of large matrices on the CPU."""
+        return in_fresh_process(sgemm_rate, usable_cores(), MATRICES * self.options.seconds)
 
     def views(self, rate: float, batch: int) -> int:
         """As many as a run takes to go on for its seconds, in full batches."""
@@ -133,14 +136,16 @@ class Subject:
 
     def _round(self, archives: dict[str, Path], for_null: Path, common: list[str], report: Report) -> Round:
         seconds, engine = ALONE * self.options.seconds, self.options.engine
-        models, runs = {}, {}
+        models, sgemm, runs = {}, {}, {}
         for model in self.models:
             report(f"{model.runtime} alone")
+            reference = [self.sgemm()] if model.device == "cpu" else []
             models[model.runtime] = self.model(model, seconds)
+            if reference:
+                sgemm[model.runtime] = statistics.mean([*reference, self.sgemm()])
             report(f"score with {model.runtime}")
             how = ["--runtime", model.runtime, "--batch", str(model.batch)]
             runs[model.runtime] = scored(archives[model.runtime], engine, *how, *common)
-        sgemm = in_fresh_process(sgemm_rate, usable_cores(), MATRICES * self.options.seconds) if self.on_cpu else None
         report("decoding alone")
         before = self.decode(seconds)
         null_ms = round(1000 * DECODE_BATCH / before, 1)

@@ -42,7 +42,7 @@ def bench(options: BenchOptions, report: Callable[[str], None] = lambda _: None)
     - ``archive``: ``listed`` views and, of those that were measured with, ``sampled``, ``left_out``, ``mean_bytes``,
       ``unpacked``;
     - ``engine``: the bundle's ``name``, ``precision``, ``sha256`` and ``parity``;
-    - ``rounds`` and ``seconds``, as in the options;
+    - ``rounds`` and ``seconds``, as in the options; ``passed_over``, a line for each runtime that does not work here;
     - ``model_only``: by runtime ``device``, ``batch``, ``views_per_s`` SPREAD and, on a CPU, ``sgemm_share`` SPREAD;
     - ``decode_only``: ``threads``, ``batch``, ``views_per_s`` SPREAD;
     - ``end_to_end``: by runtime ``batch``, ``views``, ``views_per_s`` SPREAD, ``wall_s`` SPREAD, ``to_model_only``
@@ -87,5 +87,6 @@ def bench(options: BenchOptions, report: Callable[[str], None] = lambda _: None)
         },
         "rounds": options.rounds,
         "seconds": options.seconds,
+        "passed_over": subject.passed_over,
         **found,
     }

@@ -17,7 +17,7 @@ from mura_trt.cores import usable_cores
 
 def tables(subject: Subject, rounds: Sequence[Round]) -> dict[str, Any]:
     """``model_only``, ``decode_only``, ``end_to_end`` and, where a runtime is on the CPU, ``reference``."""
-    sgemm = [one.sgemm for one in rounds if one.sgemm is not None]
+    sgemm = [statistics.mean(one.sgemm.values()) for one in rounds if one.sgemm]
     decoded = [one.decode for one in rounds]
     null = [one.null for one in rounds]
     end_to_end = {model.runtime: _run(model, rounds) for model in subject.models}
@@ -29,7 +29,7 @@ def tables(subject: Subject, rounds: Sequence[Round]) -> dict[str, Any]:
         **_costs(null),
     }
     found = {
-        "model_only": {model.runtime: _model(subject, model, rounds, sgemm) for model in subject.models},
+        "model_only": {model.runtime: _model(subject, model, rounds) for model in subject.models},
         "decode_only": {"threads": usable_cores(), "batch": DECODE_BATCH, "views_per_s": spread(decoded)},
         "end_to_end": end_to_end,
     }
@@ -43,15 +43,16 @@ def tables(subject: Subject, rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def gflop_per_view(subject: Subject) -> float:
-    """10^9 operations of a view: those of each network of an ensemble, for pictures of the bundle's size."""
+    """10^9 operations of a view, by each network of an ensemble, for pictures of the bundle's size."""
     pixels = subject.size[0] * subject.size[1] / 320**2
     return GFLOP_PER_VIEW * len(subject.bundle.manifest.checkpoints_sha256) * pixels
 
 
-def _model(subject: Subject, model: ModelRate, rounds: Sequence[Round], sgemm: Sequence[float]) -> dict[str, Any]:
+def _model(subject: Subject, model: ModelRate, rounds: Sequence[Round]) -> dict[str, Any]:
     rates = [one.model[model.runtime] for one in rounds]
     found = {"device": model.device, "batch": model.batch, "views_per_s": spread(rates)}
     if model.device == "cpu":
+        sgemm = [one.sgemm[model.runtime] for one in rounds]
         found["sgemm_share"] = spread(pairwise([rate * gflop_per_view(subject) for rate in rates], sgemm))
     return found
 
