@@ -18,7 +18,7 @@ from mura_trt.bench.sample import Sample, repeated
 from mura_trt.bench.scoring import Scored, scored
 from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
-from mura_trt.errors import RuntimeUnavailable
+from mura_trt.errors import EnvironmentProblem, RuntimeUnavailable
 from mura_trt.runtimes import RUNTIMES
 
 DECODE_BATCH = 64  # as the null runtime has it
@@ -76,7 +76,7 @@ class Subject:
             report(f"warming up: {name}")
             try:
                 models.append(in_fresh_process(model_rate, bundle, name, options.batch, seconds))
-            except RuntimeUnavailable as error:
+            except EnvironmentProblem as error:  # which it may be by its process's death
                 problems.append(f"{name}: {error}")
         if not models:
             raise RuntimeUnavailable("; ".join(problems))
@@ -118,13 +118,15 @@ class Subject:
     def rounds(self, work: Path, report: Report) -> Iterator[Round]:
         """Measures everything in turns, each time anew; ``work`` is a scratch folder."""
         with ExitStack() as stack:
+
+            def archive(rate: float, batch: int) -> Path:
+                return stack.enter_context(repeated(self.sample.folder, self.views(rate, batch)))
+
+            # A run is as fast as the slower of its parts at the best.
             archives = {
-                model.runtime: stack.enter_context(
-                    repeated(self.sample.folder, self.views(model.views_per_s, model.batch))
-                )
-                for model in self.models
+                model.runtime: archive(min(model.views_per_s, self.decoded), model.batch) for model in self.models
             }
-            for_null = stack.enter_context(repeated(self.sample.folder, self.views(self.decoded, DECODE_BATCH)))
+            for_null = archive(self.decoded, DECODE_BATCH)
             # Salts are made where they are not, and a user's own is not to be made by a measurement.
             common = [*self.options.score_options, "--uid-salt-file", str(work / "salt")]
             for number in range(1, self.options.rounds + 1):
@@ -148,7 +150,7 @@ class Subject:
             runs[model.runtime] = scored(archives[model.runtime], engine, *how, *common)
         report("decoding alone")
         before = self.decode(seconds)
-        null_ms = round(1000 * DECODE_BATCH / before, 1)
+        null_ms = round(1000 * DECODE_BATCH / before, 2)
         report("score with null")
         how = ["--runtime", NULL, "--batch", str(DECODE_BATCH), "--null-ms", str(null_ms)]
         null = scored(for_null, engine, *how, *common)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mura_trt.bench.options import NULL
+
+WIDTH = 120
 
 
 def text(found: dict[str, Any]) -> str:
@@ -14,7 +17,7 @@ def text(found: dict[str, Any]) -> str:
     if "sweep" in found:
         parts.append(_sweep(found["sweep"]))
     parts.append([f"WARNING: {line}" for line in found["machine"]["warnings"]])
-    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+    return "\n\n".join("\n".join(wrapped for line in lines for wrapped in _wrapped(line)) for lines in parts if lines)
 
 
 def _machine(found: dict[str, Any]) -> list[str]:
@@ -60,7 +63,7 @@ def _decode_only(found: dict[str, Any]) -> list[str]:
 
 
 def _end_to_end(found: dict[str, Any]) -> list[str]:
-    rows = [("runtime", "batch", "views", "views/s", "to model only", "to decode only", "whole run, s", "peak memory")]
+    rows = [("runtime", "batch", "views", "views/s", "to model only", "to decode only", "command, s", "memory")]
     for runtime, one in found["end_to_end"].items():
         to = [_spread(one[name], 2) if name in one else "-" for name in ("to_model_only", "to_decode_only")]
         peak = one["peak_memory_bytes"]
@@ -68,14 +71,12 @@ def _end_to_end(found: dict[str, Any]) -> list[str]:
         numbers = str(one["batch"]), str(one["views"]), _rate(one), *to, _spread(one["wall_s"], 1), memory
         rows.append((runtime, *numbers))
     stages = [
-        f"  {runtime}: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in one["stage_s"].items()) + " s"
+        f"  stages of {runtime}, s: " + ", ".join(f"{name} {took:.2f}" for name, took in one["stage_s"].items())
         for runtime, one in found["end_to_end"].items()
     ]
     return [
-        "END TO END: mura-trt score, from files to CSV; views/s from the first batch in to the last commit, which in a"
-        " short run counts for more",
+        "END TO END: mura-trt score, from files to CSV; views/s from the first batch in to the last commit",
         *_aligned(rows),
-        "  stages, worker_* of its main thread:",
         *stages,
     ]
 
@@ -112,11 +113,16 @@ def _sweep(swept: dict[str, Any]) -> list[str]:
         names = [setting for setting in one["tried"][0] if setting not in ("views_per_s", "problem")]
         rows = [(*names, "views/s")]
         rows += [
-            (*(str(tried[setting]) for setting in names), tried["problem"] if "problem" in tried else _rate(tried))
+            (*(str(tried[setting]) for setting in names), "does not work" if "problem" in tried else _rate(tried))
             for tried in one["tried"]
         ]
         lines += [f"  {name} alone; best: {best or 'none works'}", *_aligned(rows, left=0)]
     return lines
+
+
+def _wrapped(line: str) -> list[str]:
+    """What is too long, below itself; columns stay as they are."""
+    return [line] if len(line) <= WIDTH else textwrap.wrap(line, WIDTH, subsequent_indent="    ")
 
 
 def _rate(one: dict[str, Any]) -> str:

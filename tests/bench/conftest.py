@@ -27,11 +27,8 @@ def mean_graph(path: Path) -> None:
     ]
     constants = {"channel": [1], "both": [1, 2]}
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["views", 320, 320, 1])
-    outputs: dict[str, list[str | int | None]] = {
-        "probability": ["views"],
-        "logit": ["views"],
-        "cam": ["views", 10, 10],
-    }
+    one: list[str | int | None] = ["views"]
+    outputs = {"probability": one, "logit": one, "cam": [*one, 10, 10]}
     graph = helper.make_graph(
         nodes,
         "mean",

@@ -128,11 +128,8 @@ def test_figures_come_from_their_own_rounds(quick_bundle: Bundle) -> None:
     assert ends["onnxruntime"]["peak_memory_bytes"] == 8 and ends["null"]["peak_memory_bytes"] is None
     assert ends["onnxruntime"]["stage_s"] == {"list": 0.00675}
     assert ends["tensorrt"]["to_model_only"]["median"] == 0.5
-    assert ends["null"]["to_decode_only"]["rounds"] == [0.9, 0.9, 0.9] and ends["null"]["null_ms"] == [
-        32,
-        64,
-        32 / 0.75,
-    ]
+    assert ends["null"]["to_decode_only"]["rounds"] == [0.9, 0.9, 0.9]
+    assert ends["null"]["null_ms"] == [one.null_ms for one in rounds]
     assert made["reference"]["sgemm_gflop_per_s"]["median"] == 300
     alone = Subject(BenchOptions(Path(), Path()), quick_bundle, sample(), models[1:], 1.0, [])
     assert "reference" not in tables(alone, [one._replace(sgemm={}) for one in rounds])
