@@ -88,8 +88,9 @@ def test_text_has_all_three_tables_and_keeps_them_apart(found: dict[str, Any]) -
     assert f"{found['decode_only']['views_per_s']['median']:,.1f} (" in sections[2]
     assert "1 cannot be scored and are left out" in sections[0] and "sgemm" in sections[1]
     assert "null" in sections[3] and "GB" in sections[3]
-    lines = sections[4].splitlines()
+    lines = [line for line in sections[4].splitlines() if not line.startswith(" ")]
     assert [line.split()[0].rstrip(":") for line in lines] == ["overlap", "memory", "limit"]
+    assert max(map(len, told.splitlines())) <= 120
     assert "WARNING: 2 rounds" in sections[-1]
 
 
@@ -148,7 +149,7 @@ def test_views_of_a_run_fill_batches_for_its_seconds(quick_bundle: Bundle) -> No
 
 
 def test_sweep_tries_settings_and_tells_the_best(
-    few_views: Path, quick_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_views: Path, quick_bundle: Bundle, found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeping, "ROUNDS", 1)
     monkeypatch.setattr(sweeping, "CPU_BATCHES", (2, 8))
@@ -168,6 +169,9 @@ def test_sweep_tries_settings_and_tells_the_best(
     assert swept["model_only"]["tensorrt"]["best"] == {}
     assert all(one["problem"] for one in swept["model_only"]["tensorrt"]["tried"])
     assert len(steps) == 6 and "onnxruntime with cores 1, batch 2" in steps[0]
+    told = text({**found, "sweep": swept}).split("\n\n")[5]
+    assert told.startswith("SWEEP") and "tensorrt alone; best: none works" in told and "1      2  does not work" in told
+    assert f"onnxruntime alone; best: cores 1, batch {best['batch']}" in told
 
 
 def test_cores_of_a_sweep_double_up_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
