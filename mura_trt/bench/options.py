@@ -26,7 +26,7 @@ class BenchOptions:
     """Views in a batch of the engine; None takes what suits the runtime."""
     rounds: int = FEWEST_ROUNDS
     """How often everything is measured, in turns."""
-    seconds: float = 5.0
+    seconds: float = 4.0
     """That a run of ``score`` takes, but for starting; a part by itself takes half of it."""
     sweep: bool = True
     """Whether batches and threads are tried, too."""

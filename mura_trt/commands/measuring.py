@@ -18,7 +18,7 @@ def bench(
     runtime: Annotated[str, typer.Option(help="As for score; or all that work here.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
     rounds: Annotated[int, typer.Option(help="How often everything is measured, in turns.")] = 5,
-    seconds: Annotated[float, typer.Option(help="That a run of score takes, but for starting; others less.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Of scoring in a run; parts alone take half of them.")] = 4.0,
     sweep: Annotated[bool, typer.Option(help="Try batches and threads, too.")] = True,
     root: Root = None,
     allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="As for score.")] = False,
