@@ -21,7 +21,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.measuring import decode_rate, finish
+from benchmarks.measuring import finish
+from mura_trt.bench.alone import decode_rate, in_batches, read_batches
+from mura_trt.host_decode import AnyDecoder
 
 SIZE = (320, 320)
 BATCH = 64
@@ -51,6 +53,11 @@ def by_pillow(path: Path) -> NDArray[np.uint8]:
         return np.asarray(image.convert("L").resize(SIZE, Image.Resampling.BILINEAR))
 
 
+def rate(decoder: AnyDecoder, paths: list[Path]) -> float:
+    """Views/s of a decoder, files read when they are wanted."""
+    return decode_rate(decoder, read_batches(in_batches(paths, BATCH)))
+
+
 def pillow_rate(paths: list[Path]) -> float:
     """Views/s of that loop."""
     started = time.perf_counter()
@@ -78,8 +85,8 @@ def measure(archive: Path, views: int, rounds: int) -> dict[str, Any]:
         for kind, paths in kinds(archive, Path(work), views).items():
             ours, dali = open_decoder(SIZE, 1, BATCH), Decoder(SIZE, 1, BATCH)
             ways: dict[str, Callable[[], float]] = {
-                "ours": lambda paths=paths, decoder=ours: decode_rate(decoder, paths, BATCH),  # type: ignore[misc]
-                "DALI": lambda paths=paths, decoder=dali: decode_rate(decoder, paths, BATCH),  # type: ignore[misc]
+                "ours": lambda paths=paths, decoder=ours: rate(decoder, paths),  # type: ignore[misc]
+                "DALI": lambda paths=paths, decoder=dali: rate(decoder, paths),  # type: ignore[misc]
                 "Pillow": lambda paths=paths: pillow_rate(paths),  # type: ignore[misc]
             }
             off = {"ours": worst(ours, paths[:BATCH]), "DALI": worst(dali, paths[:BATCH])}

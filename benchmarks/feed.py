@@ -20,7 +20,8 @@ import numpy as np
 import typer
 from PIL import Image
 
-from benchmarks.measuring import finish, scored
+from benchmarks.measuring import finish
+from mura_trt.bench.scoring import scored
 from mura_trt.bundle import FILES, REQUIRED, Manifest, describe_file, write_manifest
 from mura_trt.contract import InputContract
 from mura_trt.parity.bounds import BOUNDS
@@ -66,7 +67,7 @@ def make_bundle(folder: Path) -> None:
 
 def feed_once(archive: Path, bundle: Path, *options: str) -> dict[str, float]:
     """Views/s, and microseconds a view of the worker's main thread, of one run."""
-    run = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048", *options)
+    run = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048", *options).run
     return {
         "views_per_s": run["views_per_s"],
         "main_thread_us": run["stage_s"]["worker_main_cpu"] / run["scored"] * 1e6,

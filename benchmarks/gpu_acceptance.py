@@ -32,7 +32,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for it may be started as a file, too
 
-from benchmarks.measuring import commit, decode_rate, link_views, scored  # noqa: E402
+from mura_trt.bench.alone import decode_rate, in_batches, read_batches  # noqa: E402
+from mura_trt.bench.machine import commit  # noqa: E402
+from mura_trt.bench.sample import link_views  # noqa: E402
+from mura_trt.bench.scoring import scored  # noqa: E402
 
 BATCHES = (16, 64, 128, 256)
 REPEATS = 5
@@ -324,7 +327,7 @@ def decode_rates(work: Work) -> dict[str, Any]:
             decoders["gpu"] = open_decoder(size, threads, 64, GpuStream(0, stream.handle)), wait
 
         def rate(decoder: Any, wait: Callable[[], object], paths: list[Path]) -> Callable[[], float]:
-            return lambda: decode_rate(decoder, paths, 64, wait)
+            return lambda: decode_rate(decoder, read_batches(in_batches(paths, 64)), wait)
 
         takes: dict[str, Callable[[], float]] = {}
         for kind, folder in (("png", work.png), ("jpeg", work.jpeg)):
@@ -342,7 +345,7 @@ def end_to_end(work: Work) -> dict[str, Any]:
 
     def taking(name: str, archive: Path, runtime: str) -> Callable[[], float]:
         def take() -> float:
-            last[name] = scored(archive, work.bundle("fp16"), "--allow-unproven", "--runtime", runtime)
+            last[name] = scored(archive, work.bundle("fp16"), "--allow-unproven", "--runtime", runtime).run
             return float(last[name]["views_per_s"])
 
         return take

@@ -9,11 +9,6 @@ map among its outputs.
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +17,10 @@ import numpy as np
 import onnxruntime as ort
 import typer
 
-from benchmarks.measuring import finish, repeated
+from benchmarks.measuring import finish
+from mura_trt.bench.sample import repeated
+from mura_trt.bench.scoring import scored
+from mura_trt.bench.spread import spread
 from mura_trt.bundle import Bundle
 from mura_trt.runtimes.onnxruntime import BATCH
 
@@ -30,15 +28,9 @@ VIEWS = 3200
 SESSION_BATCHES = 24  # of each kind
 
 
-def scored(archive: Path, engine: Path, *options: str) -> dict[str, Any]:
+def run_with(archive: Path, engine: Path, *options: str) -> dict[str, Any]:
     """A run's ``run.json``."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(engine), "-o", folder]
-        done = subprocess.run(
-            [*command, "--runtime", "null", "--batch", "64", "--json", *options], check=True, stdout=subprocess.PIPE
-        )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+    return scored(archive, engine, "--runtime", "null", "--batch", "64", *options).run
 
 
 def engine_ratio(session: ort.InferenceSession) -> float:
@@ -53,23 +45,18 @@ def engine_ratio(session: ort.InferenceSession) -> float:
     return seconds[True] / seconds[False]
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {"median": round(statistics.median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
-
-
 def measure(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """Ratios with to without, and how fast is drawn."""
     session = ort.InferenceSession(Bundle.open(engine).path("fp32_onnx"), providers=["CPUExecutionProvider"])
     engine_ratio(session)  # warms it
     rates, drawing, in_engine, whole = [], [], [], []
     with repeated(archive, VIEWS) as large:
-        scored(large, engine)  # what is read is in the page cache
+        run_with(large, engine)  # what is read is in the page cache
         for number in range(repeats):
             # Who goes first changes, for a machine's speed drifts.
             turns = [("--heatmaps", "abnormal"), ()]
             runs = {
-                bool(options): scored(large, engine, *options) for options in (turns if number % 2 else turns[::-1])
+                bool(options): run_with(large, engine, *options) for options in (turns if number % 2 else turns[::-1])
             }
             rates.append(runs[True]["views_per_s"] / runs[False]["views_per_s"])
             drawing.append(runs[True]["heatmaps"] / runs[True]["stage_s"]["heatmaps"])

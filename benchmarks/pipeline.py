@@ -24,25 +24,24 @@ screening, processes and commits cost.
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import statistics
-import subprocess
-import sys
 import tarfile
 import tempfile
-import time
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 import typer
 
-from benchmarks.measuring import decode_rate, finish, ratio, repeated, score_rate
-from benchmarks.processes import resident
+from benchmarks.measuring import finish
+from mura_trt.bench.alone import decode_alone, model_rate
+from mura_trt.bench.processes import in_fresh_process
+from mura_trt.bench.sample import repeated
+from mura_trt.bench.scoring import scored
+from mura_trt.bench.spread import pairwise, spread
+from mura_trt.bundle import Bundle
+from mura_trt.cores import usable_cores
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -51,38 +50,27 @@ Engine = Annotated[Path, typer.Option(help="Engine bundle.")]
 Json = Annotated[Path | None, typer.Option("--json", help="File for the result, with the machine it was measured on.")]
 
 DECODE_BATCH = 64
+DECODE_SECONDS, ENGINE_SECONDS = 8.0, 20.0  # about as long as the runs that they are compared with
 LARGE = 16_000  # views: some seconds, so that what the first and the last batch wait for hardly counts
 
 
-def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
-    """The function's result, computed where nothing ran before it."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+def decoding(paths: list[Path]) -> float:
+    """Views/s of reading and decoding with nothing behind it, where nothing ran before."""
+    return in_fresh_process(decode_alone, paths, (320, 320), usable_cores(), DECODE_BATCH, DECODE_SECONDS)
 
 
-def decode_alone(paths: list[Path]) -> float:
-    """Views/s of reading and decoding with nothing behind it."""
-    from mura_trt.cores import usable_cores
-    from mura_trt.host_decode import open_decoder
-
-    return decode_rate(open_decoder((320, 320), usable_cores(), DECODE_BATCH), paths, DECODE_BATCH)
+def score_rate(archive: Path, engine: Path, *options: str) -> float:
+    """``views_per_s`` of one run of ``mura-trt score``."""
+    return scored(archive, engine, *options).rate
 
 
-def session_alone(engine: Path, views: int) -> float:
-    """Views/s of the ONNX Runtime session on random pixels in memory."""
-    import numpy as np
-
-    from mura_trt.bundle import Bundle
-    from mura_trt.runtimes import SessionOptions, open_session
-
-    session, _ = open_session("onnxruntime", Bundle.open(engine), SessionOptions())
-    pixels = np.random.default_rng(0).integers(0, 256, (session.batch, 320, 320, 1), np.uint8)
-    session.run(pixels)
-    batches = -(-views // session.batch)
-    started = time.perf_counter()
-    for _ in range(batches):
-        session.run(pixels)
-    return batches * session.batch / (time.perf_counter() - started)
+def compared(ours: list[float], others: list[float], other: str = "alone") -> dict[str, Any]:
+    """Both rates, and their quotient in each round."""
+    return {
+        "score_views_per_s": spread(ours),
+        f"{other}_views_per_s": spread(others),
+        "ratio": spread(pairwise(ours, others)),
+    }
 
 
 def measure_speed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
@@ -91,32 +79,20 @@ def measure_speed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     with repeated(archive, 240) as small, repeated(archive, LARGE) as large:
         paths = sorted(large.rglob("*.png"))
         for _ in range(repeats):
-            engine_alone.append(in_fresh_process(session_alone, engine, 240))
+            engine_alone.append(
+                in_fresh_process(model_rate, Bundle.open(engine), "onnxruntime", None, ENGINE_SECONDS).views_per_s
+            )
             engine_ours.append(score_rate(small, engine, "--runtime", "onnxruntime"))
-            before = in_fresh_process(decode_alone, paths)
+            before = decoding(paths)
             batch_ms.append(1000 * DECODE_BATCH / before)
             null = ("--runtime", "null", "--batch", str(DECODE_BATCH), "--null-ms", f"{batch_ms[-1]:.1f}")
             null_ours.append(score_rate(large, engine, *null))
             # Once more behind it, because a shared machine's speed drifts by a fifth within a minute.
-            null_alone.append(statistics.mean([before, in_fresh_process(decode_alone, paths)]))
+            null_alone.append(statistics.mean([before, decoding(paths)]))
     return {
-        "onnxruntime": ratio(engine_ours, engine_alone),
-        "null": {**ratio(null_ours, null_alone), "null_ms": [round(ms, 1) for ms in batch_ms]},
+        "onnxruntime": compared(engine_ours, engine_alone),
+        "null": {**compared(null_ours, null_alone), "null_ms": [round(ms, 1) for ms in batch_ms]},
     }
-
-
-def peak_memory(archive: Path, engine: Path) -> int:
-    """Peak resident bytes of ``mura-trt score`` with ONNX Runtime and its children, summed, sampled every 50 ms."""
-    with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(engine), "-o", out]
-        process = psutil.Popen([*command, "--runtime", "onnxruntime"], stderr=subprocess.DEVNULL)
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, resident(process))
-            time.sleep(0.05)
-    if process.returncode != 0:
-        raise RuntimeError(f"score ended with exit code {process.returncode}")
-    return peak
 
 
 def measure_memory(archive: Path, engine: Path) -> dict[str, Any]:
@@ -124,7 +100,9 @@ def measure_memory(archive: Path, engine: Path) -> dict[str, Any]:
     peaks = {}
     for views in (300, 3000):
         with repeated(archive, views) as folder:
-            peaks[str(views)] = round(peak_memory(folder, engine) / 1e9, 3)
+            peak = scored(folder, engine, "--runtime", "onnxruntime").peak_bytes
+            assert peak is not None, "this kernel does not tell"
+            peaks[str(views)] = round(peak / 1e9, 3)
     return {"peak_gb_by_views": peaks}
 
 
@@ -156,7 +134,7 @@ def measure_packed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
                 after = score_rate(folder, engine, "--runtime", "null")
                 folders.setdefault(name, []).append(statistics.mean([before, after]))
                 before = after
-    return {name: ratio(found, folders[name], "folder") for name, found in rates.items()}
+    return {name: compared(found, folders[name], "folder") for name, found in rates.items()}
 
 
 def measure_isolation(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
@@ -164,13 +142,13 @@ def measure_isolation(archive: Path, engine: Path, repeats: int) -> dict[str, An
     ours, alone = [], []
     with repeated(archive, LARGE) as links:
         paths = sorted(links.rglob("*.png"))
-        before = in_fresh_process(decode_alone, paths)
+        before = decoding(paths)
         for _ in range(repeats):
             ours.append(score_rate(links, engine, "--runtime", "null", "--batch", str(DECODE_BATCH)))
-            after = in_fresh_process(decode_alone, paths)
+            after = decoding(paths)
             alone.append(statistics.mean([before, after]))
             before = after
-    return ratio(ours, alone)
+    return compared(ours, alone)
 
 
 def measure_workers(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
@@ -183,7 +161,7 @@ def measure_workers(archive: Path, engine: Path, repeats: int) -> dict[str, Any]
             after = score_rate(folder, engine, "--runtime", "null", "--devices", "cpu")
             one.append(statistics.mean([before, after]))
             before = after
-    return ratio(two, one, "one_worker")
+    return compared(two, one, "one_worker")
 
 
 @app.command()

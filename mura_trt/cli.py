@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mura_trt
-from mura_trt.commands import challenge, engines, judging, machine, offline, scoring, training
+from mura_trt.commands import challenge, engines, judging, machine, measuring, offline, scoring, training
 
 app = typer.Typer(
     name="mura-trt",
@@ -55,6 +55,7 @@ for command, name in (
     (challenge.predict, "predict"),
     (challenge.submission, "submission"),
     (machine.doctor, "doctor"),
+    (measuring.bench, "bench"),
     (training.demo, "demo"),
     (training.train, "train"),
     (offline.offline, "offline"),

@@ -166,19 +166,21 @@ class ReadAhead:
                 self._room.notify_all()
 
 
+def plain_of(data: bytes, kind: int) -> Plain:
+    """What the decoder takes of a view's bytes; ``kind`` is one of the listing's. Raises Unreadable or Rejected."""
+    if kind == UNREAD:  # which may have been a moment's trouble
+        raise Unreadable("HEADER_UNREAD", "its header could not be read when it was listed; run again with --update")
+    if kind == DICOM and is_dicom(data):
+        return plain_dicom(data)
+    if is_dicom(data):  # of a study that nobody has looked for
+        raise Rejected("DICOM_AS_IMAGE", "a DICOM file whose name ends as an image's; name it .dcm")
+    screened = screen(data)
+    return Plain(plain_gray(data, screened), screened.color)
+
+
 def _read_one(reader: Reader, view: int, reference: Reference, kind: int) -> Plain | Failure:
     try:
-        data = reader.read(reference)
-        if kind == UNREAD:  # which may have been a moment's trouble
-            raise Unreadable(
-                "HEADER_UNREAD", "its header could not be read when it was listed; run again with --update"
-            )
-        if kind == DICOM and is_dicom(data):
-            return plain_dicom(data)
-        if is_dicom(data):  # of a study that nobody has looked for
-            raise Rejected("DICOM_AS_IMAGE", "a DICOM file whose name ends as an image's; name it .dcm")
-        screened = screen(data)
-        return Plain(plain_gray(data, screened), screened.color)
+        return plain_of(reader.read(reference), kind)
     except OSError as error:
         code = errno.errorcode.get(error.errno, "UNREADABLE") if error.errno else "UNREADABLE"
         return Failure(view, "read", code, error.strerror or str(error))

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
-from benchmarks.processes import resident
 from benchmarks.soak.files import png
+from mura_trt.bench.processes import resident
 
 ORIGINALS = 100  # files, which the views are hard links of
 PAUSE = 0.1  # seconds between two looks
@@ -42,11 +41,13 @@ def long_run(work: Path, engine: Path, views: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(engine), "-o", str(out)]
     peaks = [0.0, 0.0]
     started = time.monotonic()
-    with psutil.Popen([*command, "--runtime", "null"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [*command, "--runtime", "null"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None:
             committed = 256 * sum(1 for _ in (out / "shards").glob("*.json")) if out.exists() else 0
             half = int(committed >= views / 2)
-            peaks[half] = max(peaks[half], resident(process))
+            peaks[half] = max(peaks[half], resident(process.pid))
             time.sleep(PAUSE)
     assert process.returncode == 0, process.returncode
     result = {

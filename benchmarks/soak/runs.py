@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 
-from benchmarks.processes import resident
+from mura_trt.bench.processes import resident
 
 OK, FAILURES = 0, 3  # exit codes of runs that came to their end
 PAUSE = 0.05  # seconds between two looks
@@ -63,12 +62,12 @@ def score(archive: Path, engine: Path, out: Path, *options: str, limit: float = 
     peak = 0
     with tempfile.TemporaryFile() as said:
         # Looked at while they run: what the system keeps of children that ended counts this process's own memory in.
-        with psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
             while process.poll() is None:
                 if time.monotonic() - started > limit:
                     process.kill()
                     raise subprocess.TimeoutExpired(command, limit)
-                peak = max(peak, resident(process))
+                peak = max(peak, resident(process.pid))
                 time.sleep(PAUSE)
         seconds = time.monotonic() - started
         said.seek(0)
