@@ -57,13 +57,12 @@ def study_tables(
     # A comparison with NaN is False; such a study has no decision instead.
     abnormal = pd.array((mean > threshold).astype(np.int8), dtype="Int8")
     abnormal[np.isnan(mean)] = pd.NA
-    body_parts = listing.body_parts_of_studies()
     for start in range(0, count, rows_at_once):
         part = slice(start, min(start + rows_at_once, count))
         yield pd.DataFrame(
             {
                 "study": [display(key) for key in listing.studies.slice(start, rows_at_once).to_pylist()],
-                "body_part": body_parts[part],
+                "body_part": listing.body_parts_of_studies(part.start, part.stop),
                 "views": views[part],
                 "scored": scored[part],
                 "failed": (views - scored)[part],
