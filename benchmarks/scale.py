@@ -1,28 +1,28 @@
 """What a run costs beside reading, decoding and the network, from ten thousand views to a million.
 
-    python -m benchmarks.scale [--views 10000,100000,1000000] [--json FILE]
-    python -m benchmarks.scale --project FILE [--views-per-s 10000,20000,40000] [--price 2,4]
+    python -m benchmarks.scale [--views 10000,100000,1000000] [--rounds 3] [--json FILE]
 
-All is the product's own: :func:`mura_trt.score.score` lists, supervises, keeps its ledger, commits each shard with
-fsync, checks what was committed, writes the tables, and goes on with a run that is there. Two ends are played. The
-walk through the archive's folders gives names in MURA's layout of files that are nowhere; and the worker answers with
-rows made from the views' numbers, in this process (``played``) or in a process of its own behind the real transport,
-on another core (``process``) or on the supervisor's (``one core``). Each case has a new process on one core, whose
-memory is the kernel's VmHWM, begun anew at each stage.
+``benchmarks.scale_projection`` goes on from what this leaves in FILE. All is the product's own:
+:func:`mura_trt.score.score` lists, supervises, keeps its ledger, commits each shard with fsync, checks what was
+committed, writes the tables, and goes on with a run that is there. Two ends are played. The walk through the archive's
+folders gives names in MURA's layout of files that are nowhere (what a walk through real ones costs is measured apart,
+on empty files); and the worker answers with rows made from the views' numbers, in this process (``played``) or in a
+process of its own behind the real transport, on another core (``process``) or on the supervisor's (``one core``). Each
+case has a new process on one core, whose memory is the kernel's VmHWM, begun anew at each stage.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import multiprocessing
 import os
 import re
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,8 +36,9 @@ from numpy.typing import NDArray
 import mura_trt.score
 from benchmarks.measuring import finish
 from mura_trt import worker
-from mura_trt.archives import folder
+from mura_trt.archives import folder, list_archive
 from mura_trt.crew import Inbox
+from mura_trt.earlier import identities
 from mura_trt.ledger import Failure, Rows, Task, scores_of
 from mura_trt.processes import work_for
 from mura_trt.results import OutputFolder
@@ -50,7 +51,7 @@ BODY_PARTS = ("ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIS
 VIEWS_PER_STUDY, MOST_VIEWS, STUDIES_PER_PATIENT = 40_561 / 14_863, 13, 14_863 / 12_173
 FAILED_EVERY, COLORED_EVERY = 1000, 20  # views
 BATCH = 256
-STAGES = ("list", "hashes", "take_up", "supervise", "outcome", "tables")
+MOST_FILES = 100_000  # that are made
 
 
 def keys(views: int) -> Iterator[bytes]:
@@ -75,7 +76,7 @@ def keys(views: int) -> Iterator[bytes]:
 
 def logits(views: NDArray[np.int64]) -> NDArray[np.float32]:
     """What the worker answers; probabilities are their sigmoids."""
-    return (np.sin(views * 0.7) * 4).astype(np.float32)
+    return np.asarray(np.sin(views * 0.7) * 4, np.float32)
 
 
 def rows_of(task: Task) -> Rows:
@@ -85,7 +86,9 @@ def rows_of(task: Task) -> Rows:
     scored, lost = views[~failed], views[failed]
     logit = logits(scored)
     scores = scores_of(logit, 1 / (1 + np.exp(-logit)), scored % COLORED_EVERY == 0)
-    return Rows(task.start, task.stop, scored, scores, [Failure(view, "read", "ENOENT", "gone") for view in lost.tolist()])
+    return Rows(
+        task.start, task.stop, scored, scores, [Failure(view, "read", "ENOENT", "gone") for view in lost.tolist()]
+    )
 
 
 class PlayedWorker:
@@ -144,10 +147,22 @@ class Case:
 
 
 class Meter:
-    """Seconds, seconds of CPU and peak memory of stages, each a function that it stands in front of."""
+    """Seconds, seconds of CPU and peak memory of stages."""
 
     def __init__(self) -> None:
         self.stages: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def measuring(self, stage: str) -> Iterator[None]:
+        """Measures what is done within."""
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew: proc(5)
+        began, cpu = time.monotonic(), time.process_time()
+        yield
+        self.stages[stage] = {
+            "s": round(time.monotonic() - began, 3),
+            "cpu_s": round(time.process_time() - cpu, 3),
+            "peak_mb": peak_mb(),
+        }
 
     def over(self, owner: object, name: str, stage: str) -> Any:
         """A patch that measures ``owner.name``."""
@@ -155,21 +170,14 @@ class Meter:
 
         @functools.wraps(original)
         def measured(*args: Any, **named: Any) -> Any:
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew: proc(5)
-            began, cpu = time.monotonic(), time.process_time()
-            found = original(*args, **named)
-            self.stages[stage] = {
-                "s": round(time.monotonic() - began, 3),
-                "cpu_s": round(time.process_time() - cpu, 3),
-                "peak_mb": peak_mb(),
-            }
-            return found
+            with self.measuring(stage):
+                return original(*args, **named)
 
         return mock.patch.object(owner, name, measured)
 
 
 def peak_mb() -> float:
-    """This process's VmHWM in 10^6 bytes."""
+    """VmHWM of this process in 10^6 bytes."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return round(int(found[1]) * 1024 / 1e6, 1)
@@ -190,7 +198,7 @@ def run(case: Case, engine: Path, out: Path, resume: bool) -> dict[str, Any]:
     )
     with ExitStack() as patches:
         for patch in (
-            mock.patch.object(folder, "_walk", lambda _root, _unreadable: keys(case.views)),
+            mock.patch.object(folder, "_walk", return_value=keys(case.views)),
             mock.patch.object(mura_trt.score, "WorkerProcess", WORKERS[case.worker]),
             meter.over(mura_trt.score, "list_archive", "list"),
             meter.over(OutputFolder, "write_hashes", "hashes"),
@@ -225,44 +233,82 @@ def measure(case: Case, work: Path) -> dict[str, Any]:
         shards = [path.stat().st_size for path in (out / "shards").iterdir()]
         tables = sum(path.stat().st_size for path in out.glob(f"*.{case.table_format}"))
         again = in_new_process(run, case, work / "engine", out, True)
-        return {
-            **asdict(case),
-            **fresh,
-            "shards": len(shards),
-            "shards_mb": round(sum(shards) / 1e6, 3),
-            "tables_mb": round(tables / 1e6, 3),
-            "resumed": again,
-        }
+    return {
+        **asdict(case),
+        **fresh,
+        "shards": len(shards),
+        "shards_mb": round(sum(shards) / 1e6, 3),
+        "tables_mb": round(tables / 1e6, 3),
+        "resumed": again,
+    }
 
 
-def cases(views: list[int]) -> list[Case]:
-    """What is measured: each size as a GPU's run has it, and with one thing changed at a time."""
-    found = []
-    for count in views:
-        found += [
-            Case(count),
-            Case(count, table_format="parquet"),
-            Case(count, shard_views=256),
-            Case(count, worker="process"),
-            Case(count, worker="one core"),
-        ]
-    return found
+def walk(archive: Path) -> dict[str, Any]:
+    """Lists and stamps an archive's files, on one core."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    meter = Meter()
+    with meter.measuring("list"):
+        listing = list_archive(archive)
+    with meter.measuring("hashes"):
+        identities(listing)
+    return meter.stages
+
+
+def measure_walk(views: int, work: Path) -> dict[str, Any]:
+    """What so many empty files cost that are listed and stamped, just made and so in the kernel's caches."""
+    with tempfile.TemporaryDirectory(dir=work) as name:
+        for key in keys(views):
+            path = Path(name, key.decode())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return {"views": views, "stages": in_new_process(walk, Path(name))}
+
+
+def middle(rounds: list[Any]) -> Any:
+    """The median of each number in results of the same form."""
+    first = rounds[0]
+    if isinstance(first, dict):
+        return {name: middle([one[name] for one in rounds]) for name in first}
+    return statistics.median_low(rounds) if isinstance(first, int | float) else first
+
+
+def cases(views: int) -> list[Case]:
+    """As a GPU's run has it, and with one thing changed at a time."""
+    return [
+        Case(views),
+        Case(views, table_format="parquet"),
+        Case(views, shard_views=256),
+        Case(views, worker="process"),
+        Case(views, worker="one core"),
+    ]
 
 
 def main(
     views: Annotated[str, typer.Option(help="How many, one after another.")] = "10000,100000,1000000",
+    rounds: Annotated[int, typer.Option(help="Of all cases, one after another.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
 ) -> None:
     """Measures and prints."""
     from benchmarks.feed import make_bundle
 
-    with tempfile.TemporaryDirectory() as work:
-        make_bundle(Path(work) / "engine")
-        found = []
-        for case in cases([int(count) for count in views.split(",")]):
-            found.append(measure(case, Path(work)))
-            print(json.dumps(found[-1]), flush=True)
-    finish({"cases": found}, json_file)
+    sizes = [int(count) for count in views.split(",")]
+    all_cases = [case for count in sizes for case in cases(count)]
+    found, walks = [], []
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        make_bundle(work / "engine")
+        for _ in range(rounds):
+            found.append([measure(case, work) for case in all_cases])
+            walks.append([measure_walk(count, work) for count in sizes if count <= MOST_FILES])
+    result = {
+        "rounds": rounds,
+        "cases": [
+            {**middle(list(runs)), "views_per_s_of_rounds": [one["views_per_s"] for one in runs]}
+            for runs in zip(*found, strict=True)
+        ],
+        "walks": [middle(list(runs)) for runs in zip(*walks, strict=True)],
+    }
+    finish(result, json_file)
 
 
 if __name__ == "__main__":

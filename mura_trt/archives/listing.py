@@ -330,7 +330,7 @@ def is_view(key: bytes, ignored: Counter[str]) -> bool:
 
 def suffix_of(key: bytes) -> str:
     """``.png`` of ``a/b.PNG``."""
-    return display(os.path.splitext(os.path.basename(key))[1]).lower()
+    return display(os.path.splitext(key)[1]).lower()
 
 
 def may_be_dicom(suffix: str) -> bool:
