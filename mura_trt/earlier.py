@@ -140,7 +140,7 @@ def _kept_type(score: np.dtype[np.void]) -> np.dtype[np.void]:
 
 def write_hashes(path: Path, hashes: Identities) -> None:
     """Keeps the hashes of a run's views in a file; raises OSError."""
-    write_checked(path, hashes.tobytes())
+    write_checked(path, hashes.ravel().view(np.uint8).data)
 
 
 def read_hashes(path: Path) -> Identities:

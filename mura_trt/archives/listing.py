@@ -271,22 +271,18 @@ def gather(
     place
         The structure of an entry's place; None where views are files.
     """
-    numbers: dict[bytes, int] = {}
-    views, study_of = KeyColumn(), array("i")
+    views, studies, study_of = KeyColumn(), KeyNumbers(), array("i")
     places: list[Place] = []
     for entry in entries:
-        study_of.append(numbers.setdefault(entry.study or study_key(entry.key, study_depth), len(numbers)))
         views.append(entry.key)
+        study_of.append(studies.number(entry.study or study_key(entry.key, study_depth)))
         if place is not None:
             places.append(entry.place)
-    studies = KeyColumn()
-    for key in numbers:
-        studies.append(key)
     return Listing(
         source=source,
-        views=views.array(),
+        views=views.to_arrow(),
         study_of=np.array(study_of, np.int32),
-        studies=studies.array(),
+        studies=studies.to_arrow(),
         places=None if place is None else np.array(places, place),
     )
 
@@ -297,17 +293,43 @@ class KeyColumn:
     def __init__(self) -> None:
         self._keys, self._ends = bytearray(), array("q", [0])
 
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> bytes:
+        return bytes(self._keys[self._ends[number] : self._ends[number + 1]])
+
     def append(self, key: bytes) -> None:
         """Takes one more."""
         self._keys += key
         self._ends.append(len(self._keys))
 
-    def array(self) -> pa.LargeBinaryArray:
+    def to_arrow(self) -> pa.LargeBinaryArray:
         """All of them, not copied; none can be added then."""
         import pyarrow as pa
 
         buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._keys)]
-        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self._ends) - 1, buffers)
+        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
+
+
+class KeyNumbers(KeyColumn):
+    """Keys that are told apart, numbered in order of first appearance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: dict[int, int] = {}  # by the key's hash, or the next that is free
+        self._last: tuple[bytes, int] = (b"", -1)
+
+    def number(self, key: bytes) -> int:
+        """The key's number, be it new or not."""
+        if key != self._last[0] or not len(self):  # a study's views mostly stand together
+            slot = hash(key)
+            while (number := self._numbers.setdefault(slot, len(self))) < len(self) and self[number] != key:
+                slot += 1
+            if number == len(self):
+                self.append(key)
+            self._last = key, number
+        return self._last[1]
 
 
 def study_key(key: bytes, study_depth: int | None) -> bytes:
