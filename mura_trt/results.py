@@ -215,6 +215,8 @@ class OutputFolder:
     def earlier_rows(self, shard_views: int, map_size: int) -> Iterator[Rows]:
         """What earlier runs have scored of views that this one has not committed; commits shards that are whole."""
         earlier = Earlier.read(self.path / EARLIER_FILE, map_size)
+        if not len(earlier):
+            return
         hashes = read_hashes(self.path / VIEWS_FILE)
         done = {int(path.stem) for path in self._shard_files()}
         for rows in earlier.rows(hashes, shard_views, done):
