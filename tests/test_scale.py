@@ -107,7 +107,7 @@ def test_a_million_views(table_format: str, work: Path) -> None:
 
 
 def test_projection_follows_from_what_was_measured() -> None:
-    stages = {name: {"s": 1.0, "cpu_s": 0.5, "peak_mb": 100.0} for name in scale_projection.STAGES}
+    stages = {name: {"s": 1.0, "cpu_s": 0.5, "peak_mb": 100.0} for name in ("list", "tables")}
     small = {"views": 1000, "stages": stages, "shards": 1, "shards_mb": 1.0, "tables_mb": 2.0}
     # A thousand views more take a second more, half of it of the CPU, and 100 bytes each.
     more = {name: {"s": 2.0, "cpu_s": 1.0, "peak_mb": 100.1} for name in stages}
@@ -115,14 +115,16 @@ def test_projection_follows_from_what_was_measured() -> None:
     costs = scale_projection.costs_per_view(small, large)
     assert costs["list"] == scale_projection.Cost(seconds=1e-3, cpu_seconds=5e-4, peak_bytes=100.0)
     at = scale_projection.projected(large, costs, 1_002_000)
-    assert at["list_s"] == pytest.approx(1002) and at["peak_gb"] == pytest.approx(0.2001)
+    assert at["list_cpu_s"] == pytest.approx(501) and at["peak_gb"] == pytest.approx(0.2001)
     assert at["shards_gb"] == pytest.approx(1.002)
 
 
 def test_hours_are_of_the_slower_side() -> None:
     studies = 1_000_000
-    hours = scale_projection.hours(studies, views_per_s=10_000, host_views_per_s=35_000)
+    hours = scale_projection.hours(studies, views_per_s=10_000, host_views_per_s=35_000, idle=0.0)
     assert hours == pytest.approx(studies * scale.VIEWS_PER_STUDY / 10_000 / 3600)
-    limited = scale_projection.hours(studies, views_per_s=50_000, host_views_per_s=35_000)
+    limited = scale_projection.hours(studies, views_per_s=50_000, host_views_per_s=35_000, idle=0.0)
     assert limited == pytest.approx(studies * scale.VIEWS_PER_STUDY / 35_000 / 3600)
+    with_idle = scale_projection.hours(studies, views_per_s=50_000, host_views_per_s=35_000, idle=1 / 35_000)
+    assert with_idle == pytest.approx(2 * limited)
     assert scale_projection.host_rate(1000) == scale_projection.FEED_VIEWS_PER_S > scale_projection.host_rate(8)
