@@ -40,8 +40,8 @@ def check_target(target: Path, reads: Iterable[Path], what: str) -> None:
         raise UsageError(f"{target}: {place.parent} is no folder that can be written to; make it, or choose another")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes ``data`` so that ``path`` holds all of it or what it held before, also after a power cut.
+def write_atomically(path: Path, *data: bytes | memoryview) -> None:
+    """Writes all ``data`` so that ``path`` holds it whole or what it held before, also after a power cut.
 
     Raises
     ------
@@ -51,7 +51,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for part in data:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -63,9 +64,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_checked(path: Path, data: bytes) -> None:
+def write_checked(path: Path, data: bytes | memoryview) -> None:
     """As :func:`write_atomically`, behind a line with the SHA-256, so that damage shows when it is read."""
-    write_atomically(path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+    write_atomically(path, hashlib.sha256(data).hexdigest().encode() + b"\n", data)
 
 
 def read_checked(path: Path) -> bytes:

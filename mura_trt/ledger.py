@@ -59,8 +59,8 @@ class Rows:
     failures: list[Failure] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        named = sorted([*self.views.tolist(), *(failure.view for failure in self.failures)])
-        if named != list(range(self.start, self.stop)):
+        named = np.concatenate([self.views, np.array([failure.view for failure in self.failures], np.int64)])
+        if not np.array_equal(np.sort(named), np.arange(self.start, self.stop)):
             raise ValueError(f"views {self.start} to {self.stop}: some are lost or doubled")
 
     def is_shard(self, shard_views: int, views: int) -> bool:

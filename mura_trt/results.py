@@ -9,7 +9,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import IO, Any
@@ -63,14 +63,14 @@ class Existing(Enum):
 class Outcome:
     """Every view's result, by its number in the listing.
 
-    ``logit`` and ``probability`` are float32 (n,), NaN for a view that failed; ``failures`` says why, in order;
-    ``colored`` are the views whose files store color.
+    ``logit`` and ``probability`` are float32 (n,), NaN for a view that failed; ``color`` is bool (n,), whether its
+    file stores color; ``failures`` says why, in order.
     """
 
     logit: NDArray[np.float32]
     probability: NDArray[np.float32]
+    color: NDArray[np.bool_]
     failures: list[Failure]
-    colored: list[int] = field(default_factory=list)
 
     @property
     def scored(self) -> int:
@@ -215,6 +215,8 @@ class OutputFolder:
     def earlier_rows(self, shard_views: int, map_size: int) -> Iterator[Rows]:
         """What earlier runs have scored of views that this one has not committed; commits shards that are whole."""
         earlier = Earlier.read(self.path / EARLIER_FILE, map_size)
+        if not len(earlier):
+            return
         hashes = read_hashes(self.path / VIEWS_FILE)
         done = {int(path.stem) for path in self._shard_files()}
         for rows in earlier.rows(hashes, shard_views, done):
@@ -280,17 +282,17 @@ class OutputFolder:
         """
         logit = np.full(views, np.nan, np.float32)
         probability = logit.copy()
+        color = np.zeros(views, bool)
         failures: list[Failure] = []
-        colored: list[int] = []
         expected = 0
         for rows in self.committed():
             if rows.start != expected or rows.stop > views:
                 raise EnvironmentProblem(f"{self.path}: the shard of view {expected} is missing; {_WAY_OUT}")
             logit[rows.views], probability[rows.views] = rows.scores["logit"], rows.scores["probability"]
+            color[rows.views] = rows.scores["color"]
             failures.extend(rows.failures)
-            colored.extend(rows.views[rows.scores["color"]].tolist())
             expected = rows.stop
-        outcome = Outcome(logit, probability, failures, colored)
+        outcome = Outcome(logit, probability, color, failures)
         if expected != views or outcome.scored + len(failures) != views:
             raise EnvironmentProblem(f"{self.path}: {views} views listed, {expected} committed; {_WAY_OUT}")
         return outcome
@@ -299,7 +301,7 @@ class OutputFolder:
         """Writes studies, views and failures; returns how many studies there are."""
         tables = {
             "studies": study_tables(listing, outcome.probability, threshold, ROWS_AT_ONCE),
-            "views": view_tables(listing, outcome.logit, outcome.probability, outcome.colored),
+            "views": view_tables(listing, outcome.logit, outcome.probability, outcome.color),
             "failures": iter([failure_table(listing, outcome.failures)]),
         }
         with self._told_what_to_do():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("csv", "parquet")
-ROWS_AT_ONCE = 100_000  # of a table in memory
+ROWS_AT_ONCE = 20_000  # of a table in memory: more are written no faster
 
 
 def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> int:
@@ -39,7 +39,7 @@ def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> int:
 
 
 def view_tables(
-    listing: Listing, logit: NDArray[np.float32], probability: NDArray[np.float32], colored: list[int]
+    listing: Listing, logit: NDArray[np.float32], probability: NDArray[np.float32], color: NDArray[np.bool_]
 ) -> Iterator[pd.DataFrame]:
     """The rows of ``views.csv``, some at a time.
 
@@ -47,13 +47,11 @@ def view_tables(
     ----------
     logit, probability
         float32 (n,), NaN for a view that failed and gets no row.
-    colored
-        Views whose files store color.
+    color
+        bool (n,): whether the view's file stores color.
     """
     import pandas as pd
 
-    color = np.zeros(len(listing), np.int64)
-    color[colored] = 1
     for start in range(0, len(listing), ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, len(listing))
         table = pd.DataFrame(
@@ -62,7 +60,7 @@ def view_tables(
                 "study": listing.study_names(listing.study_of[start:stop]),
                 "logit": logit[start:stop],
                 "probability": probability[start:stop],
-                "color": color[start:stop],
+                "color": color[start:stop].astype(np.int64),
             }
         )
         yield table[table["probability"].notna()]

@@ -65,7 +65,7 @@ def rows_of(start: int, stop: int, lost: dict[int, str] = LOST) -> Rows:
 def outcome_of(listing: Listing, lost: dict[int, str] = LOST) -> Outcome:
     logit, probability = scores(len(listing))
     logit[list(lost)] = probability[list(lost)] = np.nan
-    return Outcome(logit, probability, rows_of(0, len(listing), lost).failures)
+    return Outcome(logit, probability, np.zeros(len(listing), bool), rows_of(0, len(listing), lost).failures)
 
 
 def read_csv(path: Path) -> list[list[str]]:

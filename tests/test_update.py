@@ -137,9 +137,10 @@ def test_an_update_that_was_stopped_before_it_began_is_gone_on_with_by_another(
         run(growing, bundle, out, update=True)
 
 
-def test_a_view_is_known_by_its_path_size_and_time(growing: Path) -> None:
+def test_a_view_is_known_by_its_path_size_and_time(growing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = list_archive(growing)
     before = identities(listing)
+    monkeypatch.setattr("mura_trt.earlier._AT_ONCE", 3)  # views for a thread
     assert len(np.unique(before, axis=0)) == 20
     np.testing.assert_array_equal(identities(listing), before)
     os.utime(growing / "study00/image0.png", ns=(0, 0))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -229,17 +231,28 @@ class Listing:
                 digest.update(buffer)
         return digest.hexdigest()
 
-    def body_parts_of_studies(self) -> list[str]:
-        """By study number: what DICOM headers say, or the path of the study's first view; empty where neither does."""
-        parts = [self.body_parts.get(study) or body_part(path) for study, path in enumerate(self.first_views())]
+    def body_parts_of_studies(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """Of studies ``start`` to ``stop`` (exclusive): what DICOM headers say, or the path of the study's first view.
+
+        Empty where neither does.
+        """
+        firsts = enumerate(self.first_views(start, stop), start)
+        parts = [self.body_parts.get(study) or body_part(path) for study, path in firsts]
         # Any other word in a path may be a name.
         return parts if self.disclosure is None else [part if part in BODY_PARTS else "" for part in parts]
 
-    def first_views(self) -> list[bytes]:
-        """The key of each study's first view, by study number."""
-        _, first = np.unique(self.study_of, return_index=True)
-        keys: list[bytes] = self.views.take(first).to_pylist()
+    def first_views(self, start: int = 0, stop: int | None = None) -> list[bytes]:
+        """The key of each study's first view, of studies ``start`` to ``stop`` (exclusive)."""
+        keys: list[bytes] = self.views.take(self._first_views[start:stop]).to_pylist()
         return keys
+
+    @cached_property
+    def _first_views(self) -> NDArray[np.int64]:
+        """By study number."""
+        first = np.empty(len(self.studies), np.int64)
+        views = np.arange(len(self))
+        first[self.study_of[::-1]] = views[::-1]  # of several values for one place the last stays
+        return first
 
 
 def gather(
@@ -258,23 +271,65 @@ def gather(
     place
         The structure of an entry's place; None where views are files.
     """
-    import pyarrow as pa
-
-    numbers: dict[bytes, int] = {}
-    views: list[bytes] = []
-    study_of: list[int] = []
+    views, studies, study_of = KeyColumn(), KeyNumbers(), array("i")
     places: list[Place] = []
     for entry in entries:
-        study_of.append(numbers.setdefault(entry.study or study_key(entry.key, study_depth), len(numbers)))
         views.append(entry.key)
-        places.append(entry.place)
+        study_of.append(studies.number(entry.study or study_key(entry.key, study_depth)))
+        if place is not None:
+            places.append(entry.place)
     return Listing(
         source=source,
-        views=pa.array(views, pa.large_binary()),
+        views=views.to_arrow(),
         study_of=np.array(study_of, np.int32),
-        studies=pa.array(list(numbers), pa.large_binary()),
+        studies=studies.to_arrow(),
         places=None if place is None else np.array(places, place),
     )
+
+
+class KeyColumn:
+    """Keys one behind another as they come: an object of Python's for each would take twice what all else does."""
+
+    def __init__(self) -> None:
+        self._keys, self._ends = bytearray(), array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> bytes:
+        return bytes(self._keys[self._ends[number] : self._ends[number + 1]])
+
+    def append(self, key: bytes) -> None:
+        """Takes one more."""
+        self._keys += key
+        self._ends.append(len(self._keys))
+
+    def to_arrow(self) -> pa.LargeBinaryArray:
+        """All of them, not copied; none can be added then."""
+        import pyarrow as pa
+
+        buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._keys)]
+        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
+
+
+class KeyNumbers(KeyColumn):
+    """Keys that are told apart, numbered in order of first appearance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: dict[int, int] = {}  # by the key's hash, or the next that is free
+        self._last: tuple[bytes, int] = (b"", -1)
+
+    def number(self, key: bytes) -> int:
+        """The key's number, be it new or not."""
+        if key != self._last[0] or not len(self):  # a study's views mostly stand together
+            slot = hash(key)
+            while (number := self._numbers.setdefault(slot, len(self))) < len(self) and self[number] != key:
+                slot += 1
+            if number == len(self):
+                self.append(key)
+            self._last = key, number
+        return self._last[1]
 
 
 def study_key(key: bytes, study_depth: int | None) -> bytes:
@@ -297,7 +352,7 @@ def is_view(key: bytes, ignored: Counter[str]) -> bool:
 
 def suffix_of(key: bytes) -> str:
     """``.png`` of ``a/b.PNG``."""
-    return os.path.splitext(display(os.path.basename(key)))[1].lower()
+    return display(os.path.splitext(key)[1]).lower()
 
 
 def may_be_dicom(suffix: str) -> bool:
@@ -318,7 +373,8 @@ def plain(path: bytes) -> bytes:
 
 def display(key: bytes) -> str:
     """A key as text for tables and messages; line breaks, NUL and what is not UTF-8 show as backslash escapes."""
-    return key.decode("utf-8", "backslashreplace").translate(_ESCAPES)
+    text = key.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else text.translate(_ESCAPES)
 
 
 def body_part(key: bytes) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from mura_trt.archives import folder, list_archive
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import Listing, body_part, display, label
+from mura_trt.archives.listing import Entry, Listing, body_part, display, gather, label
 from mura_trt.errors import UsageError
 
 
@@ -86,6 +86,22 @@ def test_hidden_test_set_without_suffix_is_listed_without_label(tmp_path: Path) 
         "test/XR_HAND/patient1/study1/image1.png": "test/XR_HAND/patient1/study1",
     }
     assert label(listing.first_views()[0]) is None
+
+
+@pytest.mark.parametrize("hashes", [1, 3, 1 << 61])
+def test_studies_are_told_apart_whatever_their_keys_hashes(hashes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where keys agree in their hash, and where a study's views do not stand together."""
+    monkeypatch.setattr("mura_trt.archives.listing.hash", lambda key: hash(key) % hashes, raising=False)
+    rng = random.Random(0)
+    keys = [b"%d/%d.png" % (rng.randrange(60), view) for view in range(500)]
+    listing = gather(FolderSource("nowhere"), map(Entry, keys), None)
+    expected = [key.split(b"/")[0] for key in keys]
+    assert listing.keys(0, 500) == keys
+    assert listing.studies.to_pylist() == list(dict.fromkeys(expected))
+    assert listing.studies.take(listing.study_of).to_pylist() == expected
+    assert listing.first_views(7, 9) == [
+        next(k for k in keys if k.startswith(s + b"/")) for s in listing.studies[7:9].to_pylist()
+    ]
 
 
 def test_first_views_are_each_studys_first_in_read_order(tmp_path: Path) -> None:
