@@ -1,6 +1,6 @@
 """mura-trt score against what a user would write or install instead, each tuned, from the same files to a CSV.
 
-    python -m benchmarks.peers ARCHIVE --engine BUNDLE --checkpoint CKPT [--views 128] [--rounds 5] [--quick]
+    python -m benchmarks.peers ARCHIVE --engine BUNDLE --checkpoint CKPT [--views 64] [--rounds 5] [--quick]
         [--peers eager,openvino] [--python openvino=venv/bin/python] [--json FILE]
 
 Everybody has the same cores, files and weights, and every run's studies are checked before its time counts. The table
@@ -25,9 +25,9 @@ from benchmarks.peers.runs import Reference, Weights
 from benchmarks.peers.tell import table
 from mura_trt.cores import usable_cores
 
-# Multiples of all batch sizes up to 32: no peer pays for a short batch.
-VIEWS, SHORT_VIEWS = 128, 32
-QUICK_VIEWS, QUICK_SHORT_VIEWS, QUICK_CHOICES = 32, 16, 2
+# Multiples of all batch sizes: no peer pays for a short batch.
+VIEWS, TUNING_VIEWS = 64, 32
+QUICK_VIEWS, QUICK_TUNING_VIEWS, QUICK_CHOICES = 32, 8, 1
 
 
 def pin(cores: int) -> list[int]:
@@ -70,7 +70,9 @@ def main(
     names: Annotated[str | None, typer.Option("--peers", help="Which, with commas between them [all].")] = None,
     python: Annotated[list[str] | None, typer.Option(help="NAME=PATH: a peer's own interpreter.")] = None,
     cores: Annotated[int | None, typer.Option(help="How many cores everybody has [all].")] = None,
-    quick: Annotated[bool, typer.Option(help="A look: few views, one round, and no peer that compiles.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="A look: few views, one round, nobody tuned, no peer that compiles.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
 ) -> None:
     """Tunes the peers, runs everybody in turns, and prints the result and its table."""
@@ -82,11 +84,11 @@ def main(
         # What torch.compile keeps is found by the later runs of one contest, and not by the next contest.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(work) / "inductor")
         short, full = Path(work) / "short", Path(work) / "full"
-        link_views(archive.resolve(), short, min(views, QUICK_SHORT_VIEWS if quick else SHORT_VIEWS))
+        link_views(archive.resolve(), short, min(views, QUICK_TUNING_VIEWS if quick else TUNING_VIEWS))
         link_views(archive.resolve(), full, views)
         weights = Weights(checkpoint.resolve(), engine.resolve())
         course = Course(short, full, weights, Reference(full, weights.checkpoint), pythons)
-        result: dict[str, Any] = {"views": views, "pinned_cores": pinned, "quick": quick}
+        result: dict[str, Any] = {"views": views, "pinned_cores": pinned, "tuned": not quick}
         result |= contest(
             course,
             taking,

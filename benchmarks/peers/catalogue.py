@@ -53,29 +53,27 @@ def batches(*sizes: int) -> tuple[Choice, ...]:
 
 def loading(cores: int) -> tuple[Choice, ...]:
     """DataLoader workers, with torch's threads as they are and with as many as the workers leave cores."""
-    found: list[Choice] = [("--workers", "0")]
-    for workers in sorted({1, 2, cores // 2, cores} - {0}):
-        if workers <= cores:
-            found += [
-                ("--workers", str(workers)),
-                ("--workers", str(workers), "--threads", str(max(1, cores - workers))),
-            ]
-    return tuple(found)
+    found: list[Choice] = []
+    for workers in sorted({1, min(2, cores), max(1, cores // 2), cores}):
+        found.append(("--workers", str(workers)))
+        if cores > 1:
+            found.append(("--workers", str(workers), "--threads", str(max(1, cores - workers))))
+    return *found[:1], ("--workers", "0"), *found[1:]
 
 
 def ort_loading(cores: int) -> tuple[Choice, ...]:
     """Pillow ahead of ONNX Runtime, in threads or processes, with its threads as they are and with one less."""
     found: list[Choice] = []
     for kind in ("threads", "dataloader"):
-        found += [("--loader", f"{kind}:{number}") for number in sorted({1, 2, cores}) if number <= cores]
+        found += [("--loader", f"{kind}:{number}") for number in sorted({1, min(2, cores), cores})]
     if cores > 1:
         found.append(("--loader", "threads:1", "--threads", str(cores - 1)))
     return tuple(found)
 
 
 HINTS = (("--hint", "THROUGHPUT"), ("--hint", "LATENCY"))
-# Compiling again for every number of threads would take a minute each; on a few cores none can be spared anyway.
-COMPILED = ((("--channels-last",), ("--channels-last", "--freezing"), ("--freezing",)), batches(8, 16))
+# Each is a minute or more of compiling, and so would be every batch size and number of threads: those stay as they are.
+COMPILED = (("--channels-last", "--freezing"), ("--channels-last",), ("--freezing",))
 
 
 def peers(cores: int) -> tuple[Peer, ...]:
@@ -84,15 +82,15 @@ def peers(cores: int) -> tuple[Peer, ...]:
 
 
 def _on_cpu(cores: int) -> tuple[Peer, ...]:
-    sizes = batches(8, 16, 32)
+    sizes = batches(8, 4, 16)
     eager = Peer("eager", "PyTorch DataLoader + Pillow, eager", "torch_loader", axes=(sizes, loading(cores)))
     last = replace(eager, name="channels_last", told=f"{eager.told}, channels last", base=("--channels-last",))
     compiled = replace(
         last,
         name="compiled",
         told="PyTorch DataLoader + Pillow, torch.compile",
-        base=("--compile", "default"),
-        axes=(*COMPILED, tuple(choice for choice in loading(cores) if "--threads" not in choice)),
+        base=("--compile", "default", "--batch", "8"),
+        axes=(COMPILED, tuple(choice for choice in loading(cores) if "--threads" not in choice)),
         slow_start=True,
     )
     plain = Peer(
@@ -132,7 +130,7 @@ def _our_decode(cores: int) -> tuple[Peer, ...]:
         "PyTorch channels last, our decode",
         "our_decode",
         ("torch", "--channels-last"),
-        (batches(8, 16, 32), decoders),
+        (batches(8, 4, 16), decoders),
         needs=("torch", "nvidia.dali"),
         bounds=OUR_PIXELS,
     )
@@ -140,8 +138,8 @@ def _our_decode(cores: int) -> tuple[Peer, ...]:
         torch,
         name="our_decode_compiled",
         told="PyTorch torch.compile, our decode",
-        base=("torch", "--compile", "default"),
-        axes=(*COMPILED, decoders),
+        base=("torch", "--compile", "default", "--batch", "8"),
+        axes=(COMPILED, decoders),
         slow_start=True,
     )
     openvino = Peer(

@@ -20,7 +20,7 @@ def _row(name: str, found: dict[str, Any], cold: dict[str, Any]) -> tuple[str, .
     if "not_run" in found:
         return told, "not run", found["not_run"], "", "", ""
     if "failed" in found:
-        return told, "no time", " ".join(found["failed"].split()).replace("|", "\\|"), "", "", ""
+        return told, "no time", " ".join(found["failed"].split())[-200:].replace("|", "\\|"), "", "", ""
     told = f"{told} ({found['options']})" if found["options"] else told
     chilled = cold.get(name, {}).get("ours_to_peer")
     return told, _between(found["ours_to_peer"], 2), *_figures(found), _between(chilled, 2) if chilled else ""
@@ -35,4 +35,9 @@ def table(result: dict[str, Any]) -> str:
     ours = ("mura-trt score", "1", *_figures(result["ours"]), "1" if cold else "") if result["ours"] else None
     rows = [HEAD, ("---",) * len(HEAD), *([ours] if ours else [])]
     rows += [_row(name, result["peers"][name], cold) for name in names]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    told = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    if result["cold"]:
+        told += (
+            f"\n\nCold: {result['cold']['cached_share_before_a_run']:.1%} of the files' pages were cached before a run."
+        )
+    return told
