@@ -131,8 +131,6 @@ def a_round(course: Course, entries: Sequence[Entry], before_each: Callable[[], 
         Ours fails. A peer that does is marked, and takes part no more.
     """
     running = [entry for entry in entries if not entry.failed]
-    if not running:
-        return
     before_each()
     before = course.ours()
     yield before
@@ -175,7 +173,7 @@ def contest(
     choices
         So many of each axis are tried in tuning at the most; None for all.
     report
-        Told what is being done.
+        Told what came of each step.
 
     Returns
     -------
@@ -193,15 +191,18 @@ def contest(
         if why := not_there(peer, course.python(peer)):
             absent[peer.name] = {"told": peer.told, "not_run": why}
             continue
-        report(f"tuning {peer.name}")
         sweep = tune(peer, lambda options, peer=peer: course.peer(peer, options, course.short), choices)  # type: ignore[misc]
         best = sweep.best
         failed = "" if best else next(iter(sweep.failed.values()))
+        told = (
+            f"{best.views_per_s:.2f} views/s with {' '.join(best.options)}, of {len(sweep.tried)}" if best else failed
+        )
+        report(f"tuned {peer.name}: {told}")
         entries.append(Entry(peer, sweep, best.options if best else (), failed=failed))
     ours = []
     for number in range(rounds):
-        report(f"round {number + 1} of {rounds}")
         ours += list(a_round(course, entries, lambda: None))
+        report(f"round {number + 1} of {rounds}: {_rates(ours, entries)}")
     cold = _cold(course, entries, cold_rounds, report)
     return {
         "ours": told_of(ours) if ours else None,
@@ -209,6 +210,12 @@ def contest(
         "cold": cold,
         "sweeps": {entry.peer.name: entry.sweep.record() for entry in entries},
     }
+
+
+def _rates(ours: Sequence[Run], entries: Sequence[Entry]) -> str:
+    """Views/s of the last round, in words."""
+    rates = {entry.peer.name: "failed" if entry.failed else f"{entry.runs[-1].views_per_s:.2f}" for entry in entries}
+    return ", ".join(f"{name} {rate}" for name, rate in {"ours": f"{ours[-1].views_per_s:.2f}", **rates}.items())
 
 
 def _cold(
@@ -227,8 +234,8 @@ def _cold(
     again = [Entry(entry.peer, entry.sweep, entry.options) for entry in entries if not entry.failed]
     ours = []
     for number in range(rounds):
-        report(f"cold round {number + 1} of {rounds}")
         ours += list(a_round(course, again, chill))
+        report(f"cold round {number + 1} of {rounds}: {_rates(ours, again)}")
     return {
         "cached_share_before_a_run": round(max(shares, default=0.0), 4),
         "ours": told_of(ours) if ours else None,
