@@ -1,4 +1,4 @@
-"""The nightly run: is the code as fast as it was, as exact, and as hard to kill? Exit code 1: it is not.
+"""The nightly run: whether the code is as fast as it was, as exact, and as hard to kill. Exit code 1: it is not.
 
     python -m benchmarks.nightly ARCHIVE --engine BUNDLE --history FILE.jsonl --checkpoint CKPT [--html FILE]
     python -m benchmarks.nightly ARCHIVE --engine BUNDLE --history FILE.jsonl --quick [--html FILE]

@@ -1,4 +1,4 @@
-"""Is tonight slower than the nights before it, by more than they differ from one another?
+"""Whether tonight is slower than the nights before it, by more than they differ from one another.
 
 A figure's value is the logarithm of its ratio to fixed work: differences are shares, and a machine that is slow is slow
 in both. The nights before give a level, their median, and a spread, pooled over the levels that the figure has had;
@@ -161,27 +161,34 @@ def _noise(levels: Sequence[Sequence[float]], rule: Rule) -> tuple[float, int]:
     return math.sqrt(sum(one * one for one in held) / freedom), freedom
 
 
+def learn(known: dict[str, Figure], record: Mapping[str, Any], rule: Rule) -> None:
+    """Adds a night's record to what is known; one that failed says nothing, unless it was accepted."""
+    accepted = bool(record.get("accepted"))
+    if record["failures"] and not accepted:
+        return
+    for name, said in record["figures"].items():
+        state = ACCEPTED if accepted and said["state"] in (SLOWER, FASTER) else said["state"]
+        known.setdefault(name, Figure()).learn(said["value"], said["error"], state, rule)
+
+
 def learnt(records: Iterable[Mapping[str, Any]], rule: Rule) -> dict[str, Figure]:
-    """What a history's records say of each figure; a night that failed says nothing, unless it was accepted."""
-    found: dict[str, Figure] = {}
+    """What a history's records say of each figure, oldest first."""
+    known: dict[str, Figure] = {}
     for record in records:
-        if record["failures"] and not record.get("accepted"):
-            continue
-        for name, said in record["figures"].items():
-            state = said["state"]
-            if record.get("accepted") and state in (SLOWER, FASTER):
-                state = ACCEPTED
-            value, error = summary(said["rounds"])
-            found.setdefault(name, Figure()).learn(value, error, state, rule)
-    return found
+        learn(known, record, rule)
+    return known
 
 
-def judged(
-    rounds: Mapping[str, Sequence[float]], records: Sequence[Mapping[str, Any]], rule: Rule | None = None
-) -> dict[str, Verdict]:
-    """All figures of a night against the records of the nights before, which are like it."""
-    rule = rule or Rule()
-    known = learnt(records, rule)
-    return {
-        name: judge(*summary(values), known.get(name, Figure()), len(rounds), rule) for name, values in rounds.items()
-    }
+def judged(found: Mapping[str, tuple[float, float]], known: Mapping[str, Figure], rule: Rule) -> dict[str, Verdict]:
+    """On all figures of a night.
+
+    Parameters
+    ----------
+    found
+        Value and error of each, as :func:`summary` gives them.
+    known
+        What was learnt from nights like it.
+    rule
+        When it is an alarm.
+    """
+    return {name: judge(*values, known.get(name, Figure()), len(found), rule) for name, values in found.items()}

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measuring import commit, machine
-from benchmarks.nightly import history, parts, quick
-from benchmarks.nightly.judge import FASTER, LEARNING, SLOWER, Rule, Verdict, judged
+from benchmarks.nightly import history, parts
+from benchmarks.nightly.judge import FASTER, LEARNING, SLOWER, Rule, Verdict, judged, learnt, summary
+from benchmarks.nightly.quick import Effort, measure
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device_count, gpu_kind
 from mura_trt.errors import UsageError
@@ -38,7 +39,7 @@ class NightOptions:
     """Speed alone."""
     checkpoint: Path | None = None
     """That the bundle was built from: what parity compares with."""
-    effort: quick.Effort = field(default_factory=quick.Effort)
+    effort: Effort = field(default_factory=Effort)
     rule: Rule = field(default_factory=Rule)
 
     def __post_init__(self) -> None:
@@ -58,11 +59,12 @@ class NightOptions:
 def key_of(options: NightOptions) -> dict[str, Any]:
     """What nights must have in common to be compared: machine, what the fixed work runs on, bundle, images and mode."""
     here = machine()
+    gpu = gpu_kind(0) if cuda_device_count() else None
     sizes = [path.stat().st_size for path in options.archive.rglob("*.png")]
     return {
         "cpu": here["cpu"],
         "cores": here["cores"],
-        "gpu": gpu_kind(0).name if cuda_device_count() else None,
+        "gpu": gpu.name if gpu else None,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "zlib": zlib.ZLIB_RUNTIME_VERSION,
@@ -97,7 +99,7 @@ def night(options: NightOptions, say: Callable[[str], None] = lambda _: None) ->
         say(line)
     before = history.alike(records, key)
     say("speed ...")
-    measured = quick.measure(options.archive, options.engine, options.effort)
+    measured = measure(options.archive, options.engine, options.effort)
     figures, rates = dict(measured.figures), dict(measured.rates)
     others: dict[str, parts.Part] = {}
     if not options.quick:
@@ -112,7 +114,8 @@ def night(options: NightOptions, say: Callable[[str], None] = lambda _: None) ->
             others[name] = step()
             figures |= others[name].figures
             rates |= others[name].rates
-    verdicts = judged(figures, before, options.rule)
+    found = {name: summary(rounds) for name, rounds in figures.items()}
+    verdicts = judged(found, learnt(before, options.rule), options.rule)
     failures = [part.failure for part in others.values() if part.failure]
     at = commit()
     failures += alarms(verdicts, before, at)
@@ -124,7 +127,12 @@ def night(options: NightOptions, say: Callable[[str], None] = lambda _: None) ->
         "seconds": round(time.monotonic() - began, 1),
         "failures": failures,
         "figures": {
-            name: {**asdict(verdict), "rounds": [round(ratio, 6) for ratio in figures[name]]}
+            name: {
+                "value": found[name][0],
+                "error": found[name][1],
+                **asdict(verdict),
+                "rounds": [round(ratio, 6) for ratio in figures[name]],
+            }
             for name, verdict in verdicts.items()
         },
         "rates": {name: round(statistics.median(values), 2) for name, values in rates.items()},

@@ -1,4 +1,4 @@
-"""What a whole night does besides :mod:`benchmarks.nightly.quick`: bench, parity and a short soak, each as a command."""
+"""What a whole night does besides :mod:`benchmarks.nightly.quick`: bench, parity and a short soak, all commands."""
 
 from __future__ import annotations
 

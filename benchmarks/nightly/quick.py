@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Measured:
         for how in ("wall", "cpu"):
             rates = [getattr(pace, how) for pace in ours]
             fixed = [getattr(pace, how) for pace in between]
-            around = [math.sqrt(one * other) for one, other in zip(fixed[:-1], fixed[1:], strict=True)]
+            around = [math.sqrt(one * other) for one, other in pairwise(fixed)]
             self._note(f"{name} {how}", rates, around)
 
     def _note(self, name: str, rates: list[float], fixed: list[float]) -> None:
@@ -160,6 +161,10 @@ def measure(archive: Path, engine: Path, effort: Effort | None = None) -> Measur
                 for name, folder, bundle, other in (("pipeline", many, engine, fixed), ("feed", tiny, nothing, small)):
                     before = other.turn(effort.turn)
                     told, cpu = _score(folder, bundle)
+                    if cpu <= start:
+                        raise RuntimeError(
+                            f"{told['scored']} views take no more CPU time than {START_VIEWS}: take more"
+                        )
                     ours = Pace(told["views_per_s"], (told["scored"] - START_VIEWS) / (cpu - start))
                     found.take(name, ours, before, other.turn(effort.turn))
                 with Turns(1, decoding, archive, cores) as decoder:

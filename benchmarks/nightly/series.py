@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.nightly.judge import summary
-
 SHOWN = 90  # nights
 
 
@@ -35,7 +33,7 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
     if not nights:
         return []
     levels = [record["figures"][name]["level"] for _, record in nights if record["figures"][name]["level"] is not None]
-    base = levels[-1] if levels else summary(nights[-1][1]["figures"][name]["rounds"])[0]
+    base = levels[-1] if levels else nights[-1][1]["figures"][name]["value"]
     points = []
     for number, record in nights:
         said = record["figures"][name]
@@ -44,5 +42,5 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
             low, high = said["level"] - said["bound"] - base, said["level"] + said["bound"] - base
             band = math.expm1(low), math.expm1(high)
         alarm = any(failure.startswith(f"{name}:") for failure in record["failures"])
-        points.append(Point(number, math.expm1(summary(said["rounds"])[0] - base), band, said["state"], alarm))
+        points.append(Point(number, math.expm1(said["value"] - base), band, said["state"], alarm))
     return points

@@ -2,14 +2,15 @@
 
     python -m benchmarks.nightly.trial WORK ARCHIVE --engine BUNDLE [--clean 20] [--slowed 10] [--json FILE]
 
-Each run is a night as a user starts it, in a history in ``WORK``; where it was stopped, it goes on. The slowed ones have
-``planted/sitecustomize.py`` on their path, which burns a tenth more CPU time in the decoder or in the worker's loop, and
-are compared with the clean ones. Then histories are drawn from the clean runs, with replacement, and judged from
-their first night to their last.
+Each run is a night as a user starts it, in a history in ``WORK``; where it was stopped, it goes on. The slowed ones
+have ``planted/sitecustomize.py`` on their path, which burns a tenth more CPU time in the decoder or in the worker's
+loop, and are compared with the clean ones. Then histories are drawn from the clean runs, with replacement, and judged
+from their first night to their last.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -24,7 +25,7 @@ import typer
 
 from benchmarks.measuring import finish
 from benchmarks.nightly import history
-from benchmarks.nightly.judge import LEARNING, Rule, judged
+from benchmarks.nightly.judge import STEADY, Figure, Rule, judged, learn, learnt
 from benchmarks.nightly.night import alarms
 
 PLANTED = Path(__file__).parent / "planted"
@@ -57,28 +58,33 @@ def run(kind: str, work: Path, archive: Path, engine: Path) -> None:
         raise RuntimeError(f"a {kind} night ended with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
+def values(record: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Value and error of each of its figures."""
+    return {name: (said["value"], said["error"]) for name, said in record["figures"].items()}
+
+
 def rejudged(records: Records, rule: Rule) -> list[list[str]]:
     """The alarms of each night, as if they had been judged in this order."""
+    known: dict[str, Figure] = {}
     before: list[dict[str, Any]] = []
     found = []
     for record in records:
-        verdicts = judged({name: said["rounds"] for name, said in record["figures"].items()}, before, rule)
+        verdicts = judged(values(record), known, rule)
         failures = alarms(verdicts, before, "")
-        states = {name: {**record["figures"][name], "state": verdict.state} for name, verdict in verdicts.items()}
-        before.append({**record, "figures": states, "failures": failures, "accepted": False})
+        figures = {name: {**record["figures"][name], "state": verdict.state} for name, verdict in verdicts.items()}
+        before.append({**record, "figures": figures, "failures": failures, "accepted": False})
+        learn(known, before[-1], rule)
         found.append(failures)
     return found
 
 
 def against_all(record: Mapping[str, Any], clean: Records, rule: Rule) -> list[str]:
-    """The alarms of a night after all these."""
-    steady = [_taken_as_good(one) for one in clean]
-    return alarms(judged({name: said["rounds"] for name, said in record["figures"].items()}, steady, rule), steady, "")
-
-
-def _taken_as_good(record: Mapping[str, Any]) -> dict[str, Any]:
-    figures = {name: {**said, "state": LEARNING} for name, said in record["figures"].items()}
-    return {**record, "figures": figures, "failures": []}
+    """The alarms of a night after all these, which are taken to be good."""
+    steady = [
+        {**one, "failures": [], "figures": {name: {**said, "state": STEADY} for name, said in one["figures"].items()}}
+        for one in clean
+    ]
+    return alarms(judged(values(record), learnt(steady, rule), rule), steady, "")
 
 
 def resampled(clean: Records, rule: Rule, histories: int = HISTORIES, seed: int = 0) -> dict[str, Any]:
@@ -106,10 +112,10 @@ def result(found: Mapping[str, Records], rule: Rule | None = None) -> dict[str, 
     names = list(clean[0]["figures"])
 
     def typical(records: Records, name: str) -> float:
-        return statistics.median(statistics.median(record["figures"][name]["rounds"]) for record in records)
+        return math.exp(statistics.median(record["figures"][name]["value"] for record in records))
 
     def noise(name: str) -> float:
-        return statistics.stdev(np.log([statistics.median(one["figures"][name]["rounds"]) for one in clean]).tolist())
+        return float(statistics.stdev(record["figures"][name]["value"] for record in clean))
 
     told: dict[str, Any] = {
         "clean": {

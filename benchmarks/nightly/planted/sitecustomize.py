@@ -1,4 +1,4 @@
-"""A slow-down to be found, in every process that has this folder on its ``PYTHONPATH``: the product knows nothing of it.
+"""A slow-down to be found, in processes that have this folder on their ``PYTHONPATH``: the product knows none of it.
 
 Environment variable ``MURA_TRT_PLANTED``: ``decode`` decodes one image in ten twice; ``worker`` has the loop of a
 worker burn a tenth of the CPU time that its process has taken since it last did.
