@@ -74,7 +74,7 @@ def test_a_slowdown_of_ten_percent_is_an_alarm_that_says_what_where_and_since_wh
     before = nights(20)
     found = against_all(nights(1, seed=5, slowdown=0.1)[0], before, Rule())
     assert {one.split(":")[0] for one in found} == {f"{name} cpu" for name in NAMES}  # wall time is asked once more
-    for part in ("% slower than the median of 20 nights", "noise of a night is", "last good abc of 2026-11-26"):
+    for part in (" % slower than the median of 20 nights", "the noise of a night is", "last good abc of 2026-11-26"):
         assert part in found[0], found[0]
 
 

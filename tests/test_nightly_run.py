@@ -136,7 +136,7 @@ def test_figures_of_bench_are_its_ratios_and_its_memory() -> None:
 def test_a_part_that_fails_or_hangs_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     failed = parts.parity(tmp_path, tmp_path / "none", tmp_path / "none.safetensors")
     assert failed.failure and "parity: ended with exit code" in failed.failure and "no engine bundle" in failed.failure
-    monkeypatch.setattr(parts, "SOAK_SECONDS", 0.01)
+    monkeypatch.setattr(parts, "LIMIT_SECONDS", 0.01)
     assert (parts.soak(tmp_path).failure or "").startswith("soak: did not end within")
 
 

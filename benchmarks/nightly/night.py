@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import subprocess
@@ -160,8 +161,8 @@ def slower(name: str, verdict: Verdict) -> str:
     assert verdict.noise is not None
     assert verdict.bound is not None
     return (
-        f"{name}: {verdict.slowdown:.1%} slower than the median of {verdict.nights} nights; the noise of a night is"
-        f" {verdict.noise:.1%}, and up to {np.expm1(verdict.bound):.1%} were none"
+        f"{name}: {100 * verdict.slowdown:.1f} % slower than the median of {verdict.nights} nights; the noise of a"
+        f" night is {100 * verdict.noise:.1f} %, and up to {100 * math.expm1(verdict.bound):.1f} % would be no alarm"
     )
 
 
@@ -194,7 +195,9 @@ def outcome(record: Mapping[str, Any]) -> list[str]:
         if verdict.state == SLOWER and not any(one.startswith(f"{name}:") for one in record["failures"]):
             lines.append(f"suspected, an alarm if the next night finds it, too: {slower(name, verdict)}")
         if verdict.state == FASTER:
-            lines.append(f"{name}: {-verdict.slowdown:.1%} less time than before; three such nights are the new level")
+            lines.append(
+                f"{name}: {-100 * verdict.slowdown:.1f} % less time than before; three such nights are the new level"
+            )
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -77,7 +78,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
 <body>
 <header class="head">
 <p class="product">mura-trt <span>nightly run</span></p>
-<h1>{text(title)} of {text(last["date"])}</h1>
+<h1>{text(title)}, {text(_moment(last["date"]))}</h1>
 <div class="outcome{bad}" role="status">{"".join(f"<p>{text(one)}</p>" for one in lines)}</div>
 </header>
 <main>
@@ -136,10 +137,18 @@ def _figures_table(record: Mapping[str, Any]) -> str:
     rows = []
     for name, said in record["figures"].items():
         rate = record["rates"].get(name)
-        shown = [f"{100 * said[one]:+.1f} %" if said[one] is not None else "" for one in ("off", "noise", "bound")]
-        rows.append((name, said["state"], shown[0], *(one.lstrip("+") for one in shown[1:]), rate or ""))
+        off, noise, bound = ("" if said[one] is None else _percent(said[one]) for one in ("off", "noise", "bound"))
+        rows.append((name, said["state"], off, noise.lstrip("+"), bound.lstrip("+"), rate or ""))
     columns = ("figure", "is", "off its level", "noise", "allowed", "views/s")
     return table("Figures of the last night", columns, rows, numbers=(2, 3, 4, 5))
+
+
+def _percent(logarithm: float) -> str:
+    return f"{100 * math.expm1(logarithm):+.1f} %"
+
+
+def _moment(date: str) -> str:
+    return date.replace("T", " ").removesuffix("Z") + " UTC"
 
 
 def _facts(record: Mapping[str, Any], on: str) -> list[tuple[str, object]]:
@@ -161,7 +170,7 @@ def _nights_table(records: Sequence[Mapping[str, Any]]) -> str:
     shown = list(reversed(records[-SHOWN:]))
     rows = [
         (
-            record["date"],
+            _moment(record["date"]),
             record["commit"][:10],
             ("accepted: " if record.get("accepted") else "") + outcome(record)[0].partition(":")[0],
             "; ".join(failure.partition(";")[0] for failure in record["failures"]),

@@ -14,9 +14,9 @@ from typing import Any
 
 from mura_trt.errors import EXIT_DISAGREES
 
-BENCH_SECONDS, PARITY_SECONDS, SOAK_SECONDS = 400, 150, 150  # then it hangs, or the night would take too long
-PARITY_STUDIES = 24
-SOAK = ("--only", "power_cuts", "--only", "kills", "--kills", "12", "--views", "2000")
+LIMIT_SECONDS = 900  # then it hangs: several times what each takes on two cores with nothing else to do
+PARITY_STUDIES = 16
+SOAK = ("--only", "power_cuts", "--only", "kills", "--kills", "8", "--views", "2000")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def bench(archive: Path, engine: Path) -> Part:
     """``mura-trt bench``, without its sweep."""
     options = ("--no-sweep", "--rounds", "5", "--json")
     found, failure, seconds = _told(
-        "bench", ["mura_trt", "bench", str(archive), "--engine", str(engine), *options], BENCH_SECONDS
+        "bench", ["mura_trt", "bench", str(archive), "--engine", str(engine), *options], LIMIT_SECONDS
     )
     if failure:
         return Part(failure, seconds)
@@ -71,7 +71,7 @@ def parity(archive: Path, engine: Path, checkpoint: Path) -> Part:
     """``mura-trt parity`` on some studies; the bundle's bounds decide."""
     options = ("--checkpoint", str(checkpoint), "--studies", str(PARITY_STUDIES), "--json")
     found, failure, seconds = _told(
-        "parity", ["mura_trt", "parity", str(engine), str(archive), *options], PARITY_SECONDS, (0, EXIT_DISAGREES)
+        "parity", ["mura_trt", "parity", str(engine), str(archive), *options], LIMIT_SECONDS, (0, EXIT_DISAGREES)
     )
     if failure:
         return Part(failure, seconds)
@@ -87,7 +87,7 @@ def soak(engine: Path) -> Part:
     """Some kills and power cuts of ``python -m benchmarks.soak``."""
     with tempfile.TemporaryDirectory() as work:
         command = ["benchmarks.soak", work, "--engine", str(engine), *SOAK]
-        found, failure, seconds = _told("soak", command, SOAK_SECONDS)
+        found, failure, seconds = _told("soak", command, LIMIT_SECONDS)
     found.pop("machine", None)
     return Part(failure, seconds, told=found)
 

@@ -47,7 +47,7 @@ class Effort:
     """So many at the least."""
     pipeline_views: int = 6000
     """A run's, on two cores; more on more."""
-    feed_views: int = 30_000
+    feed_views: int = 45_000
     slices: int = 8
     """Turns of decoding in a round."""
     turn: float = 0.25
