@@ -157,6 +157,18 @@ def test_outcome_says_that_it_learns_and_how_many_nights_it_wants() -> None:
     assert outcome(nights(1)[0])[0].startswith("learning: 1 nights are kept; with 8")
 
 
+def test_outcome_tells_suspicions_noise_and_faster_nights() -> None:
+    record = nights(1)[0]
+    known = {"nights": 20, "level": 0.0, "noise": 0.02, "bound": 0.08}
+    record["figures"]["feed wall"] |= {**known, "state": SLOWER, "off": -0.2}
+    record["figures"]["feed cpu"] |= {**known, "state": STEADY, "off": 0.0, "bound": 0.3}
+    record["figures"]["decode cpu"] |= {**known, "state": FASTER, "off": 0.2}
+    told = "\n".join(outcome(record)[1:])
+    assert "suspected, an alarm if the next night finds it, too: feed wall: 22.1 % slower" in told
+    assert "feed cpu: so noisy that up to 35 % slower would be no alarm" in told
+    assert "decode cpu: 18.1 % less time; three such nights are the new level" in told
+
+
 def test_records_come_back_as_they_were_added(tmp_path: Path) -> None:
     path = tmp_path / "nights.jsonl"
     assert history.read(path) == ([], [])

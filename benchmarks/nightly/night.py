@@ -23,7 +23,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import cuda_device_count, gpu_kind
 from mura_trt.errors import UsageError
 
-MODES = ("full", "quick")
+SEEN = 0.1  # a slow-down that a night should find: where it would not, it says so
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class NightOptions:
 
     @property
     def mode(self) -> str:
-        """One of ``MODES``."""
+        """``full`` or ``quick``."""
         return "quick" if self.quick else "full"
 
 
@@ -181,24 +181,28 @@ def commits(name: str, before: list[dict[str, Any]], at: str) -> str:
 
 def outcome(record: Mapping[str, Any]) -> list[str]:
     """What a night has to say, a line each: the first is the verdict."""
-    states = [said["state"] for said in record["figures"].values()]
+    verdicts = {
+        name: Verdict(**{one: said[one] for one in Verdict.__dataclass_fields__})
+        for name, said in record["figures"].items()
+    }
+    told = {failure.partition(":")[0] for failure in record["failures"]}
+    notes = []
+    for name, verdict in verdicts.items():
+        if verdict.state == SLOWER and name not in told:
+            notes.append(f"suspected, an alarm if the next night finds it, too: {slower(name, verdict)}")
+        elif verdict.state == FASTER:
+            notes.append(f"{name}: {-100 * verdict.slowdown:.1f} % less time; three such nights are the new level")
+        elif verdict.bound is not None and verdict.bound > math.log1p(SEEN):
+            allowed = 100 * math.expm1(verdict.bound)
+            notes.append(f"{name}: so noisy that up to {allowed:.0f} % slower would be no alarm")
+    learning = [verdict.nights for verdict in verdicts.values() if verdict.state == LEARNING]
     if record["failures"]:
         head = f"ALARM: {len(record['failures'])} of this night's findings"
-    elif LEARNING in states:
-        nights = min(said["nights"] for said in record["figures"].values() if said["state"] == LEARNING)
-        head = f"learning: {nights + 1} nights are kept; with {Rule().nights} before it, a night is judged"
+    elif learning:
+        head = f"learning: {min(learning) + 1} nights are kept; with {Rule().nights} before it, a night is judged"
     else:
-        head = "good: nothing is slower than the noise allows"
-    lines = [head, *record["failures"]]
-    for name, said in record["figures"].items():
-        verdict = Verdict(**{one: said[one] for one in Verdict.__dataclass_fields__})
-        if verdict.state == SLOWER and not any(one.startswith(f"{name}:") for one in record["failures"]):
-            lines.append(f"suspected, an alarm if the next night finds it, too: {slower(name, verdict)}")
-        if verdict.state == FASTER:
-            lines.append(
-                f"{name}: {-100 * verdict.slowdown:.1f} % less time than before; three such nights are the new level"
-            )
-    return lines
+        head = "good: nothing is an alarm"
+    return [head, *record["failures"], *notes]
 
 
 def _changed() -> bool:
