@@ -33,6 +33,7 @@ from mura_trt.cores import usable_cores
 
 BATCH = 64
 START_VIEWS = 8
+MOST_FILES = 512
 FEW_CORES = 2
 MEMORY, ROOM = Path("/dev/shm"), 2**30  # bytes; the tiny images take a page each
 
@@ -48,7 +49,7 @@ class Effort:
     pipeline_views: int = 6000
     """A run's, on two cores; more on more."""
     feed_views: int = 45_000
-    slices: int = 8
+    slices: int = 10
     """Turns of decoding in a round."""
     turn: float = 0.25
     """Seconds of fixed work before and after a run."""
@@ -85,10 +86,11 @@ class Measured:
 
 
 def decoding(folder: Path, threads: int) -> Load:
-    """The host's decoder over an archive's files, in memory."""
+    """The host's decoder over files of an archive, evenly spaced, in memory."""
     from mura_trt.host_decode import open_decoder
 
-    files = [path.read_bytes() for path in sorted(folder.rglob("*.png"))]
+    paths = sorted(folder.rglob("*.png"))
+    files = [path.read_bytes() for path in paths[:: -(-len(paths) // MOST_FILES)]]
     decoder = open_decoder((320, 320), threads, BATCH)
     at = 0
 
