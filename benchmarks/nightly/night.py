@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import commit, machine
+from benchmarks.measuring import machine
 from benchmarks.nightly import history, parts
 from benchmarks.nightly.judge import FASTER, LEARNING, SLOWER, Rule, Verdict, judged, learnt, summary
 from benchmarks.nightly.quick import Effort, measure
 from mura_trt.bundle import Bundle
+from mura_trt.cores import processor_name, usable_cores
 from mura_trt.cuda_devices import cuda_device_count, gpu_kind
 from mura_trt.errors import UsageError
 
@@ -59,12 +60,11 @@ class NightOptions:
 
 def key_of(options: NightOptions) -> dict[str, Any]:
     """What nights must have in common to be compared: machine, what the fixed work runs on, bundle, images and mode."""
-    here = machine()
     gpu = gpu_kind(0) if cuda_device_count() else None
     sizes = [path.stat().st_size for path in options.archive.rglob("*.png")]
     return {
-        "cpu": here["cpu"],
-        "cores": here["cores"],
+        "cpu": processor_name(),
+        "cores": usable_cores(),
         "gpu": gpu.name if gpu else None,
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -118,11 +118,11 @@ def night(options: NightOptions, say: Callable[[str], None] = lambda _: None) ->
     found = {name: summary(rounds) for name, rounds in figures.items()}
     verdicts = judged(found, learnt(before, options.rule), options.rule)
     failures = [part.failure for part in others.values() if part.failure]
-    at = commit()
+    at = _commit()
     failures += alarms(verdicts, before, at)
     record = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": at + ("+" if _changed() else ""),
+        "commit": at,
         "key": key,
         "machine": machine(),
         "seconds": round(time.monotonic() - began, 1),
@@ -173,10 +173,8 @@ def commits(name: str, before: list[dict[str, Any]], at: str) -> str:
         for record in before
         if (not record["failures"] or record.get("accepted")) and record["figures"].get(name, {}).get("state") != SLOWER
     ]
-    then = (
-        f"last good {good[-1]['commit'][:10] or 'unknown'} of {good[-1]['date'][:10]}" if good else "no good one before"
-    )
-    return f"{then}, this one {at[:10] or 'unknown'}"
+    then = f"last good {good[-1]['commit'] or 'unknown'} of {good[-1]['date'][:10]}" if good else "no good one before"
+    return f"{then}, this one {at or 'unknown'}"
 
 
 def outcome(record: Mapping[str, Any]) -> list[str]:
@@ -205,8 +203,13 @@ def outcome(record: Mapping[str, Any]) -> list[str]:
     return [head, *record["failures"], *notes]
 
 
-def _changed() -> bool:
-    """Whether files of the checkout differ from its commit."""
-    command = ["git", "status", "--porcelain", "--untracked-files=no"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return bool(done.stdout.strip())
+def _commit() -> str:
+    """What the checkout is at, with a plus where files differ from it; empty where it is none."""
+
+    def git(*arguments: str) -> str:
+        where = Path(__file__).parent
+        return subprocess.run(
+            ["git", *arguments], cwd=where, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    return git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -171,7 +171,7 @@ def _nights_table(records: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             _moment(record["date"]),
-            record["commit"][:10],
+            record["commit"],
             ("accepted: " if record.get("accepted") else "") + outcome(record)[0].partition(":")[0],
             "; ".join(failure.partition(";")[0] for failure in record["failures"]),
         )
