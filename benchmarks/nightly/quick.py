@@ -1,0 +1,180 @@
+"""Speed in a minute: what a change of the code puts at risk, in small turns with fixed work between them.
+
+Three things are measured, each by wall time and by CPU time:
+
+* ``decode``: bytes in memory to pixels, on all cores;
+* ``pipeline``: ``mura-trt score`` with the null runtime on the archive's images;
+* ``feed``: the same on images of 8 x 8 pixels, which cost nothing but what every view costs.
+
+A figure is how many views are done in the time of one unit of fixed work (:mod:`benchmarks.nightly.reference`) that was
+done just before and just after. Wall time of a run is from its first batch to its last commit. CPU time is that of all
+its processes, less what a run of a few views takes: that is starting.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.feed import make_archive, make_bundle
+from benchmarks.measuring import link_views, scored
+from benchmarks.nightly.reference import Load, Pace, Turns, images, small_files
+from mura_trt.cores import usable_cores
+
+BATCH = 64
+START_VIEWS = 8
+MOST_FILES = 512
+FEW_CORES = 2
+MEMORY, ROOM = Path("/dev/shm"), 2**30  # bytes; the tiny images take a page each
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    seconds: float = 78.0
+    """Another round begins where one as long as the last would end within so many."""
+    rounds: int = 3
+    """So many at the least, however long they take."""
+    pipeline_views: int = 6000
+    """A run's, on two cores; more on more."""
+    feed_views: int = 45_000
+    slices: int = 10
+    """Turns of decoding in a round."""
+    turn: float = 0.25
+    """Seconds of fixed work before and after a run."""
+    slice: float = 0.1
+    """Seconds of a turn of decoding, and of fixed work between two of them."""
+
+
+@dataclass
+class Measured:
+    """What rounds found."""
+
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    """By name, views in the time of a unit of fixed work: one a round."""
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    """By name, views a second, or a second of CPU time."""
+
+    def take(self, name: str, ours: Pace, before: Pace, after: Pace) -> None:
+        """Notes both figures of a thing."""
+        self._note(f"{name} wall", [ours.wall], [math.sqrt(before.wall * after.wall)])
+        self._note(f"{name} cpu", [ours.cpu], [math.sqrt(before.cpu * after.cpu)])
+
+    def take_slices(self, name: str, ours: list[Pace], between: list[Pace]) -> None:
+        """Notes both figures by the median of many turns; ``between`` has one more."""
+        for how in ("wall", "cpu"):
+            rates = [getattr(pace, how) for pace in ours]
+            fixed = [getattr(pace, how) for pace in between]
+            around = [math.sqrt(one * other) for one, other in pairwise(fixed)]
+            self._note(f"{name} {how}", rates, around)
+
+    def _note(self, name: str, rates: list[float], fixed: list[float]) -> None:
+        ratios = [rate / other for rate, other in zip(rates, fixed, strict=True)]
+        self.figures.setdefault(name, []).append(statistics.median(ratios))
+        self.rates.setdefault(name, []).append(statistics.median(rates))
+
+
+def decoding(folder: Path, threads: int) -> Load:
+    """The host's decoder over files of an archive, evenly spaced, in memory."""
+    from mura_trt.host_decode import open_decoder
+
+    paths = sorted(folder.rglob("*.png"))
+    files = [path.read_bytes() for path in paths[:: -(-len(paths) // MOST_FILES)]]
+    decoder = open_decoder((320, 320), threads, BATCH)
+    at = 0
+
+    def work(seconds: float) -> int:
+        nonlocal at
+        began, views = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            decoder.submit([files[(at + number) % len(files)] for number in range(BATCH)])
+            at, views = at + BATCH, views + BATCH
+            if decoder.pending > 2:
+                decoder.collect()
+        while decoder.pending:
+            decoder.collect()
+        return views
+
+    work(0.0)
+    return work
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder, and what ``tempfile`` makes meanwhile, in memory where there is room: disks are shared, too."""
+    fits = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
+    with tempfile.TemporaryDirectory(dir=MEMORY if fits else None) as folder:
+        before, tempfile.tempdir = tempfile.tempdir, folder
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _score(archive: Path, bundle: Path) -> tuple[dict[str, Any], float]:
+    """What a run with the null runtime tells, and seconds of CPU time that it took."""
+    before = _children_cpu()
+    told = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048")
+    return told, _children_cpu() - before
+
+
+def measure(archive: Path, engine: Path, effort: Effort | None = None) -> Measured:
+    """Rounds of everything, in turns with fixed work.
+
+    Parameters
+    ----------
+    archive
+        Folder of PNG files, as made by ``mura-trt demo``.
+    engine
+        Bundle, whose pixels' size is decoded to.
+    effort
+        How much.
+    """
+    effort = effort or Effort()
+    cores = usable_cores()
+    found = Measured()
+    began = time.monotonic()
+    with scratch() as work:
+        few, many, tiny, nothing = (work / name for name in ("few", "many", "tiny", "nothing"))
+        link_views(archive, few, START_VIEWS)
+        link_views(archive, many, effort.pipeline_views * max(cores, FEW_CORES) // FEW_CORES)
+        make_archive(tiny, effort.feed_views)
+        make_bundle(nothing)
+        with Turns(cores, images) as fixed, Turns(cores, small_files) as small:
+            rounds, round_began, last = 0, time.monotonic(), 0.0
+            while rounds < effort.rounds or round_began + last - began < effort.seconds:
+                _, start = _score(few, engine)
+                for name, folder, bundle, other in (("pipeline", many, engine, fixed), ("feed", tiny, nothing, small)):
+                    before = other.turn(effort.turn)
+                    told, cpu = _score(folder, bundle)
+                    if cpu <= start:
+                        raise RuntimeError(
+                            f"{told['scored']} views take no more CPU time than {START_VIEWS}: take more"
+                        )
+                    ours = Pace(told["views_per_s"], (told["scored"] - START_VIEWS) / (cpu - start))
+                    found.take(name, ours, before, other.turn(effort.turn))
+                with Turns(1, decoding, archive, cores) as decoder:
+                    ours_, between = [], [fixed.turn(effort.slice)]
+                    for _ in range(effort.slices):
+                        ours_.append(decoder.turn(effort.slice))
+                        between.append(fixed.turn(effort.slice))
+                found.take_slices("decode", ours_, between)
+                now = time.monotonic()
+                rounds, round_began, last = rounds + 1, now, now - round_began
+    return found
