@@ -12,7 +12,6 @@ import torch
 import typer
 
 from benchmarks import peers as peers_package
-from benchmarks.measuring import link_views
 from benchmarks.peers.__main__ import chosen, environments
 from benchmarks.peers.catalogue import EXACT, OUR_PIXELS, Choice, Peer, peers
 from benchmarks.peers.contest import Course, contest, not_there
@@ -20,9 +19,11 @@ from benchmarks.peers.page_cache import cached_share, evict
 from benchmarks.peers.runs import Reference, Run, RunFailed, Weights, watched
 from benchmarks.peers.script import views_of
 from benchmarks.peers.tell import table
+from benchmarks.peers.torch_network import export, load
 from benchmarks.peers.tuning import tune
+from mura_trt.bench.sample import link_views
 from mura_trt.bundle import Bundle
-from mura_trt.checkpoint import save_checkpoint
+from mura_trt.checkpoint import load_checkpoint, save_checkpoint
 from mura_trt.model import MuraNet
 
 ALL = {peer.name: peer for peer in peers(2)}
@@ -45,8 +46,9 @@ def test_a_contest_tells_times_of_right_scores_alone(
     with torch.no_grad():
         other.classifier.bias.add_(0.1)
     save_checkpoint(other, tmp_path / "other.safetensors")
+    export(checkpoint, tmp_path / "graph.onnx")
     right, folder = reference
-    course = Course(folder, folder, Weights(checkpoint, bundle.folder), right)
+    course = Course(folder, folder, Weights(checkpoint, bundle.folder, tmp_path / "graph.onnx"), right)
     eager = replace(ALL["eager"], base=("--threads", "1", "--batch", "2"), axes=())
     wrong = replace(eager, name="wrong", base=(*eager.base, "--checkpoint", str(tmp_path / "other.safetensors")))
     plain = replace(ALL["ort_plain"], axes=((("--batch", "2"),),))
@@ -150,3 +152,15 @@ def test_peers_and_environments_are_chosen_by_name() -> None:
             environments(given, [ALL["eager"], ALL["openvino"]])
     with pytest.raises(typer.BadParameter, match="no peer tensorflow"):
         chosen("eager,tensorflow", 2, quick=False)
+
+
+def test_peers_have_the_layers_in_the_papers_order(checkpoint: Path) -> None:
+    ours, theirs = MuraNet(), load(checkpoint)
+    names = [
+        [name for name, _ in model.features.get_submodule("transition2").named_children()] for model in (ours, theirs)
+    ]
+    assert names == [["norm", "relu", "pool", "conv"], ["norm", "relu", "conv", "pool"]]
+    pixels = torch.randint(0, 256, (1, 320, 320, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = [model(pixels)[1].item() for model in (load_checkpoint(checkpoint), theirs)]
+    assert logits[0] == pytest.approx(logits[1], abs=1e-4)

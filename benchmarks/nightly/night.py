@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import machine
 from benchmarks.nightly import history, parts
 from benchmarks.nightly.judge import FASTER, LEARNING, SLOWER, Rule, Verdict, judged, learnt, summary
 from benchmarks.nightly.quick import Effort, measure
+from mura_trt.bench.machine import machine
 from mura_trt.bundle import Bundle
 from mura_trt.cores import processor_name, usable_cores
 from mura_trt.cuda_devices import cuda_device_count, gpu_kind

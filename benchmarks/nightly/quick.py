@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.feed import make_archive, make_bundle
-from benchmarks.measuring import link_views, scored
 from benchmarks.nightly.reference import Load, Pace, Turns, images, small_files
+from mura_trt.bench.sample import link_views
+from mura_trt.bench.scoring import scored
 from mura_trt.cores import usable_cores
 
 BATCH = 64
@@ -130,7 +131,7 @@ def _children_cpu() -> float:
 def _score(archive: Path, bundle: Path) -> tuple[dict[str, Any], float]:
     """What a run with the null runtime tells, and seconds of CPU time that it took."""
     before = _children_cpu()
-    told = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048")
+    told = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048").run
     return told, _children_cpu() - before
 
 

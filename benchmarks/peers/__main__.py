@@ -18,11 +18,13 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.measuring import finish, link_views
+from benchmarks.measuring import finish
 from benchmarks.peers.catalogue import Peer, peers
 from benchmarks.peers.contest import Course, contest
 from benchmarks.peers.runs import Reference, Weights
 from benchmarks.peers.tell import table
+from benchmarks.peers.torch_network import export
+from mura_trt.bench.sample import link_views
 from mura_trt.cores import usable_cores
 
 # Multiples of all batch sizes: no peer pays for a short batch.
@@ -86,7 +88,8 @@ def main(
         short, full = Path(work) / "short", Path(work) / "full"
         link_views(archive.resolve(), short, min(views, QUICK_TUNING_VIEWS if quick else TUNING_VIEWS))
         link_views(archive.resolve(), full, views)
-        weights = Weights(checkpoint.resolve(), engine.resolve())
+        weights = Weights(checkpoint.resolve(), engine.resolve(), Path(work) / "graph.onnx")
+        export(weights.checkpoint, weights.graph)
         course = Course(short, full, weights, Reference(full, weights.checkpoint), pythons)
         result: dict[str, Any] = {"views": views, "pinned_cores": pinned, "tuned": not quick}
         result |= contest(

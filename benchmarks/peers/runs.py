@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.peers.catalogue import OUR_PIXELS, Bounds, Choice, Peer
 from benchmarks.peers.script import study_means, views_of
-from benchmarks.processes import resident
+from mura_trt.bench.processes import resident
 
 CHECKOUT = Path(__file__).parents[2]
 SAMPLE_SECONDS = 0.1  # between looks at the memory
@@ -33,15 +33,15 @@ class Weights:
 
     checkpoint: Path
     engine: Path
-    """The bundle, with the FP32 graph in it."""
+    """The bundle that is ours."""
+    graph: Path
+    """In FP32, as :func:`benchmarks.peers.torch_network.export` makes it."""
 
     def options(self, peer: Peer) -> Choice:
         """What the peer's script takes."""
         if peer.weights == "checkpoint":
             return "--checkpoint", str(self.checkpoint)
-        from mura_trt.bundle import Bundle
-
-        return "--graph", str(Bundle.open(self.engine).path("fp32_onnx"))
+        return "--graph", str(self.graph)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def watched(command: Sequence[str]) -> tuple[str, float, float]:
         peak = 0
         try:
             while process.poll() is None:
-                peak = max(peak, resident(process))
+                peak = max(peak, resident(process.pid))
                 try:
                     process.wait(SAMPLE_SECONDS)
                 except psutil.TimeoutExpired:

@@ -14,14 +14,16 @@ from mura_trt.cores import usable_cores
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.runtimes.base import Pixels, Scores, Session, SessionOptions
 
-# ONNX Runtime's own threads wait for each other behind every one of 300 nodes. Here each core computes some views from
-# end to end, and waits for nobody: see benchmarks/NOTES.md. The activations of two views stay in a cache of 32 MB.
-RUN = 2
-BATCH = 8  # at the least, and a run for each core
+BATCH = 8  # at the least, and two views for each core
 
 
 class OnnxRuntimeSession(Session):
-    """The FP32 graph, whatever the bundle's precision: a CPU computes FP16 in FP32 anyway, with casts on top."""
+    """The FP32 graph, whatever the bundle's precision: a CPU computes FP16 in FP32 anyway, with casts on top.
+
+    Each core computes a view from end to end. ONNX Runtime's own threads would share every one of 300 nodes and wait
+    for one another behind it: 1.14 times as long on a quiet machine, twice as long beside other work
+    (benchmarks/NOTES.md).
+    """
 
     name = "onnxruntime"
     depth = 2  # so that a core goes on with the next batch where it is through with this one
@@ -30,7 +32,7 @@ class OnnxRuntimeSession(Session):
 
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
         cores = usable_cores()
-        super().__init__(bundle.contract, options.batch or max(BATCH, RUN * cores))
+        super().__init__(bundle.contract, options.batch or max(BATCH, 2 * cores))
         try:
             import onnxruntime as ort
         except ImportError as error:
@@ -51,15 +53,14 @@ class OnnxRuntimeSession(Session):
 
     def _submit(self, images: Pixels) -> None:
         assert isinstance(images, np.ndarray)
-        runs = [images[at : at + RUN] for at in range(0, len(images), RUN)]
-        self._running.append([self._cores.submit(self._compute, run) for run in runs])
+        self._running.append([self._cores.submit(self._compute, images[at : at + 1]) for at in range(len(images))])
 
     def _collect(self) -> Scores:
-        parts = [run.result() for run in self._running.popleft()]
+        parts = [view.result() for view in self._running.popleft()]
         return Scores(*(np.concatenate(output) for output in zip(*parts, strict=True)))
 
-    def _compute(self, images: NDArray[np.uint8]) -> Scores:
-        outputs = self._session.run(["probability", "logit", "cam"], {"image": images})
+    def _compute(self, image: NDArray[np.uint8]) -> Scores:
+        outputs = self._session.run(["probability", "logit", "cam"], {"image": image})
         return Scores(*(np.asarray(output, np.float32) for output in outputs))
 
     def close(self) -> None:
