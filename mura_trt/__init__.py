@@ -1,3 +1,9 @@
 """mura-trt: scores whole archives of bone X-rays, study by study, as fast as the machine allows."""
 
+import os
+
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.29 and later tell Microsoft what they run, on which machine and from which path, unless this is set
+# before they are loaded. Whoever wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

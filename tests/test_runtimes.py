@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +123,19 @@ def test_another_shape_or_dtype_is_refused(images: NDArray[np.generic], bundle: 
     session, _ = open_session("null", bundle, SessionOptions(batch=4))
     with pytest.raises(ValueError, match=r"null takes uint8 \(1..4, 320, 320, 1\), not"):
         session.run(images)  # type: ignore[arg-type]
+
+
+def test_onnxruntime_keeps_nothing_for_its_makers(bundle: Bundle, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mura_trt.bundle import Bundle\n"
+        "from mura_trt.runtimes import SessionOptions, open_session\n"
+        "open_session('onnxruntime', Bundle.open(Path(sys.argv[1])), SessionOptions())"
+    )
+    kept_back = ("ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI")  # with any of them it tells nothing anyway
+    environment = {name: value for name, value in os.environ.items() if name not in kept_back}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code, bundle.folder], env=environment, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
 @no_gpu

@@ -47,7 +47,7 @@ def _model_only(found: dict[str, Any]) -> list[str]:
     if "reference" in found:
         reference = found["reference"]
         lines.append(
-            f"  sgemm: NumPy's product of large float32 matrices, {_spread(reference['sgemm_gflop_per_s'], 0)} GFLOP/s"
+            f"  sgemm: large float32 matrices, {_spread(reference['sgemm_gflop_per_s'], 0)} GFLOP/s"
             f" with {reference['threads']} threads; {reference['gflop_per_view']:.1f} GFLOP a view"
         )
     return lines

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 from mura_trt.archives import NamedArchive
+from mura_trt.bench import reference
 from mura_trt.bench.alone import cycled, decode_alone, in_batches
 from mura_trt.bench.machine import Moment, commit, disturbance, machine, moment
 from mura_trt.bench.processes import in_fresh_process, resident
@@ -133,15 +135,34 @@ def test_gflop_of_a_view_are_those_of_the_network() -> None:
 
     with torch.device("meta"):  # shapes alone
         network = MuraNet().eval()
-        for _, convolution in network.convolutions():
-            convolution.register_forward_hook(count)
+        for name, convolution in network.convolutions():
+            # The paper's transitions convolve before they pool: four times the positions.
+            for _ in range(4 if "transition" in name else 1):
+                convolution.register_forward_hook(count)
         network(torch.zeros((1, 320, 320, 1), dtype=torch.uint8))
     done += 10 * 10 * network.classifier.in_features  # the class activation map
     assert pytest.approx(2 * done / 1e9, abs=1e-4) == GFLOP_PER_VIEW
 
 
-def test_matrices_are_fast_and_take_the_threads_they_are_given() -> None:
+def test_matrices_have_the_rate_of_the_library_that_is_fastest_at_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.5 < in_fresh_process(sgemm_rate, 1, 0.1) < 1000
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # put back in the end
+    ran: list[str] = []
+
+    def library(name: str, seconds: float) -> Callable[[int], Callable[[], object]]:
+        def work() -> None:
+            ran.append(name)
+            time.sleep(seconds)
+
+        return lambda side: work
+
+    monkeypatch.setattr(reference, "_numpy", library("numpy", 0.4))
+    monkeypatch.setattr(reference, "_onnxruntime", lambda threads: library("onnxruntime", 0.2))
+    assert sgemm_rate(1, 0.0) == pytest.approx(2 * 1024**3 / 0.2 / 1e9, rel=0.1)
+    assert set(ran) == {"numpy", "onnxruntime"}
+    monkeypatch.setattr(reference, "_onnxruntime", lambda threads: None)
+    assert sgemm_rate(1, 0.0) == pytest.approx(2 * 1024**3 / 0.4 / 1e9, rel=0.1)
 
 
 def system(root: Path, busy: int, mhz: float | None = None, khz: int | None = None) -> Path:
