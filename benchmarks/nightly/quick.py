@@ -3,8 +3,9 @@
 Three things are measured, each by wall time and by CPU time:
 
 * ``decode``: bytes in memory to pixels, on all cores;
-* ``pipeline``: ``mura-trt score`` with the null runtime on the archive's images;
-* ``feed``: the same on images of 8 x 8 pixels, which cost nothing but what every view costs.
+* ``pipeline``: ``mura-trt score`` with the null runtime on the archive's images, on all cores;
+* ``feed``: the same on images of 8 x 8 pixels, which cost nothing but what every view costs, on one core. On several,
+  its threads wait for Python's lock, and take up to twice the CPU time while nothing else wants those cores.
 
 A figure is how many views are done in the time of one unit of fixed work (:mod:`benchmarks.nightly.reference`) that was
 done just before and just after. Wall time of a run is from its first batch to its last commit. CPU time is that of all
@@ -14,6 +15,7 @@ its processes, less what a run of a few views takes: that is starting.
 from __future__ import annotations
 
 import math
+import os
 import resource
 import shutil
 import statistics
@@ -32,6 +34,7 @@ from mura_trt.bench.sample import link_views
 from mura_trt.bench.scoring import scored
 from mura_trt.cores import usable_cores
 
+HOWS = Pace._fields
 BATCH = 64
 START_VIEWS = 8
 MOST_FILES = 512
@@ -49,7 +52,7 @@ class Effort:
     """So many at the least, however long they take."""
     pipeline_views: int = 6000
     """A run's, on two cores; more on more."""
-    feed_views: int = 45_000
+    feed_views: int = 30_000
     slices: int = 10
     """Turns of decoding in a round."""
     turn: float = 0.25
@@ -69,12 +72,11 @@ class Measured:
 
     def take(self, name: str, ours: Pace, before: Pace, after: Pace) -> None:
         """Notes both figures of a thing."""
-        self._note(f"{name} wall", [ours.wall], [math.sqrt(before.wall * after.wall)])
-        self._note(f"{name} cpu", [ours.cpu], [math.sqrt(before.cpu * after.cpu)])
+        self.take_slices(name, [ours], [before, after])
 
     def take_slices(self, name: str, ours: list[Pace], between: list[Pace]) -> None:
         """Notes both figures by the median of many turns; ``between`` has one more."""
-        for how in ("wall", "cpu"):
+        for how in HOWS:
             rates = [getattr(pace, how) for pace in ours]
             fixed = [getattr(pace, how) for pace in between]
             around = [math.sqrt(one * other) for one, other in pairwise(fixed)]
@@ -123,6 +125,17 @@ def scratch() -> Iterator[Path]:
             tempfile.tempdir = before
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """What is started meanwhile has one core, for good."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _children_cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
@@ -133,6 +146,17 @@ def _score(archive: Path, bundle: Path) -> tuple[dict[str, Any], float]:
     before = _children_cpu()
     told = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048").run
     return told, _children_cpu() - before
+
+
+def _run(few: Path, many: Path, bundle: Path, fixed: Turns, turn: float) -> tuple[Pace, Pace, Pace]:
+    """How fast many views are scored, and the fixed work before and after; RuntimeError where they are too few."""
+    _, start = _score(few, bundle)
+    before = fixed.turn(turn)
+    told, cpu = _score(many, bundle)
+    after = fixed.turn(turn)
+    if cpu <= start:
+        raise RuntimeError(f"{told['scored']} views take no more CPU time than {START_VIEWS}: take more")
+    return Pace(told["views_per_s"], (told["scored"] - START_VIEWS) / (cpu - start)), before, after
 
 
 def measure(archive: Path, engine: Path, effort: Effort | None = None) -> Measured:
@@ -157,19 +181,14 @@ def measure(archive: Path, engine: Path, effort: Effort | None = None) -> Measur
         link_views(archive, many, effort.pipeline_views * max(cores, FEW_CORES) // FEW_CORES)
         make_archive(tiny, effort.feed_views)
         make_bundle(nothing)
-        with Turns(cores, images) as fixed, Turns(cores, small_files) as small:
+        with one_core():
+            alone = Turns(1, small_files)
+        with Turns(cores, images) as fixed, alone:
             rounds, round_began, last = 0, time.monotonic(), 0.0
             while rounds < effort.rounds or round_began + last - began < effort.seconds:
-                _, start = _score(few, engine)
-                for name, folder, bundle, other in (("pipeline", many, engine, fixed), ("feed", tiny, nothing, small)):
-                    before = other.turn(effort.turn)
-                    told, cpu = _score(folder, bundle)
-                    if cpu <= start:
-                        raise RuntimeError(
-                            f"{told['scored']} views take no more CPU time than {START_VIEWS}: take more"
-                        )
-                    ours = Pace(told["views_per_s"], (told["scored"] - START_VIEWS) / (cpu - start))
-                    found.take(name, ours, before, other.turn(effort.turn))
+                found.take("pipeline", *_run(few, many, engine, fixed, effort.turn))
+                with one_core():
+                    found.take("feed", *_run(few, tiny, nothing, alone, effort.turn))
                 with Turns(1, decoding, archive, cores) as decoder:
                     ours_, between = [], [fixed.turn(effort.slice)]
                     for _ in range(effort.slices):
