@@ -140,6 +140,7 @@ def test_a_part_that_fails_or_hangs_says_so(monkeypatch: pytest.MonkeyPatch, tmp
     assert (parts.soak(tmp_path).failure or "").startswith("soak: did not end within")
 
 
+@pytest.mark.slow
 def test_a_bound_of_parity_that_is_missed_fails_the_night(
     archive: Path, bundle: Bundle, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
