@@ -51,6 +51,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="File for the result, 
 
 DECODE_BATCH = 64
 DECODE_SECONDS, ENGINE_SECONDS = 8.0, 20.0  # about as long as the runs that they are compared with
+SMALL = 480  # views that the engine works on for some ten seconds or more
 LARGE = 16_000  # views: some seconds, so that what the first and the last batch wait for hardly counts
 
 
@@ -76,7 +77,7 @@ def compared(ours: list[float], others: list[float], other: str = "alone") -> di
 def measure_speed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """Both pairs, interleaved."""
     engine_ours, engine_alone, null_ours, null_alone, batch_ms = [], [], [], [], []
-    with repeated(archive, 240) as small, repeated(archive, LARGE) as large:
+    with repeated(archive, SMALL) as small, repeated(archive, LARGE) as large:
         paths = sorted(large.rglob("*.png"))
         for _ in range(repeats):
             engine_alone.append(
