@@ -10,7 +10,7 @@ from collections.abc import Callable
 # DenseNet-169 (Huang et al. 2017, table 1) at 320 x 320, its stem taking three channels, and its transitions pooling
 # behind the convolution. The graph pools before it, which saves 1.12 of them, and a runtime may save others.
 GFLOP_PER_VIEW = 13.7072
-MATRIX_SECONDS = 0.1  # that one product takes at the least
+MATRIX_SECONDS = 0.1  # that a product of the largest matrices takes at the least
 OPSET, IR_VERSION = 20, 10  # of a graph that any ONNX Runtime of these years takes
 
 
@@ -25,7 +25,7 @@ def sgemm_rate(threads: int, seconds: float) -> float:
     threads
         Of a library; for NumPy's they count where NumPy was not loaded before.
     seconds
-        That each library has, at the least; choosing the matrices' size, and the first product, are not counted.
+        For each library and size, at the least; the first product of each is not counted.
     """
     # Libraries look at this once, when they are loaded: OpenBLAS, MKL, and those on OpenMP.
     os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), str(threads)))
@@ -33,17 +33,18 @@ def sgemm_rate(threads: int, seconds: float) -> float:
 
 
 def _fastest(product: Callable[[int], Callable[[], object]], seconds: float) -> float:
-    """Of many products; ``product`` makes what computes one of matrices of so many rows."""
-    side, taken = 512, 0.0
-    while taken < MATRIX_SECONDS:
+    """Of many products of each size; ``product`` makes what computes one of matrices of so many rows."""
+    side, taken, rate = 512, 0.0, 0.0
+    while taken < MATRIX_SECONDS:  # which size suits a library's blocks and the caches, it does not say
         side *= 2
         multiply = product(side)
         multiply()
+        ended = time.perf_counter() + seconds
         taken = _seconds(multiply)
-    ended = time.perf_counter() + seconds
-    while time.perf_counter() < ended:
-        taken = min(taken, _seconds(multiply))
-    return 2 * side**3 / taken / 1e9
+        while time.perf_counter() < ended:
+            taken = min(taken, _seconds(multiply))
+        rate = max(rate, 2 * side**3 / taken / 1e9)
+    return rate
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -24,7 +24,7 @@ from mura_trt.runtimes import RUNTIMES
 DECODE_BATCH = 64  # as the null runtime has it
 # Of the options' seconds, which are those of a run of score: what a part takes by itself, the trial that warms up and
 # tells how many views a run takes, and the CPU's reference.
-ALONE, TRIAL, MATRICES = 0.5, 0.25, 0.125
+ALONE, TRIAL, MATRICES = 0.5, 0.25, 0.05
 
 Report = Callable[[str], None]
 

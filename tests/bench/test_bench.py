@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mura_trt.archives import NamedArchive
-from mura_trt.bench import sweeping
+from mura_trt.bench import rounds, sweeping
 from mura_trt.bench.alone import ModelRate
 from mura_trt.bench.options import BenchOptions
 from mura_trt.bench.reference import GFLOP_PER_VIEW
@@ -38,6 +38,25 @@ def found(few_views: Path, quick_bundle: Bundle) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     return told
+
+
+def test_the_null_engine_is_as_slow_as_decoding_was_just_before(
+    monkeypatch: pytest.MonkeyPatch, few_views: Path, quick_bundle: Bundle, tmp_path: Path
+) -> None:
+    rates = iter([1000.0, 3000.0])
+    monkeypatch.setattr(Subject, "decode", lambda self, seconds: next(rates))
+    ran: list[str] = []
+
+    def run(archive: Path, engine: Path, *options: str) -> Scored:
+        ran.append(" ".join(options))
+        return Scored({}, None)
+
+    monkeypatch.setattr(rounds, "scored", run)
+    options = BenchOptions(few_views, quick_bundle.folder, rounds=1, seconds=0.1)
+    views = Sample(few_views, 6, 5, {}, 100, converted=False, unpacked=False)
+    (one,) = Subject(options, quick_bundle, views, [], 1000.0, []).rounds(tmp_path, lambda _: None)
+    assert len(ran) == 1 and "--runtime null --batch 64 --null-ms 64.0" in ran[0]
+    assert (one.null_ms, one.decode) == (64.0, 2000.0)
 
 
 def test_three_tables_tell_what_was_measured(found: dict[str, Any], quick_bundle: Bundle) -> None:
