@@ -191,7 +191,9 @@ def score_listing(
             least = LEAST_BATCHES * recipe["batch"]
             ledger = Ledger(len(listing), recipe["shard_views"], ahead, kept, len(places), least)
             supervisor = Supervisor(listing, out, crew, ledger, progress, report)
+            cpu_began = time.process_time()
             supervisor.run()
+            supervisor_cpu = time.process_time() - cpu_began
             workers = _workers(crew, supervisor)
         scored = time.monotonic()
         outcome = out.outcome(len(listing))
@@ -235,6 +237,7 @@ def score_listing(
                 "list": round(listed - started, 2),
                 "score": round(scored - listed, 2),
                 "tables": round(ended - scored, 2),
+                "supervisor_cpu": round(supervisor_cpu, 3),
                 **_worker_seconds(supervisor),
             },
             "out": str(options.out),
@@ -274,7 +277,7 @@ def _workers(crew: Crew, supervisor: Supervisor) -> list[dict[str, Any]]:
                 "views": record.views,
                 "lost": record.losses,
                 "given_up": record.gone,
-                "stage_s": {name: round(seconds, 2) for name, seconds in record.stage_seconds.items()},
+                "stage_s": {name: round(seconds, 3) for name, seconds in record.stage_seconds.items()},
             }
         )
     return found
@@ -286,7 +289,7 @@ def _worker_seconds(supervisor: Supervisor) -> dict[str, float]:
     for record in supervisor.records:
         for stage, seconds in record.stage_seconds.items():
             total[f"worker_{stage}"] = total.get(f"worker_{stage}", 0.0) + seconds
-    return {stage: round(seconds, 2) for stage, seconds in total.items()}
+    return {stage: round(seconds, 3) for stage, seconds in total.items()}
 
 
 def _draw(options: ScoreOptions, listing: Listing, outcome: Outcome, out: OutputFolder) -> int:

@@ -83,8 +83,8 @@ class Done(NamedTuple):
     first_batch_at: float
     """When this worker's first batch went in: seconds of the monotonic clock, which all processes share."""
     stage_seconds: dict[str, float]
-    """How long the main thread waited for reading and for decoding and was in the engine, and its CPU time in all
-    (``main_cpu``), since it began to work."""
+    """How long the main thread waited for reading and for decoding and was in the engine, its CPU time in all
+    (``main_cpu``) and the process's (``cpu``), since it began to work."""
 
 
 class Stop(NamedTuple):
@@ -215,7 +215,7 @@ class Worker:
         self._first_batch_at = 0.0
         self._seconds = {"read": 0.0, "decode": 0.0, "engine": 0.0}
         self._stage = ("idle", time.monotonic())
-        self._cpu_began = time.thread_time()
+        self._cpu_began = {"main_cpu": time.thread_time(), "cpu": time.process_time()}
         self._settled = 0
 
     def run(self) -> None:
@@ -338,7 +338,8 @@ class Worker:
         """Sends finished tasks, oldest first; views settle in order, so a later one is never kept waiting for long."""
         while self._open and self._open[0].complete:
             rows = self._open.popleft().rows()
-            seconds = {**self._seconds, "main_cpu": time.thread_time() - self._cpu_began}
+            cpu = {"main_cpu": time.thread_time(), "cpu": time.process_time()}
+            seconds = {**self._seconds, **{name: cpu[name] - began for name, began in self._cpu_began.items()}}
             with self._sending:  # no pulse that follows counts these views once more
                 self._count()
                 self._connection.send(Done(rows, self._first_batch_at, seconds))

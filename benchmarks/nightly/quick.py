@@ -8,15 +8,14 @@ Three things are measured, each by wall time and by CPU time:
   its threads wait for Python's lock, and take up to twice the CPU time while nothing else wants those cores.
 
 A figure is how many views are done in the time of one unit of fixed work (:mod:`benchmarks.nightly.reference`) that was
-done just before and just after. Wall time of a run is from its first batch to its last commit. CPU time is that of all
-its processes, less what a run of a few views takes: that is starting.
+done just before and just after. Wall time of a run is from its first batch to its last commit. CPU time is what its
+``run.json`` tells: of the supervisor from listing to the last commit, and of the worker since it began to work.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import resource
 import shutil
 import statistics
 import tempfile
@@ -26,7 +25,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from benchmarks.feed import make_archive, make_bundle
 from benchmarks.nightly.reference import Load, Pace, Turns, images, small_files
@@ -36,7 +34,6 @@ from mura_trt.cores import usable_cores
 
 HOWS = Pace._fields
 BATCH = 64
-START_VIEWS = 8
 MOST_FILES = 512
 FEW_CORES = 2
 MEMORY, ROOM = Path("/dev/shm"), 2**30  # bytes; the tiny images take a page each
@@ -136,27 +133,13 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _children_cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _score(archive: Path, bundle: Path) -> tuple[dict[str, Any], float]:
-    """What a run with the null runtime tells, and seconds of CPU time that it took."""
-    before = _children_cpu()
-    told = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048").run
-    return told, _children_cpu() - before
-
-
-def _run(few: Path, many: Path, bundle: Path, fixed: Turns, turn: float) -> tuple[Pace, Pace, Pace]:
-    """How fast many views are scored, and the fixed work before and after; RuntimeError where they are too few."""
-    _, start = _score(few, bundle)
+def _run(archive: Path, bundle: Path, fixed: Turns, turn: float) -> tuple[Pace, Pace, Pace]:
+    """How fast its views are scored with the null runtime, and the fixed work before and after."""
     before = fixed.turn(turn)
-    told, cpu = _score(many, bundle)
+    told = scored(archive, bundle, "--runtime", "null", "--allow-unproven", "--shard-views", "2048").run
     after = fixed.turn(turn)
-    if cpu <= start:
-        raise RuntimeError(f"{told['scored']} views take no more CPU time than {START_VIEWS}: take more")
-    return Pace(told["views_per_s"], (told["scored"] - START_VIEWS) / (cpu - start)), before, after
+    cpu = told["stage_s"]["worker_cpu"] + told["stage_s"]["supervisor_cpu"]
+    return Pace(told["views_per_s"], told["scored"] / cpu), before, after
 
 
 def measure(archive: Path, engine: Path, effort: Effort | None = None) -> Measured:
@@ -176,8 +159,7 @@ def measure(archive: Path, engine: Path, effort: Effort | None = None) -> Measur
     found = Measured()
     began = time.monotonic()
     with scratch() as work:
-        few, many, tiny, nothing = (work / name for name in ("few", "many", "tiny", "nothing"))
-        link_views(archive, few, START_VIEWS)
+        many, tiny, nothing = (work / name for name in ("many", "tiny", "nothing"))
         link_views(archive, many, effort.pipeline_views * max(cores, FEW_CORES) // FEW_CORES)
         make_archive(tiny, effort.feed_views)
         make_bundle(nothing)
@@ -186,9 +168,9 @@ def measure(archive: Path, engine: Path, effort: Effort | None = None) -> Measur
         with Turns(cores, images) as fixed, alone:
             rounds, round_began, last = 0, time.monotonic(), 0.0
             while rounds < effort.rounds or round_began + last - began < effort.seconds:
-                found.take("pipeline", *_run(few, many, engine, fixed, effort.turn))
+                found.take("pipeline", *_run(many, engine, fixed, effort.turn))
                 with one_core():
-                    found.take("feed", *_run(few, tiny, nothing, alone, effort.turn))
+                    found.take("feed", *_run(tiny, nothing, alone, effort.turn))
                 with Turns(1, decoding, archive, cores) as decoder:
                     ours_, between = [], [fixed.turn(effort.slice)]
                     for _ in range(effort.slices):

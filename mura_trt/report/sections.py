@@ -21,6 +21,9 @@ STAGES = {
     "worker_read": "read",
     "worker_decode": "decode",
     "worker_engine": "engine",
+    "worker_main_cpu": "CPU time of the main thread",
+    "worker_cpu": "CPU time of the worker",
+    "supervisor_cpu": "CPU time of the supervisor",
 }
 
 
