@@ -102,7 +102,7 @@ class PlayedWorker:
         """As the real one."""
         if isinstance(message, worker.Assignment):
             began = time.monotonic()
-            self._inbox.put((self, worker.Done(rows_of(message.task), began, {})))
+            self._inbox.put((self, worker.Done(rows_of(message.task), time.monotonic() - began, {})))
 
     def last_words(self) -> str:
         """It never dies."""
@@ -118,7 +118,7 @@ def answer(connection: Connection, _config: worker.WorkerConfig, supervisor: int
     connection.send(worker.Ready("null", "cpu", BATCH, []))
     while isinstance(message := connection.recv(), worker.Assignment):
         began = time.monotonic()
-        connection.send(worker.Done(rows_of(message.task), began, {}))
+        connection.send(worker.Done(rows_of(message.task), time.monotonic() - began, {}))
 
 
 def answer_beside(connection: Connection, config: worker.WorkerConfig, supervisor: int) -> None:

@@ -6,12 +6,15 @@ import math
 import os
 from pathlib import Path
 
+CORES = "MURA_TRT_CORES"  # of the environment: as many as a process may use, where it may not use all
+
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores by affinity and cgroup quota (version 2's ``cpu.max`` or version 1's CFS quota); at least 1."""
+    """Cores by affinity, cgroup quota (version 2's ``cpu.max`` or version 1's CFS quota) and ``CORES``; at least 1."""
     cores = len(os.sched_getaffinity(0))
     quota = cpu_quota(cgroup)
-    return max(1, min(cores, math.ceil(quota))) if quota else cores
+    granted = os.environ.get(CORES, "")
+    return max(1, min(cores, math.ceil(quota or cores), int(granted) if granted.isdecimal() else cores))
 
 
 def processor_name() -> str:

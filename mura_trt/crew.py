@@ -13,7 +13,8 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
-from mura_trt.places import Place
+from mura_trt.places import AnyPlace
+from mura_trt.runtimes import MIXED
 from mura_trt.worker import Assignment, Done, Fatal, Flush, Hungry, Pulse, Ready, Stop, WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -93,10 +94,20 @@ class Crew:
         One for each worker, which is known by its number among them.
     device
         ``cpu`` or ``cuda``, which all must work on; None takes what the first finds.
+    mixed
+        Each works with the runtime that it finds at its place.
     """
 
-    def __init__(self, hire: Hire, config: WorkerConfig, places: Sequence[Place], device: str | None = None) -> None:
+    def __init__(
+        self,
+        hire: Hire,
+        config: WorkerConfig,
+        places: Sequence[AnyPlace],
+        device: str | None = None,
+        mixed: bool = False,
+    ) -> None:
         self._hire, self._device = hire, device
+        self.mixed = mixed
         self._inbox: Inbox = SimpleQueue()
         self._members = [
             _Member(number, dataclasses.replace(config, place=place, log=_log(config.log, number)))
@@ -129,19 +140,21 @@ class Crew:
         """What a worker, or the one it replaces, found at its place; None where none ever could take tasks."""
         return self._members[number].ready
 
-    def place(self, number: int) -> Place:
+    def place(self, number: int) -> AnyPlace:
         """Where a worker works."""
         return self._members[number].config.place
 
     def name(self, number: int) -> str:
         """A worker's name in messages."""
-        place = self.place(number)
-        return f"the worker process on {place}" if place.device else "the worker process"
+        place, ready = self.place(number), self.ready(number)
+        where = f"{place}, node {ready.node}" if ready and ready.node else str(place)
+        return f"the worker process on {where}" if place.device else "the worker process"
 
     def start(self) -> Ready:
         """Starts all workers, waits until they can take tasks, and tells what the first has found.
 
         Whoever replaces one later works with the same runtime and batch: rows of another runtime must not slip in.
+        Where they are mixed, it is told what holds for all: runtime and device ``mixed``, and the largest batch.
 
         Raises
         ------
@@ -149,8 +162,13 @@ class Crew:
             One cannot work at its place, for the reason given, or it died while it started, and did so again.
         """
         self._start(self._members)
-        first = self._members[0].ready
-        assert first is not None
+        found = [member.ready for member in self._members if member.ready]
+        if self.mixed:
+            for member, ready in zip(self._members, found, strict=True):
+                member.config = dataclasses.replace(member.config, runtime=ready.runtime, batch=ready.batch)
+            passed_over = dict.fromkeys(reason for ready in found for reason in ready.passed_over)
+            return Ready(MIXED, MIXED, max(ready.batch for ready in found), list(passed_over))
+        first = found[0]
         self._device = first.device
         others = [
             member
@@ -224,7 +242,7 @@ class Crew:
                 member.ready, member.starting = ready, False
         return message
 
-    def _refusal(self, place: Place, ready: Ready) -> MuraTrtError | None:
+    def _refusal(self, place: AnyPlace, ready: Ready) -> MuraTrtError | None:
         """What is wrong with the device that a worker has found."""
         if place.device == "cuda" and ready.device != "cuda":
             passed_over = "".join(f"; {reason}" for reason in ready.passed_over)

@@ -27,11 +27,14 @@ ScoreArray = NDArray[np.void]
 
 
 def score_type(map_size: int) -> np.dtype[np.void]:
-    """Of one view: logit and probability, whether its file stores color, and its class activation map, row by row.
+    """Of one view: logit and probability, whether its file stores color, who computed it, and its class activation map.
 
-    The map has no values where none is kept.
+    ``runtime`` is 0, but in a run that mixes runtimes: there 1 and more count those of ``RUNTIMES``. The map is row by
+    row, and has no values where none is kept.
     """
-    return np.dtype([("logit", "<f4"), ("probability", "<f4"), ("color", "?"), ("map", "<f4", (map_size,))])
+    return np.dtype(
+        [("logit", "<f4"), ("probability", "<f4"), ("color", "?"), ("runtime", "u1"), ("map", "<f4", (map_size,))]
+    )
 
 
 def scores_of(
@@ -39,7 +42,7 @@ def scores_of(
 ) -> ScoreArray:
     """Scores of n views from their parts, (n,) each; maps are float32 (n, ...) or not kept."""
     found = np.empty(len(np.asarray(logit)), score_type(0 if maps is None else int(np.prod(maps.shape[1:]))))
-    found["logit"], found["probability"], found["color"] = logit, probability, color
+    found["logit"], found["probability"], found["color"], found["runtime"] = logit, probability, color, 0
     if maps is not None:
         found["map"] = maps.reshape(found["map"].shape)
     return found
@@ -110,6 +113,10 @@ class _Hand:
     """What one worker has, and what is to be tried on it again."""
 
     at_work: deque[Task] = field(default_factory=deque)
+    copies: list[Task] = field(default_factory=list)
+    """Tasks that another worker has at work, and this one, too."""
+    overtaken: list[Task] = field(default_factory=list)
+    """Tasks that this one may be at work on still, and whose rows another has given."""
     suspects: deque[Task] = field(default_factory=deque)
     alone: bool = False
     """The task at work is a suspect."""
@@ -118,6 +125,11 @@ class _Hand:
     def views(self) -> int:
         """Of the tasks at work."""
         return sum(task.stop - task.start for task in self.at_work)
+
+    @property
+    def idle(self) -> bool:
+        """It has nothing to do."""
+        return not (self.at_work or self.copies or self.overtaken)
 
 
 class Ledger:
@@ -129,7 +141,8 @@ class Ledger:
     other workers go on with theirs. Where nothing else is left to do, they try a lost worker's tasks, too, each alone.
 
     Several workers are to end together: when the end comes near, each gets half its share of what is left, in parts of
-    shards where need be, and again when it is through with that.
+    shards where need be, and again when it is through with that. What a straggler has at work may then be given to an
+    idle worker, too: whose rows come first count, and the other's are passed over.
 
     Parameters
     ----------
@@ -194,7 +207,7 @@ class Ledger:
         hand = self._hands[worker]
         if hand.at_work and (hand.suspects or hand.alone):
             return None
-        task = None if hand.at_work else self._suspect_for(hand)
+        task = self._suspect_for(hand) if hand.idle else None
         hand.alone = task is not None
         task = task or self._untouched_for(hand, hungry)
         if task:
@@ -223,10 +236,36 @@ class Ledger:
         self._left -= task.stop - task.start
         return task
 
+    def idle(self, worker: int) -> bool:
+        """Whether a worker has nothing to do, for nothing is left that was not handed out."""
+        return self._next is None and self._hands[worker].idle
+
+    def oldest(self, worker: int) -> Task | None:
+        """What a worker is at, of what has no culprit in it as far as is known."""
+        hand = self._hands[worker]
+        return hand.at_work[0] if hand.at_work and not hand.alone else None
+
+    def copy(self, worker: int, straggler: int) -> Task | None:
+        """Gives an idle worker what a straggler will come to last, to be done twice; None where all of it is."""
+        copied = [task for hand in self._hands for task in hand.copies]
+        task = next((task for task in reversed(self._hands[straggler].at_work) if task not in copied), None)
+        if task:
+            self._hands[worker].copies.append(task)
+        return task
+
     def returned(self, worker: int, rows: Rows) -> Rows | None:
         """Takes the rows of a task that a worker had; gives a shard's when they are its last."""
-        at_work = self._hands[worker].at_work
-        at_work.remove(next(task for task in at_work if (task.start, task.stop) == (rows.start, rows.stop)))
+        hand, task = self._hands[worker], Task(rows.start, rows.stop)
+        if task in hand.overtaken:
+            hand.overtaken.remove(task)
+            return None
+        own = task in hand.at_work
+        (hand.at_work if own else hand.copies).remove(task)
+        for other in self._hands:
+            tasks = other.copies if own else other.at_work
+            if task in tasks:
+                tasks.remove(task)
+                other.overtaken.append(task)
         return self._gather(rows)
 
     def worker_lost(self, worker: int, code: str, message: str) -> Rows | None:
@@ -242,8 +281,7 @@ class Ledger:
             Of the culprit's failure: what the loss looked like.
         """
         hand = self._hands[worker]
-        lost = list(hand.at_work)
-        hand.at_work.clear()
+        lost = self._take_back(hand)
         if len(lost) == 1 and lost[0].stop - lost[0].start > 1:
             (task,) = lost
             again = [Task(view, view + 1) for view in range(task.start, task.stop)]
@@ -259,9 +297,22 @@ class Ledger:
     def worker_gone(self, worker: int) -> None:
         """Takes back what a worker had that nobody replaces: the others will try that, with no blame on any view."""
         hand = self._hands[worker]
-        hand.suspects.extendleft(reversed(hand.at_work))
-        hand.at_work.clear()
+        hand.suspects.extendleft(reversed(self._take_back(hand)))
         self._working -= 1
+
+    def _take_back(self, hand: _Hand) -> list[Task]:
+        """What a worker had that nobody else is at: what another has a copy of is that one's now."""
+        lost = []
+        for task in hand.at_work:
+            other = next((other for other in self._hands if task in other.copies), None)
+            if other:
+                other.copies.remove(task)
+                other.at_work.append(task)
+            else:
+                lost.append(task)
+        for tasks in (hand.at_work, hand.copies, hand.overtaken):
+            tasks.clear()
+        return lost
 
     def _gaps(self) -> Iterator[Task]:
         """What the kept rows leave to do: whole shards, or the parts between them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from mura_trt.cores import usable_cores
 from mura_trt.cuda_devices import cuda_device_count
@@ -13,9 +14,24 @@ from mura_trt.errors import UsageError
 AUTO, ALL, CPU = "auto", "all", "cpu"
 
 
+class AnyPlace(Protocol):
+    """Where one worker works: on this machine or elsewhere. As text, what a user calls it."""
+
+    @property
+    def gpu(self) -> int | None:
+        """A GPU's number, as the CUDA driver counts those that the worker's process may use; None takes none."""
+
+    @property
+    def device(self) -> str | None:
+        """``cuda`` or ``cpu``; None where the runtime decides."""
+
+    def take(self) -> None:
+        """Keeps this process to it, before a library is loaded that counts cores or looks for GPUs."""
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where one worker works; with neither of the two, wherever its runtime finds a device."""
+    """A place on this machine; with neither of the two, wherever its runtime finds a device."""
 
     gpu: int | None = None
     """A GPU's number, as the CUDA driver counts those that this process may use."""

@@ -64,13 +64,15 @@ class Outcome:
     """Every view's result, by its number in the listing.
 
     ``logit`` and ``probability`` are float32 (n,), NaN for a view that failed; ``color`` is bool (n,), whether its
-    file stores color; ``failures`` says why, in order.
+    file stores color; ``failures`` says why, in order. ``runtime``, uint8 (n,), is there in runs that mix runtimes: a
+    code for each view's.
     """
 
     logit: NDArray[np.float32]
     probability: NDArray[np.float32]
     color: NDArray[np.bool_]
     failures: list[Failure]
+    runtime: NDArray[np.uint8] | None = None
 
     @property
     def scored(self) -> int:
@@ -272,8 +274,8 @@ class OutputFolder:
     def _shard_files(self) -> list[Path]:
         return sorted((self.path / _SHARDS).glob("*.json"))
 
-    def outcome(self, views: int) -> Outcome:
-        """Everything committed, checked to be every view of the listing once.
+    def outcome(self, views: int, mixed: bool = False) -> Outcome:
+        """Everything committed, checked to be every view of the listing once; with runtimes where they are mixed.
 
         Raises
         ------
@@ -283,6 +285,7 @@ class OutputFolder:
         logit = np.full(views, np.nan, np.float32)
         probability = logit.copy()
         color = np.zeros(views, bool)
+        runtime = np.zeros(views, np.uint8) if mixed else None
         failures: list[Failure] = []
         expected = 0
         for rows in self.committed():
@@ -290,9 +293,11 @@ class OutputFolder:
                 raise EnvironmentProblem(f"{self.path}: the shard of view {expected} is missing; {_WAY_OUT}")
             logit[rows.views], probability[rows.views] = rows.scores["logit"], rows.scores["probability"]
             color[rows.views] = rows.scores["color"]
+            if runtime is not None:
+                runtime[rows.views] = rows.scores["runtime"]
             failures.extend(rows.failures)
             expected = rows.stop
-        outcome = Outcome(logit, probability, color, failures)
+        outcome = Outcome(logit, probability, color, failures, runtime)
         if expected != views or outcome.scored + len(failures) != views:
             raise EnvironmentProblem(f"{self.path}: {views} views listed, {expected} committed; {_WAY_OUT}")
         return outcome
@@ -301,7 +306,7 @@ class OutputFolder:
         """Writes studies, views and failures; returns how many studies there are."""
         tables = {
             "studies": study_tables(listing, outcome.probability, threshold, ROWS_AT_ONCE),
-            "views": view_tables(listing, outcome.logit, outcome.probability, outcome.color),
+            "views": view_tables(listing, outcome.logit, outcome.probability, outcome.color, outcome.runtime),
             "failures": iter([failure_table(listing, outcome.failures)]),
         }
         with self._told_what_to_do():

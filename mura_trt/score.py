@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,11 @@ from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.folder import UNREAD_SUFFIXES
 from mura_trt.archives.listing import Listing, suffix_of
 from mura_trt.bundle import Bundle
-from mura_trt.cores import processor_name
-from mura_trt.crew import Crew
-from mura_trt.cuda_devices import gpu_kind
+from mura_trt.crew import Crew, Hire
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.heatmaps import Choice
 from mura_trt.ledger import Ledger, Rows
+from mura_trt.places import AnyPlace
 from mura_trt.recipe import note_recipe
 from mura_trt.results import HEADERS_FILE, MAP_SIZE, WORKER_LOG, Existing, Outcome, OutputFolder
 from mura_trt.score_options import ScoreOptions
@@ -168,15 +168,19 @@ def score_listing(
         config = worker.WorkerConfig(
             bundle,
             listing.source,
-            recipe.get("runtime", options.runtime),
+            options.runtime if options.allow_mixed else recipe.get("runtime", options.runtime),
             options.batch or recipe.get("batch"),
             options.null_ms,
             options.out / WORKER_LOG,
             map_size(options, bundle),
         )
         progress = Progress(len(listing), len(listing.studies))
-        places = options.places
-        with Crew(WorkerProcess, config, places, recipe.get("device")) as crew:
+        mixed = options.allow_mixed
+        device = None if mixed else recipe.get("device")
+        with (
+            workplace(options, listing) as (hire, places),
+            Crew(hire, config, places, device, mixed) as crew,
+        ):
             passed_over: list[str] = []
             if options.update or not recipe:
                 ready = crew.start()
@@ -196,7 +200,7 @@ def score_listing(
             supervisor_cpu = time.process_time() - cpu_began
             workers = _workers(crew, supervisor)
         scored = time.monotonic()
-        outcome = out.outcome(len(listing))
+        outcome = out.outcome(len(listing), mixed)
         studies = out.write_tables(listing, outcome, options.threshold, options.table_format)
         vanished = out.write_vanished(listing)
         ended = time.monotonic()
@@ -229,6 +233,7 @@ def score_listing(
             "vanished_views": vanished,
             "heatmaps": None,
             "devices": options.devices,
+            "cluster": options.cluster,
             "workers": workers,
             "workers_lost": sum(found["lost"] for found in workers),
             "views_per_s": round(progress.fresh / supervisor.seconds, 4) if progress.fresh else 0.0,
@@ -267,9 +272,9 @@ def _workers(crew: Crew, supervisor: Supervisor) -> list[dict[str, Any]]:
         place, ready = crew.place(number), crew.ready(number)
         ran: dict[str, Any] = {"runtime": None, "device": None, "device_name": None}  # nothing, where all was done
         if ready:
-            kind = gpu_kind(place.gpu or 0) if ready.device == "cuda" else None
-            name = kind.name if kind else processor_name()
-            ran = {"runtime": ready.runtime, "device": ready.device, "device_name": name}
+            ran = {"runtime": ready.runtime, "device": ready.device, "device_name": ready.device_name}
+            if ready.node:
+                ran |= {"node": ready.node, "actor": ready.actor}
         found.append(
             {
                 "place": str(place),
@@ -290,6 +295,18 @@ def _worker_seconds(supervisor: Supervisor) -> dict[str, float]:
         for stage, seconds in record.stage_seconds.items():
             total[f"worker_{stage}"] = total.get(f"worker_{stage}", 0.0) + seconds
     return {stage: round(seconds, 3) for stage, seconds in total.items()}
+
+
+@contextmanager
+def workplace(options: ScoreOptions, listing: Listing) -> Iterator[tuple[Hire, Sequence[AnyPlace]]]:
+    """What starts workers, and where they are to work: on this machine, or on a cluster's for so long."""
+    if options.cluster is None:
+        yield WorkerProcess, options.places
+        return
+    from mura_trt.cluster.join import joined
+
+    with joined(options, listing) as (hire, places):
+        yield hire, places
 
 
 def _draw(options: ScoreOptions, listing: Listing, outcome: Outcome, out: OutputFolder) -> int:

@@ -8,11 +8,13 @@ from pathlib import Path
 from mura_trt.archives.disclosure import Disclosure, default_salt_file
 from mura_trt.errors import UsageError
 from mura_trt.heatmaps import Choice
-from mura_trt.places import AUTO, Place, places_of
+from mura_trt.places import ALL, AUTO, CPU, Place, places_of
 from mura_trt.results import Existing
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.tables import FORMATS
+
+CLUSTERS, CLUSTER_URL = ("auto", "local"), "ray://"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,13 @@ class ScoreOptions:
     runtime: str = "auto"
     devices: str = AUTO
     """Where workers work, one each: ``auto``, ``all`` GPUs, GPUs by number (``0,2``), or ``cpu`` once for each."""
+    cluster: str | None = None
+    """Ray's: ``auto`` for the one that this machine is part of, ``ray://HOST:PORT``, or ``local`` for one of its own.
+    None takes processes of this machine."""
+    workers: int | None = None
+    """In the cluster; None takes one for each of its GPUs, or where it has none one for each of its nodes."""
+    allow_mixed: bool = False
+    """Workers with and without a GPU at once: each takes the runtime that it finds, and ``views`` tells which."""
     batch: int | None = None
     """Views in a batch; None takes what suits the runtime."""
     shard_views: int | None = None
@@ -65,10 +74,10 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         if self.runtime not in ("auto", *RUNTIMES):
             raise UsageError(f"--runtime {self.runtime}: choose from auto, {', '.join(RUNTIMES)}")
-        places_of(self.devices)  # raises
+        self._check_places()
         if self.table_format not in FORMATS:
             raise UsageError(f"--format {self.table_format}: choose from {', '.join(FORMATS)}")
-        for name in ("batch", "shard_views"):
+        for name in ("batch", "shard_views", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: give 1 or more")
@@ -85,6 +94,19 @@ class ScoreOptions:
                 f"--uid-salt-file {self.disclosure.salt_file}: not inside the output folder, which may be passed on"
             )
 
+    def _check_places(self) -> None:
+        if self.cluster is None:
+            if self.workers is not None or self.allow_mixed:
+                raise UsageError("--workers and --allow-mixed are of a cluster: add --cluster, or choose by --devices")
+            places_of(self.devices)  # raises
+            return
+        if self.cluster not in CLUSTERS and not self.cluster.startswith(CLUSTER_URL):
+            raise UsageError(f"--cluster {self.cluster}: give {', '.join(CLUSTERS)} or {CLUSTER_URL}HOST:PORT")
+        if self.devices not in (AUTO, ALL, CPU):
+            raise UsageError(f"--devices {self.devices}: with --cluster give auto, all (GPUs) or cpu")
+        if self.allow_mixed and (self.devices != AUTO or self.runtime != "auto"):
+            raise UsageError("--allow-mixed takes what each worker finds: leave --devices and --runtime out")
+
     @property
     def disclosure(self) -> Disclosure:
         """How DICOM files' paths and UIDs are shown."""
@@ -92,8 +114,15 @@ class ScoreOptions:
 
     @property
     def places(self) -> list[Place]:
-        """Of ``devices``."""
+        """Of ``devices``, on this machine."""
         return places_of(self.devices)
+
+    @property
+    def device(self) -> str | None:
+        """``cuda`` or ``cpu``, where the user says it."""
+        if self.cluster is None:
+            return self.places[0].device
+        return {AUTO: None, ALL: "cuda", CPU: "cpu"}[self.devices]
 
     @property
     def existing(self) -> Existing:

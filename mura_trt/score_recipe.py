@@ -14,9 +14,10 @@ from mura_trt.bundle import Bundle
 from mura_trt.errors import UsageError
 from mura_trt.recipe import RECIPE, check_recipe
 from mura_trt.results import MAP_SIZE, UPDATING
+from mura_trt.runtimes import MIXED
 from mura_trt.score_options import ScoreOptions
 
-SHARD_VIEWS = {"cpu": 256, "cuda": 2048}
+SHARD_VIEWS = {"cpu": 256, "cuda": 2048, MIXED: 256}
 # Of a run's recipe, what it has chosen itself or was told.
 CHOSEN = ("runtime", "device", "batch", "shard_views")
 # Of a recipe, what a run that updates another may have of its own.
@@ -35,6 +36,8 @@ def check(options: ScoreOptions, recipe: dict[str, Any], bundle: Bundle, listing
     """Raises UsageError where the run that is there cannot be gone on with, or updated."""
     if not recipe.keys() >= set(CHOSEN):
         raise UsageError(f"{options.out}: its {RECIPE} is not a scoring run's; choose another folder")
+    if recipe["runtime"] == MIXED and not options.allow_mixed:
+        raise UsageError(f"{options.out}: its run mixes runtimes; go on with --cluster and --allow-mixed")
     if options.heatmaps and not recipe.get(MAP_SIZE):
         raise UsageError(
             f"{options.out}: its run kept no class activation maps for --heatmaps; --overwrite begins anew"
@@ -88,10 +91,12 @@ def _asked(options: ScoreOptions, bundle: Bundle, listing: Listing, runtime: str
     """Of a run's recipe, what holds now: where the user leaves an option out, the run's own goes on."""
     chosen = {
         "runtime": None if options.runtime == "auto" else options.runtime,
-        "device": options.places[0].device,
+        "device": options.device,
         "batch": options.batch,
         "shard_views": options.shard_views,
     }
+    if options.allow_mixed:
+        chosen |= {"runtime": MIXED, "device": MIXED}
     given = {name: value for name, value in chosen.items() if value is not None}
     return {**_decided(bundle, listing, runtime), **given}
 

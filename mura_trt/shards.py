@@ -23,6 +23,7 @@ def encoded(rows: Rows) -> bytes:
         "logit": rows.scores["logit"].tolist(),
         "probability": rows.scores["probability"].tolist(),
         "colored": rows.views[rows.scores["color"]].tolist(),
+        "runtimes": rows.scores["runtime"].tolist() if rows.scores["runtime"].any() else [],
         "maps": base64.b64encode(rows.scores["map"].tobytes()).decode(),
         "failures": [[failure.view, failure.stage, failure.code, failure.message] for failure in rows.failures],
     }
@@ -53,6 +54,7 @@ def read_shard(path: Path) -> Rows:
         maps = np.frombuffer(base64.b64decode(content["maps"]), "<f4").reshape(len(views), -1) if len(views) else None
         color = np.isin(views, content["colored"])
         scores = scores_of(content["logit"], content["probability"], color, maps)
+        scores["runtime"] = content.get("runtimes") or 0
         failures = [Failure(*failure) for failure in content["failures"]]
         rows = Rows(record["start"], record["stop"], views, scores, failures)
     except (KeyError, TypeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mura_trt import worker
 from mura_trt.archives.listing import Listing
@@ -13,6 +13,7 @@ from mura_trt.crew import Crew, Lost
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.ledger import Ledger, Rows, Task
 from mura_trt.results import OutputFolder
+from mura_trt.runtimes import runtime_code
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 # hangs is mostly the disk, and costs 45 s.
 MAX_LOSSES_IN_A_ROW = 20
 MAX_CULPRITS_IN_A_ROW = 200
+# When all is handed out, an idle worker does what another is late with, too. Late is one that gave nothing for so long,
+# and for so many times as long as the idle one would take for the task.
+LATE_SECONDS, LATE_TIMES = 10.0, 3.0
 
 
 @dataclass
@@ -37,6 +41,8 @@ class Progress:
     """Views that earlier runs have scored or given up, and that are not done again."""
     fresh: int = 0
     """Views that workers of this run gave rows of."""
+    nodes: dict[str, int] = field(default_factory=dict)
+    """By machine, views that its workers are through with; empty where there is this one only."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -47,7 +53,16 @@ class Progress:
     @property
     def rate(self) -> float:
         """Views per second since the start."""
-        return max(0, self.done - self.before) / max(time.monotonic() - self.started, 1e-9)
+        return max(0, self.done - self.before) / self._elapsed
+
+    @property
+    def node_rates(self) -> list[float]:
+        """Views per second of each machine, the slowest first."""
+        return sorted(views / self._elapsed for views in self.nodes.values())
+
+    @property
+    def _elapsed(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
 
 
 @dataclass
@@ -68,12 +83,19 @@ class Record:
     culprits_in_a_row: int = 0
     last_told: dict[str, float] = field(default_factory=dict)
     """The stage seconds of the one that is there now."""
+    waited_since: float = 0.0
+    """When it last gave rows, or was given a task while it had none: seconds of the monotonic clock."""
+    seconds_a_view: float = 0.0
+    """What it takes, as far as it told."""
 
-    def take(self, done: worker.Done) -> None:
-        """Counts a task's rows."""
+    def take(self, done: worker.Done, views: int) -> None:
+        """Counts a task's rows, of which so many count."""
         self.losses_in_a_row = self.culprits_in_a_row = 0
-        self.views += done.rows.stop - done.rows.start
+        self.views += views
         self.settled = max(0, self.settled - (done.rows.stop - done.rows.start))
+        self.waited_since = time.monotonic()
+        if self.views:
+            self.seconds_a_view = done.working_s / self.views
         for stage, seconds in done.stage_seconds.items():
             more = seconds - self.last_told.get(stage, 0.0)
             self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + more
@@ -146,6 +168,7 @@ class Supervisor:
                     continue
                 case worker.Pulse(settled):
                     self.records[number].settled = settled
+                    self._help_with_what_is_late(number)
                     self._tell()
                     continue
                 case Lost() as lost:
@@ -155,23 +178,63 @@ class Supervisor:
                 case worker.Ready():
                     pass  # who replaces another, and gets tasks as all do
             self._send_tasks()
+        for number in range(len(self._crew)):
+            if not self._ledger.idle(number):  # it is at what another has done before it
+                self._crew.stop(number, graceful=False)
 
     def _send_tasks(self) -> None:
         """To all, for what a lost worker leaves may be for any."""
         for number in range(len(self._crew)):
             while self._crew.works(number) and (task := self._ledger.next_task(number)):
+                self._send(number, task)
+
+    def _send(self, number: int, task: Task) -> None:
+        if self._ledger.oldest(number) == task:
+            self.records[number].waited_since = time.monotonic()
+        self._crew.send(number, self._assignment(task))
+
+    def _help_with_what_is_late(self, number: int) -> None:
+        """Has a worker, where it is idle, do what the latest of the others has at work, too."""
+        if len(self._crew) == 1 or not self._crew.works(number) or not self._ledger.idle(number):
+            return
+        now, pace = time.monotonic(), self.records[number].seconds_a_view
+        late = {}
+        for other, record in enumerate(self.records):
+            task = self._ledger.oldest(other)
+            if task:
+                allowed = max(LATE_SECONDS, LATE_TIMES * pace * (task.stop - task.start))
+                late[other] = now - record.waited_since - allowed
+        for other in sorted((other for other in late if late[other] > 0), key=late.__getitem__, reverse=True):
+            task = self._ledger.copy(number, other)
+            if task:
+                name = self._crew.name(other)
+                logger.warning("%s is late: its views %d to %d are scored twice", name, task.start, task.stop - 1)
                 self._crew.send(number, self._assignment(task))
+                return
 
     def _assignment(self, task: Task) -> worker.Assignment:
         run = task.start, task.stop
         return worker.Assignment(task, self._listing.references(*run), self._listing.kinds_of(*run))
 
     def _take(self, number: int, done: worker.Done) -> None:
-        self.records[number].take(done)
-        self._progress.fresh += done.rows.stop - done.rows.start
-        if done.first_batch_at:
-            self._first_batch_at = min(self._first_batch_at or done.first_batch_at, done.first_batch_at)
-        self._commit(self._ledger.returned(number, done.rows))
+        if done.working_s:
+            first_batch_at = time.monotonic() - done.working_s
+            self._first_batch_at = min(self._first_batch_at or first_batch_at, first_batch_at)
+        before = self._ledger.came_back
+        whole = self._ledger.returned(number, self._named(number, done.rows))
+        fresh = self._ledger.came_back - before
+        self._progress.fresh += fresh
+        self.records[number].take(done, fresh)
+        self._commit(whole)
+
+    def _named(self, number: int, rows: Rows) -> Rows:
+        """Rows that tell their runtime, where workers have different ones."""
+        ready = self._crew.ready(number)
+        if not self._crew.mixed or ready is None:
+            return rows
+        scores = rows.scores.copy()  # what came by a cluster's shared memory cannot be written to
+        scores["runtime"] = runtime_code(ready.runtime)
+        return replace(rows, scores=scores)
 
     def _commit(self, rows: Rows | None) -> None:
         if rows is None:
@@ -185,8 +248,18 @@ class Supervisor:
     def _tell(self) -> None:
         committed = self._progress.scored + self._progress.failed
         waiting = self._ledger.came_back - committed  # for the rest of their shards
-        self._progress.under_way = waiting + sum(record.settled for record in self.records)
+        under_way = waiting + sum(record.settled for record in self.records)
+        self._progress.under_way = min(under_way, self._progress.views - committed)  # some may be done twice
+        self._progress.nodes = self._by_node()
         self._report(self._progress)
+
+    def _by_node(self) -> dict[str, int]:
+        views: dict[str, int] = {}
+        for number, record in enumerate(self.records):
+            ready = self._crew.ready(number)
+            if ready and ready.node:
+                views[ready.node] = views.get(ready.node, 0) + record.views + record.settled
+        return views
 
     def _replace(self, number: int, lost: Lost) -> None:
         """Settles what the lost worker had, and has another start."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mura_trt.archives.listing import Listing
 from mura_trt.files import sync_folder
 from mura_trt.ledger import Failure
+from mura_trt.runtimes import runtime_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,11 @@ def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> int:
 
 
 def view_tables(
-    listing: Listing, logit: NDArray[np.float32], probability: NDArray[np.float32], color: NDArray[np.bool_]
+    listing: Listing,
+    logit: NDArray[np.float32],
+    probability: NDArray[np.float32],
+    color: NDArray[np.bool_],
+    runtime: NDArray[np.uint8] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The rows of ``views.csv``, some at a time.
 
@@ -49,6 +54,8 @@ def view_tables(
         float32 (n,), NaN for a view that failed and gets no row.
     color
         bool (n,): whether the view's file stores color.
+    runtime
+        uint8 (n,): what computed it, in a run that mixes runtimes; else there is no such column.
     """
     import pandas as pd
 
@@ -63,6 +70,8 @@ def view_tables(
                 "color": color[start:stop].astype(np.int64),
             }
         )
+        if runtime is not None:
+            table["runtime"] = [runtime_of(code) for code in runtime[start:stop].tolist()]
         yield table[table["probability"].notna()]
 
 

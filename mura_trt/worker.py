@@ -16,18 +16,19 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.archives.listing import Reader, Reference, Source
 from mura_trt.bundle import Bundle
-from mura_trt.cores import usable_cores
+from mura_trt.cores import processor_name, usable_cores
+from mura_trt.cuda_devices import gpu_kind
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.host_decode import AnyDecoder, open_decoder
 from mura_trt.ledger import Failure, Rows, ScoreArray, Task, score_type, scores_of
-from mura_trt.places import Place
+from mura_trt.places import AnyPlace, Place
 from mura_trt.processes import send_output_to, work_for
 from mura_trt.readahead import Batch, ReadAhead
 from mura_trt.runtimes import Session, SessionOptions, open_session
@@ -54,8 +55,18 @@ class WorkerConfig:
     """File that takes what the libraries print to standard error."""
     map_size: int = 0
     """Values of a class activation map that rows come with: all it has, or none."""
-    place: Place = field(default_factory=Place)
+    place: AnyPlace = field(default_factory=Place)
     """The device that it works on."""
+
+
+class Line(Protocol):
+    """A worker's end of the line to its supervisor; either method raises OSError or EOFError where that is gone."""
+
+    def send(self, message: Any, /) -> None:
+        """Gives a message."""
+
+    def recv(self) -> Any:
+        """The next one, when it comes."""
 
 
 class Ready(NamedTuple):
@@ -65,6 +76,12 @@ class Ready(NamedTuple):
     device: str
     batch: int
     passed_over: list[str]
+    device_name: str = ""
+    """Of the processor or the GPU; empty where the machine does not tell."""
+    node: str = ""
+    """The machine that it works on, where there may be several."""
+    actor: str = ""
+    """What the cluster knows it by."""
 
 
 class Assignment(NamedTuple):
@@ -80,8 +97,8 @@ class Done(NamedTuple):
     """A finished task."""
 
     rows: Rows
-    first_batch_at: float
-    """When this worker's first batch went in: seconds of the monotonic clock, which all processes share."""
+    working_s: float
+    """Seconds since this worker's first batch went in; machines have no clock in common. 0 where none did."""
     stage_seconds: dict[str, float]
     """How long the main thread waited for reading and for decoding and was in the engine, its CPU time in all
     (``main_cpu``) and the process's (``cpu``), since it began to work."""
@@ -131,6 +148,11 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
     """
     work_for(supervisor)
     send_output_to(config.log)
+    work(connection, config)
+
+
+def work(line: Line, config: WorkerConfig) -> None:
+    """What :func:`main` does in whatever process it is in; also takes a line of another kind."""
     try:
         bundle = config.bundle
         config.place.take()
@@ -144,12 +166,21 @@ def main(connection: Connection, config: WorkerConfig, supervisor: int) -> None:
                 # All that is there stays: it need not be looked through whenever garbage is collected.
                 gc.collect()
                 gc.freeze()
-                connection.send(Ready(session.name, session.device, session.batch, passed_over))
-                Worker(connection, reader, decoder, session, config.map_size).run()
+                name = device_name(session.device, options.device)
+                line.send(Ready(session.name, session.device, session.batch, passed_over, name))
+                Worker(line, reader, decoder, session, config.map_size).run()
     except MuraTrtError as error:
-        connection.send(Fatal(error))
+        line.send(Fatal(error))
     except OSError as error:
-        connection.send(Fatal(EnvironmentProblem(f"the worker cannot work: {error}")))
+        line.send(Fatal(EnvironmentProblem(f"the worker cannot work: {error}")))
+
+
+def device_name(device: str, ordinal: int) -> str:
+    """Of the GPU with that number where ``device`` is ``cuda``, else of the processor; empty where none is told."""
+    if device != "cuda":
+        return processor_name()
+    kind = gpu_kind(ordinal)
+    return kind.name if kind else ""
 
 
 def decoding_threads(cores: int, engine_on_cpu: bool) -> int:
@@ -201,10 +232,8 @@ class _OpenTask:
 class Worker:
     """The loop from tasks to rows, over one reader, one decoder and one session."""
 
-    def __init__(
-        self, connection: Connection, reader: Reader, decoder: AnyDecoder, session: Session, map_size: int
-    ) -> None:
-        self._connection, self._session, self._decoder = connection, session, decoder
+    def __init__(self, line: Line, reader: Reader, decoder: AnyDecoder, session: Session, map_size: int) -> None:
+        self._line, self._session, self._decoder = line, session, decoder
         self._map_size = map_size
         self._sending = threading.Lock()
         self._ahead = ReadAhead(session.batch, reader)
@@ -219,7 +248,7 @@ class Worker:
         self._settled = 0
 
     def run(self) -> None:
-        """Works until ``Stop``, or until the other end of the connection is closed."""
+        """Works until ``Stop``, or until the other end of the line is closed."""
         # Messages are taken by a thread of their own: were both ends to send at once and neither to receive, both would
         # wait for ever.
         threading.Thread(target=self._take_messages, name="inbox", daemon=True).start()
@@ -259,14 +288,14 @@ class Worker:
                 seconds = time.monotonic() - since
             try:
                 with self._sending:
-                    self._connection.send(Pulse(self._settled, stage, seconds))
+                    self._line.send(Pulse(self._settled, stage, seconds))
             except OSError:  # the supervisor has closed the connection
                 return
 
     def _take_messages(self) -> None:
         while True:
             try:
-                self._inbox.put(self._connection.recv())
+                self._inbox.put(self._line.recv())
             except (EOFError, OSError):
                 self._inbox.put(Stop())
                 return
@@ -276,7 +305,7 @@ class Worker:
         idle = not self._decoding and not self._computing and not self._ahead.reading
         if idle and self._ahead.waiting and self._inbox.empty():
             with self._sending:
-                self._connection.send(Hungry())
+                self._line.send(Hungry())
         while idle or not self._inbox.empty():
             message = self._inbox.get()
             if isinstance(message, Stop):
@@ -342,7 +371,8 @@ class Worker:
             seconds = {**self._seconds, **{name: cpu[name] - began for name, began in self._cpu_began.items()}}
             with self._sending:  # no pulse that follows counts these views once more
                 self._count()
-                self._connection.send(Done(rows, self._first_batch_at, seconds))
+                working = time.monotonic() - self._first_batch_at if self._first_batch_at else 0.0
+                self._line.send(Done(rows, working, seconds))
         self._count()
 
     def _count(self) -> None:

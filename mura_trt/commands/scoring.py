@@ -22,6 +22,15 @@ def score(
     devices: Annotated[
         str, typer.Option(help="auto, all GPUs, GPUs by number as 0,1, or cpu, once for each worker.")
     ] = "auto",
+    cluster: Annotated[
+        str | None, typer.Option(help="Workers in a Ray cluster: auto, ray://HOST:PORT or local; see docs/cluster.md.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Of the cluster [one for each GPU, or for each node where there is none].")
+    ] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="In the cluster, workers with and without a GPU at once.")
+    ] = False,
     threshold: Annotated[
         str, typer.Option(help="Abnormal is a mean strictly above this; or a file that evaluate has written.")
     ] = "0.5",
@@ -71,6 +80,9 @@ def score(
             out=out,
             runtime=runtime,
             devices=devices,
+            cluster=cluster,
+            workers=workers,
+            allow_mixed=allow_mixed,
             batch=batch,
             shard_views=shard_views,
             threshold=above,

@@ -11,6 +11,7 @@ from mura_trt.runtimes.base import DevicePixels, Pixels, Scores, Session, Sessio
 
 __all__ = [
     "AUTO",
+    "MIXED",
     "OWN_RUNTIMES",
     "RUNTIMES",
     "DevicePixels",
@@ -19,6 +20,8 @@ __all__ = [
     "Session",
     "SessionOptions",
     "open_session",
+    "runtime_code",
+    "runtime_of",
 ]
 
 # Name -> where its session is opened; the module is imported only when the runtime is tried.
@@ -34,6 +37,17 @@ RUNTIMES = {
 AUTO = ("tensorrt", "tensorrt_rtx", "torch_cuda", "onnxruntime")
 # What computes in the bundle's own precision: its plan, or the graph that the plan was compiled from.
 OWN_RUNTIMES = ("tensorrt", "tensorrt_rtx", "emulated")
+MIXED = "mixed"  # in place of a run's runtime and device, where workers have different ones
+
+
+def runtime_code(runtime: str) -> int:
+    """What a score has in place of a runtime's name, in runs that mix them: from 1 on."""
+    return 1 + list(RUNTIMES).index(runtime)
+
+
+def runtime_of(code: int) -> str:
+    """The name of a runtime by its code; empty for 0."""
+    return ["", *RUNTIMES][code]
 
 
 def open_session(

@@ -1,0 +1,100 @@
+"""The driver's side of a worker that is an actor."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from mura_trt.cluster.actor import END, WorkerActor
+from mura_trt.cluster.shares import Share
+from mura_trt.cluster.sight import Sight
+from mura_trt.worker import Stop, WorkerConfig
+
+logger = logging.getLogger(__name__)
+
+END_SECONDS = 10.0  # for a worker that is to end by itself
+THREADS = 3  # of an actor: it works, takes messages and gives some, all at once
+LAST_WORDS = 300  # characters
+
+
+class ActorHandle:
+    """A :class:`~mura_trt.crew.Handle` of an actor, which is started with it on whichever node has room.
+
+    Parameters
+    ----------
+    config
+        What the worker works with; its place is a :class:`~mura_trt.cluster.shares.Share`.
+    inbox
+        Takes this handle with each message of the worker, and with None when it has died.
+    sight
+        What it must see.
+    actor
+        What it is: one that scores, if nothing else is said.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        inbox: SimpleQueue[tuple[Any, Any]],
+        sight: Sight,
+        actor: Callable[[], Any] = WorkerActor,
+    ) -> None:
+        share = config.place
+        assert isinstance(share, Share)
+        self._words = "it said nothing"
+        started = ray.remote(actor).options(
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_concurrency=THREADS,
+            max_restarts=0,  # the crew starts another, and knows of it
+            scheduling_strategy="SPREAD",
+        )
+        self._actor = started.remote()
+        bundle = replace(config.bundle, folder=config.bundle.folder.absolute())  # nodes have folders of their own to be in
+        self._work = self._actor.work.remote(replace(config, bundle=bundle), sight)
+        threading.Thread(target=self._take, args=(inbox,), name="from actor", daemon=True).start()
+
+    def _take(self, inbox: SimpleQueue[tuple[Any, Any]]) -> None:
+        """Puts into the inbox what the worker says, and None when it has died or ended."""
+        try:
+            messages: list[Any] = []
+            while END not in messages:
+                messages = ray.get(self._actor.take.remote())
+                for message in messages:
+                    if message is not END:
+                        inbox.put((self, message))
+            ray.get(self._work)  # raises what the worker ended in
+        except (RayError, ConnectionError) as error:  # the latter where the cluster itself is gone
+            self._words = _in_a_line(getattr(error, "cause", None) or error)
+        inbox.put((self, None))
+
+    def send(self, message: object) -> None:
+        """Gives the worker a message; where it has died, the inbox will tell."""
+        self._actor.give.remote(message)
+
+    def last_words(self) -> str:
+        """What Ray says of its end."""
+        return self._words
+
+    def stop(self, graceful: bool) -> None:
+        """Ends the actor, by a word or at once."""
+        if graceful:
+            self.send(Stop())
+            try:
+                ray.get(self._work, timeout=END_SECONDS)
+            except (RayError, ConnectionError, GetTimeoutError) as error:
+                logger.warning("a worker did not end by itself: %s", _in_a_line(error))
+        ray.kill(self._actor)
+
+
+def _in_a_line(error: Exception) -> str:
+    """What an error says, without Ray's line breaks and the end of what is long."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= LAST_WORDS else words[:LAST_WORDS] + " ..."

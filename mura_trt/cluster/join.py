@@ -1,0 +1,97 @@
+"""Joins a Ray cluster, or starts one on this machine, for as long as a run needs it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mura_trt.archives.listing import Listing
+from mura_trt.cluster.shares import Node, Share, shares_of
+from mura_trt.cores import usable_cores
+from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.errors import EnvironmentProblem
+from mura_trt.score_options import CLUSTER_URL, ScoreOptions
+
+if TYPE_CHECKING:
+    from mura_trt.crew import Hire
+
+logger = logging.getLogger(__name__)
+
+# Of a cluster that is started here: rows are all that goes through it, and Ray takes a third of the memory if not told.
+OBJECT_STORE_BYTES = 128 << 20
+ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # runtimes that have no use for a GPU
+
+
+@contextmanager
+def joined(options: ScoreOptions, listing: Listing) -> Iterator[tuple[Hire, list[Share]]]:
+    """What starts a run's workers in the cluster, and a place for each.
+
+    Raises
+    ------
+    EnvironmentProblem
+        Ray is not installed, there is no cluster, or it speaks another version.
+    UsageError
+        It has no room for that many workers.
+    """
+    ray = _ray()
+    from mura_trt.cluster.hire import ActorHandle
+    from mura_trt.cluster.sight import Sight
+
+    sight = Sight.of(listing)
+    _init(ray, options.cluster or "")
+    try:
+        nodes = nodes_of(ray.nodes())
+        device = "cpu" if options.runtime in ON_CPU else options.device
+        shares = shares_of(nodes, options.workers, device, options.allow_mixed)
+        logger.info("%d workers on a cluster of %d nodes", len(shares), len(nodes))
+        yield partial(ActorHandle, sight=sight), shares
+    finally:
+        ray.shutdown()
+
+
+def nodes_of(told: list[dict[str, Any]]) -> list[Node]:
+    """Of what Ray tells of its nodes, those that live."""
+    return [
+        Node(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+        for node in told
+        if node["Alive"]
+    ]
+
+
+def _ray() -> Any:
+    # Ray sends its makers how it is used, if it is not told to leave that; what is scored here is nobody's business.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"--cluster needs Ray ({error}): pip install 'mura-trt[ray]', on every node"
+        ) from error
+    return ray
+
+
+def _init(ray: Any, cluster: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    try:
+        if cluster == "local":
+            ray.init(
+                address="local",
+                num_cpus=usable_cores(),
+                num_gpus=cuda_device_count(),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
+        else:
+            ray.init(address=cluster, **quiet)
+    except (ConnectionError, RuntimeError, TimeoutError, ImportError) as error:
+        way = (
+            "start it with: ray start"
+            if not cluster.startswith(CLUSTER_URL)
+            else "is its head there, with ray[client]?"
+        )
+        raise EnvironmentProblem(f"--cluster {cluster}: {error}; {way}") from error

@@ -1,0 +1,74 @@
+"""What a worker on another machine must find there as the driver does, before it takes a task."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mura_trt.archives.listing import Listing, Reference, Unreadable, display
+from mura_trt.bundle import Bundle
+from mura_trt.errors import BundleError, EnvironmentProblem
+from mura_trt.score_recipe import installed_versions
+from mura_trt.worker import WorkerConfig
+
+VIEWS = 3  # that are looked for: the first, the last and one between them
+LIBRARIES = ("mura-trt", "nvidia-dali-cuda130", "isal", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "numpy")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the driver sees; it travels to the workers."""
+
+    stamps: Sequence[tuple[str, Reference, bytes]]
+    """Of some views: the name, what it is read by, and what changes when it does."""
+    versions: Mapping[str, str]
+    """Of the libraries that decide rows."""
+
+    @classmethod
+    def of(cls, listing: Listing) -> Sight:
+        """What this process sees of an archive; raises OSError where that cannot be opened."""
+        reader = listing.source.open()
+        stamps = []
+        for view in sorted({(len(listing) - 1) * part // (VIEWS - 1) for part in range(VIEWS)}):
+            ((reference,), names) = listing.references(view, view + 1), listing.keys(view, view + 1)
+            with contextlib.suppress(OSError, ValueError, Unreadable):  # a view that is gone is told in its own row
+                stamps.append((listing.part_name(display(names[0])), reference, reader.stamp(reference)))
+        return cls(stamps, installed_versions(LIBRARIES))
+
+    def check(self, config: WorkerConfig) -> None:
+        """Compares with what this process sees.
+
+        Raises
+        ------
+        EnvironmentProblem
+            The bundle, the archive or a library is not there, or is another.
+        """
+        folder = config.bundle.folder
+        try:
+            there = Bundle.open(folder)
+        except BundleError as error:
+            raise EnvironmentProblem(f"{error}; {_WAY_OUT}") from error
+        if there.sha256 != config.bundle.sha256:
+            raise EnvironmentProblem(f"{folder}: another bundle than the driver's; {_WAY_OUT}")
+        root = config.source.root
+        try:
+            reader = config.source.open()
+            for name, reference, stamp in self.stamps:
+                if reader.stamp(reference) != stamp:
+                    raise EnvironmentProblem(f"{root}: {name} is another file than the driver's; {_WAY_OUT}")
+        except (OSError, ValueError, Unreadable) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            what = root if not self.stamps or not Path(root).exists() else f"{root}: {name}"
+            raise EnvironmentProblem(f"{what} cannot be read here ({reason}); {_WAY_OUT}") from error
+        here = installed_versions(LIBRARIES)
+        for library, version in self.versions.items():
+            if here.get(library) != version:
+                raise EnvironmentProblem(
+                    f"{library} is {here.get(library, 'not installed')} here, and {version} with the driver: install"
+                    " the same environment on all nodes"
+                )
+
+
+_WAY_OUT = "every node needs the archive and the bundle under the driver's path: a shared folder, or a URL"
