@@ -179,6 +179,7 @@ class Ledger:
         self._hands = [_Hand() for _ in range(workers)]
         self._working = workers
         self._partial: dict[int, list[Rows]] = {}
+        self._lost: set[Task] = set()
         self.culprits = 0
         self._left = views  # not handed out yet
         self._complete = np.zeros(-(-views // shard_views), bool)
@@ -246,11 +247,15 @@ class Ledger:
         return hand.at_work[0] if hand.at_work and not hand.alone else None
 
     def copy(self, worker: int, straggler: int) -> Task | None:
-        """Gives an idle worker what a straggler will come to last, to be done twice; None where all of it is."""
-        copied = [task for hand in self._hands for task in hand.copies]
-        task = next((task for task in reversed(self._hands[straggler].at_work) if task not in copied), None)
+        """Gives an idle worker what a straggler will come to last, to be done twice; None where all of it is, or was.
+
+        What a worker was lost with is not copied any more, or it could take one after the other for ever.
+        """
+        not_again = self._lost.union(task for hand in self._hands for task in hand.copies)
+        task = next((task for task in reversed(self._hands[straggler].at_work) if task not in not_again), None)
         if task:
             self._hands[worker].copies.append(task)
+            self._hands[worker].alone = False
         return task
 
     def returned(self, worker: int, rows: Rows) -> Rows | None:
@@ -303,6 +308,7 @@ class Ledger:
     def _take_back(self, hand: _Hand) -> list[Task]:
         """What a worker had that nobody else is at: what another has a copy of is that one's now."""
         lost = []
+        self._lost.update(hand.at_work, hand.copies)
         for task in hand.at_work:
             other = next((other for other in self._hands if task in other.copies), None)
             if other:

@@ -46,6 +46,7 @@ class Stage:
 
         def hire(config: WorkerConfig, inbox: Inbox) -> Handle:
             played = Played(config, inbox)
+            assert isinstance(config.place, Place)
             self.hired[places.index(config.place)].append(played)
             script = scripts[places.index(config.place)]
             if script:

@@ -36,7 +36,9 @@ class Simulation:
         least = rng.choice([1, rng.randrange(1, 20)])
         self.ledger = Ledger(self.views, self.shard_views, self.ahead, self.kept, workers, least)
         self.at_work: dict[int, list[Task]] = {worker: [] for worker in range(workers)}
-        self.deaths = self.gone = 0
+        self.helpful = rng.choice([0.0, 0.1, 0.9])
+        self.copies: list[Task] = []
+        self.deaths = self.gone = self.passed_over = 0
 
     def _kept_by_an_earlier_run(self, lost: frozenset[int]) -> list[Rows]:
         """Some of the shards, whole or only their scored views, in any order."""
@@ -83,14 +85,27 @@ class Simulation:
             before = self.views_at_work(worker)
             task = self.ledger.next_task(worker)
             if task is None:
+                self._help(worker)
                 return
             assert before < self.ahead
             assert 0 <= task.start < task.stop <= self.views
             assert not self.kept_views.intersection(range(task.start, task.stop))
             assert task.start // self.shard_views == (task.stop - 1) // self.shard_views
-            others = [other for tasks in self.at_work.values() for other in tasks]
+            others = [other for tasks in self.at_work.values() for other in tasks if other not in self.copies]
             assert all(task.stop <= other.start or other.stop <= task.start for other in others)
             self.at_work[worker].append(task)
+
+    def _help(self, worker: int) -> None:
+        """An idle worker may do what another has at work, too."""
+        stragglers = [other for other in self.at_work if self.ledger.oldest(other)]
+        if not self.ledger.idle(worker) or self.rng.random() > self.helpful or not stragglers:
+            return
+        straggler = self.rng.choice(stragglers)
+        assert not self.at_work[worker]
+        if task := self.ledger.copy(worker, straggler):
+            assert task in self.at_work[straggler] and straggler != worker
+            self.at_work[worker].append(task)
+            self.copies.append(task)
 
     def _step(self, worker: int) -> None:
         tasks = self.at_work[worker]
@@ -110,7 +125,10 @@ class Simulation:
         if able:
             task = self.rng.choice(able)
             tasks.remove(task)
+            before = self.ledger.came_back
             self._take(self.ledger.returned(worker, rows_of(task.start, task.stop, self.unreadable)))
+            assert self.ledger.came_back - before in (0, task.stop - task.start)
+            self.passed_over += self.ledger.came_back == before
 
     def _take(self, rows: Rows | None) -> None:
         if rows is not None:
@@ -122,7 +140,7 @@ class Simulation:
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 @pytest.mark.parametrize("block", range(4))
 def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: int, workers: int) -> None:
-    deaths = poisoned = gone = 0
+    deaths = poisoned = gone = copied = passed_over = 0
     for seed in range(block * 100, block * 100 + 100):
         simulation = Simulation(seed, workers)
         simulation.run()
@@ -140,8 +158,11 @@ def test_random_schedules_commit_every_view_once_and_blame_only_poison(block: in
         assert {failure.stage for failure in failures if failure.code == "DECODER_CRASH"} <= {"worker"}
         assert sorted(failure.view for failure in failures) == sorted(lost), seed
         deaths, poisoned = deaths + simulation.deaths, poisoned + len(simulation.poison)
-        gone += simulation.gone
-    assert deaths > 100 and poisoned > 50 and (gone > 5 or workers == 1)  # or the schedules would show nothing
+        gone, copied = gone + simulation.gone, copied + len(simulation.copies)
+        passed_over += simulation.passed_over
+    assert deaths > 100 and poisoned > 50  # or the schedules would show nothing
+    assert workers == 1 or (gone > 5 and copied > 10)
+    assert workers < 3 or passed_over > 0
 
 
 def length(task: Task) -> int:
@@ -330,6 +351,50 @@ def test_one_worker_gets_whole_shards_to_the_end() -> None:
         for task in tasks:
             ledger.returned(0, rows_of(task.start, task.stop))
     assert handed == [Task(0, 5), Task(5, 10), Task(10, 15), Task(15, 20), Task(20, 23)]
+
+
+def test_what_a_straggler_has_is_done_twice_and_counts_once_whoever_is_first() -> None:
+    for first, second in ((0, 1), (1, 0)):
+        ledger = Ledger(6, shard_views=3, ahead=6, workers=2, least=6)
+        assert tasks_of(ledger, 0) == [Task(0, 3), Task(3, 6)] and tasks_of(ledger, 1) == []
+        assert ledger.idle(1) and ledger.oldest(0) == Task(0, 3)
+        assert ledger.copy(1, 0) == Task(3, 6)  # what the straggler will come to last
+        assert not ledger.idle(1)
+        whole = ledger.returned(first, rows_of(3, 6))
+        assert whole and (whole.start, whole.stop) == (3, 6) and ledger.came_back == 3
+        assert ledger.returned(second, rows_of(3, 6)) is None and ledger.came_back == 3
+        assert ledger.returned(0, rows_of(0, 3)) and ledger.done
+
+
+def test_a_lost_workers_task_is_its_copys_and_a_lost_copy_costs_nothing() -> None:
+    ledger = Ledger(3, shard_views=3, ahead=3, workers=2, least=3)
+    assert tasks_of(ledger, 0) == [Task(0, 3)]
+    assert ledger.copy(1, 0) == Task(0, 3) and ledger.copy(1, 0) is None
+    ledger.worker_lost(0, "DECODER_CRASH", "it died")
+    assert tasks_of(ledger, 0) == []  # no suspects: the other is at it
+    assert ledger.copy(0, 1) is None  # or what kills workers would take one after the other
+    assert ledger.returned(1, rows_of(0, 3)) and ledger.done
+
+    ledger = Ledger(3, shard_views=3, ahead=3, workers=2, least=3)
+    tasks_of(ledger, 0)
+    ledger.copy(1, 0)
+    ledger.worker_lost(1, "DECODER_CRASH", "it died")
+    assert tasks_of(ledger, 1) == [] and ledger.copy(1, 0) is None
+    assert ledger.returned(0, rows_of(0, 3)) and ledger.done
+
+
+def test_a_suspect_is_not_copied_and_goes_to_no_worker_that_may_be_at_something_else() -> None:
+    ledger = Ledger(4, shard_views=2, ahead=2, workers=2, least=2)
+    assert tasks_of(ledger, 0) == [Task(0, 2)] and tasks_of(ledger, 1) == [Task(2, 4)]
+    ledger.returned(1, rows_of(2, 4))
+    ledger.copy(1, 0)
+    ledger.returned(1, rows_of(0, 2))
+    assert ledger.done and not ledger.idle(0)  # it is at what is done already
+    ledger = Ledger(4, shard_views=2, ahead=2, workers=2, least=2)
+    tasks_of(ledger, 0)
+    ledger.worker_lost(0, "DECODER_CRASH", "it died")
+    assert tasks_of(ledger, 0) == [Task(0, 1)]
+    assert ledger.oldest(0) is None
 
 
 def test_rows_of_no_task_are_refused() -> None:

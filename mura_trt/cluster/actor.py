@@ -38,7 +38,8 @@ class QueueLine:
 
 def node_name() -> str:
     """Address and id of this node, as in ``10.0.0.2/3f2a9c1b``: one machine may be several nodes."""
-    return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:8]}"
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"{address}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 
 class WorkerActor:

@@ -49,15 +49,17 @@ class ActorHandle:
         share = config.place
         assert isinstance(share, Share)
         self._words = "it said nothing"
-        started = ray.remote(actor).options(
+        started: Any = ray.remote(actor).options(
             num_cpus=share.cpus,
             num_gpus=share.gpus,
             max_concurrency=THREADS,
             max_restarts=0,  # the crew starts another, and knows of it
             scheduling_strategy="SPREAD",
         )
-        self._actor = started.remote()
-        bundle = replace(config.bundle, folder=config.bundle.folder.absolute())  # nodes have folders of their own to be in
+        self._actor: Any = started.remote()
+        bundle = replace(
+            config.bundle, folder=config.bundle.folder.absolute()
+        )  # nodes have folders of their own to be in
         self._work = self._actor.work.remote(replace(config, bundle=bundle), sight)
         threading.Thread(target=self._take, args=(inbox,), name="from actor", daemon=True).start()
 
