@@ -23,7 +23,7 @@ help:
 	touch $@
 
 .venv/testing: .venv/scoring
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[build,rtx,dicom,s3,http,train,evaluate,dev]'
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[build,rtx,dicom,s3,http,ray,train,evaluate,dev]'
 	touch $@
 
 # Nothing heavy: the package alone, and what its modules import at their top.

@@ -6,8 +6,6 @@ import logging
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import ray
-
 from mura_trt import worker
 from mura_trt.cluster.sight import Sight
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
@@ -27,6 +25,8 @@ class QueueLine:
 
     def send(self, message: Any) -> None:
         """Gives a message; one that is ready tells where it is."""
+        import ray
+
         if isinstance(message, Ready):
             message = message._replace(node=node_name(), actor=ray.get_runtime_context().get_actor_id() or "")
         self.from_worker.put(message)
@@ -38,6 +38,8 @@ class QueueLine:
 
 def node_name() -> str:
     """Address and id of this node, as in ``10.0.0.2/3f2a9c1b``: one machine may be several nodes."""
+    import ray
+
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     return f"{address}/{ray.get_runtime_context().get_node_id()[:8]}"
 

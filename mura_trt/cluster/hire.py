@@ -9,9 +9,6 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayError
-
 from mura_trt.cluster.actor import END, WorkerActor
 from mura_trt.cluster.shares import Share
 from mura_trt.cluster.sight import Sight
@@ -46,6 +43,8 @@ class ActorHandle:
         sight: Sight,
         actor: Callable[[], Any] = WorkerActor,
     ) -> None:
+        import ray
+
         share = config.place
         assert isinstance(share, Share)
         self._words = "it said nothing"
@@ -65,6 +64,9 @@ class ActorHandle:
 
     def _take(self, inbox: SimpleQueue[tuple[Any, Any]]) -> None:
         """Puts into the inbox what the worker says, and None when it has died or ended."""
+        import ray
+        from ray.exceptions import RayError
+
         try:
             messages: list[Any] = []
             while END not in messages:
@@ -87,6 +89,9 @@ class ActorHandle:
 
     def stop(self, graceful: bool) -> None:
         """Ends the actor, by a word or at once."""
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
         if graceful:
             self.send(Stop())
             try:
