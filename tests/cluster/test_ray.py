@@ -1,0 +1,342 @@
+"""Runs on a real Ray cluster: two nodes, on one machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mura_trt.archives import list_archive
+from mura_trt.bundle import Bundle
+from mura_trt.cluster.sight import Sight
+from mura_trt.demo.archive import DemoPlan, write_archive
+from mura_trt.errors import EnvironmentProblem, UsageError
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
+from mura_trt.worker import WorkerConfig
+
+# Ray leaves sockets and files to the end of its process.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
+
+ACTOR = "ray::WorkerActor"
+
+
+class Nodes:
+    """Two nodes of a CPU each, which processes of this test find by ``--cluster auto``."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.second = self.cluster.add_node(num_cpus=1)
+
+    def lose_second(self) -> None:
+        """As when its machine is switched off."""
+        self.cluster.remove_node(self.second, allow_graceful=False)
+
+    def whole(self) -> None:
+        """Has two again."""
+        if self.second not in self.cluster.worker_nodes:
+            self.second = self.cluster.add_node(num_cpus=1)
+        self.cluster.wait_for_nodes()
+
+
+@pytest.fixture(scope="module")
+def running(module_environment: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    nodes = Nodes()
+    module_environment.setenv("RAY_ADDRESS", nodes.cluster.address)
+    yield nodes
+    nodes.cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="module")
+def module_environment() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environment.setenv("RAY_AUTH_MODE", "disabled")
+        yield environment
+
+
+@pytest.fixture
+def nodes(running: Nodes) -> Nodes:
+    running.whole()
+    return running
+
+
+def tables(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.csv"))}
+
+
+def run(archive: Path, bundle: Bundle, out: Path, **options: Any) -> dict[str, Any]:
+    given = {"runtime": "null", "cluster": "auto", "shard_views": 8, "batch": 4, **options}
+    return score(ScoreOptions(archive, bundle.folder, out, **given))
+
+
+@pytest.fixture(scope="module")
+def clean(archive: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one machine."""
+    out = tmp_path_factory.mktemp("clean") / "out"
+    run(archive, bundle, out, cluster=None)
+    return out
+
+
+def test_two_nodes_give_what_one_machine_gives(
+    nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
+) -> None:
+    told = run(archive, bundle, tmp_path / "out")
+    assert tables(tmp_path / "out") == tables(clean)
+    assert told["cluster"] == "auto" and len(told["workers"]) == 2
+    assert len({worker["node"] for worker in told["workers"]}) == 2
+    assert len({worker["actor"] for worker in told["workers"]}) == 2
+    assert sum(worker["views"] for worker in told["workers"]) == told["listed"]
+    assert all(worker["views"] and worker["device_name"] for worker in told["workers"])
+    assert told["stage_s"]["worker_cpu"] > 0 and told["views_per_s"] > 0
+
+
+@pytest.mark.parametrize("pack", ["zip", "tar"])
+def test_nodes_read_packed_archives_by_relative_paths_too(
+    nodes: Nodes, pack: str, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), pack, archive))
+    monkeypatch.chdir(tmp_path)
+    relative = Path(os.path.relpath(bundle.folder))
+    one, two = tmp_path / "one", Path("two")
+    run(Path(packed.name), Bundle.open(relative), two)
+    run(packed, bundle, one, cluster=None)
+    assert tables(two) == tables(one)
+
+
+def actors() -> list[psutil.Process]:
+    """Processes of actors that are at work."""
+    return [process for process in psutil.process_iter(["cmdline"]) if ACTOR in " ".join(process.info["cmdline"] or [])]
+
+
+def strike(out: Path, shards: int, blow: Callable[[], None]) -> threading.Thread:
+    """Does it once so many shards are committed."""
+
+    def wait() -> None:
+        until = time.monotonic() + 120
+        while len(list((out / "shards").glob("*.json"))) < shards and time.monotonic() < until:
+            time.sleep(0.01)
+        blow()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def kill_one() -> None:
+    """As the kernel does where memory is short."""
+    random.choice(actors()).kill()
+
+
+def test_an_actor_that_is_killed_costs_a_retry(
+    nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
+) -> None:
+    killing = strike(tmp_path / "out", 2, kill_one)
+    told = run(archive, bundle, tmp_path / "out", null_ms=100)
+    killing.join()
+    assert told["workers_lost"] == 1 and told["failed"] == 0
+    assert tables(tmp_path / "out") == tables(clean)
+
+
+def test_a_node_that_dies_costs_a_retry_and_its_work_is_done_by_the_other(
+    nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
+) -> None:
+    losing = strike(tmp_path / "out", 2, nodes.lose_second)
+    told = run(archive, bundle, tmp_path / "out", null_ms=100)
+    losing.join()
+    assert told["workers_lost"] == 1 and told["failed"] == 0
+    assert tables(tmp_path / "out") == tables(clean)
+
+
+def test_a_straggler_is_helped_and_not_waited_for(
+    nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mura_trt.supervisor.LATE_SECONDS", 2.0)
+    stopped: list[psutil.Process] = []
+
+    def stop_one() -> None:
+        stopped.append(actors()[0])
+        stopped[0].suspend()
+
+    stopping = strike(tmp_path / "out", 1, stop_one)
+    began = time.monotonic()
+    told = run(archive, bundle, tmp_path / "out", null_ms=100)
+    stopping.join()
+    assert time.monotonic() - began < 40  # after 45 s it would be taken to hang
+    assert told["workers_lost"] == 0 and told["failed"] == 0
+    assert tables(tmp_path / "out") == tables(clean)
+    for process in stopped:
+        process.kill()
+
+
+def test_a_driver_that_is_killed_leaves_no_actor_and_its_run_is_gone_on_with(
+    nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder), "-o", str(out)]
+    slowed = ["--runtime", "null", "--null-ms", "200", "--batch", "4", "--shard-views", "8", "--cluster", "auto"]
+    driver = subprocess.Popen([*command, *slowed], stderr=subprocess.DEVNULL)
+    strike(out, 1, driver.kill).join()
+    driver.wait()
+    until = time.monotonic() + 30
+    while actors():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    told = run(archive, bundle, out, resume=True)
+    assert 0 < told["resumed_views"] < told["listed"]
+    assert tables(out) == tables(clean)
+
+
+def test_ctrl_c_ends_the_run_and_its_actors(nodes: Nodes, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder), "-o", str(out)]
+    slowed = ["--runtime", "null", "--null-ms", "400", "--batch", "4", "--shard-views", "8", "--cluster", "auto"]
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    driver = subprocess.Popen([*command, *slowed], stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, handler)
+    strike(out, 1, lambda: driver.send_signal(signal.SIGINT)).join()
+    _, words = driver.communicate(timeout=30)
+    assert driver.returncode == 130 and b"--resume goes on with it" in words
+    until = time.monotonic() + 20
+    while actors():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_cluster_of_its_own_scores_with_the_real_engine(
+    module_environment: pytest.MonkeyPatch, archive: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    module_environment.delenv("RAY_AUTH_MODE")
+    options = {"runtime": "onnxruntime", "batch": 8, "shard_views": 16}
+    try:
+        told = run(archive, bundle, tmp_path / "ray", cluster="local", **options)
+    finally:
+        module_environment.setenv("RAY_AUTH_MODE", "disabled")
+    run(archive, bundle, tmp_path / "one", cluster=None, **options)
+    assert told["workers"][0]["runtime"] == "onnxruntime"
+    assert tables(tmp_path / "ray") == tables(tmp_path / "one")
+
+
+# --- what an actor cannot see ---
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"versions": {"onnxruntime": "0.1"}}, "onnxruntime is .* here, and 0.1 with the driver"),
+        ({"versions": {"tensorfoo": "0.1"}}, "tensorfoo is not installed here, and 0.1 with the driver"),
+        ({"stamps": [("a.png", b"a.png", b"1 2")]}, "a.png cannot be read here .*every node needs the archive"),
+    ],
+)
+def test_a_worker_that_does_not_see_what_the_driver_sees_is_told_before_work_begins(
+    nodes: Nodes,
+    change: dict[str, Any],
+    told: str,
+    archive: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = dataclasses.replace(Sight.of(list_archive(archive)), **change)
+    monkeypatch.setattr(Sight, "of", lambda _listing: seen)
+    with pytest.raises(EnvironmentProblem, match=f"node .*: {told}"):
+        run(archive, bundle, tmp_path / "out")
+    assert not list((tmp_path / "out" / "shards").iterdir()) and not (tmp_path / "out" / "recipe.json").exists()
+
+
+def test_what_is_seen_is_compared(copied: Path, bundle: Bundle, tmp_path: Path) -> None:
+    listing = list_archive(copied)
+    sight = Sight.of(listing)
+    config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log")
+    assert len(sight.stamps) == 3 and sight.versions["onnxruntime"]
+    sight.check(config)
+    (first,) = listing.keys(0, 1)
+    view = copied / os.fsdecode(first)
+    view.write_bytes(view.read_bytes() + b"more")
+    with pytest.raises(EnvironmentProblem, match=f"{view.name} is another file than the driver's"):
+        sight.check(config)
+    shutil.rmtree(copied)
+    with pytest.raises(EnvironmentProblem, match=f"{copied} cannot be read here .*No such file"):
+        sight.check(config)
+    elsewhere = dataclasses.replace(bundle, folder=tmp_path / "nowhere")
+    with pytest.raises(EnvironmentProblem, match=r"nowhere.*every node needs the archive and the bundle"):
+        sight.check(dataclasses.replace(config, bundle=elsewhere))
+    with pytest.raises(EnvironmentProblem, match="another bundle than the driver's"):
+        sight.check(dataclasses.replace(config, bundle=dataclasses.replace(bundle, sha256="0")))
+
+
+# --- what cannot be ---
+def test_too_many_workers_and_no_cluster_are_told(
+    nodes: Nodes, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="--workers 3: the cluster has room for 2"):
+        run(archive, bundle, tmp_path / "out", workers=3)
+    with pytest.raises(UsageError, match="--devices all: the cluster has no GPU"):
+        run(archive, bundle, tmp_path / "out", workers=3, devices="all", runtime="auto")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(EnvironmentProblem, match=r"--cluster auto: .*ray start"):
+        run(archive, bundle, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"cluster": None, "workers": 2}, "--workers and --allow-mixed are of a cluster"),
+        ({"cluster": None, "allow_mixed": True}, "--workers and --allow-mixed are of a cluster"),
+        ({"cluster": "far"}, "--cluster far: give auto, local or ray://HOST:PORT"),
+        ({"devices": "0,1"}, "--devices 0,1: with --cluster give auto, all"),
+        ({"workers": 0}, "--workers 0: give 1 or more"),
+        ({"allow_mixed": True}, "leave --devices and --runtime out"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=told):
+        ScoreOptions(tmp_path, tmp_path, tmp_path / "out", **{"runtime": "null", "cluster": "auto", **options})
+
+
+# --- whoever dies, and when ---
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 studies."""
+    root = tmp_path_factory.mktemp("many") / "archive"
+    write_archive(root, DemoPlan(400, seed=11))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(("runtime", "times", "null_ms"), [("null", 20, 25.0), ("onnxruntime", 2, 0.0)])
+def test_nodes_and_workers_die_at_random_moments_and_nothing_is_lost_or_doubled(
+    runtime: str, times: int, null_ms: float, nodes: Nodes, many: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    options = {"runtime": runtime, "batch": 8, "shard_views": 32}
+    listed = run(many, bundle, tmp_path / "one", cluster=None, **options)["listed"]
+    expected, rng, lost = tables(tmp_path / "one"), random.Random(0), 0
+    for number in range(times):
+        nodes.whole()
+        out = tmp_path / f"out{number}"
+        blow = nodes.lose_second if number % 2 else kill_one
+        striking = strike(out, rng.randrange(listed // 32 * 3 // 4), blow)
+        told = run(many, bundle, out, null_ms=null_ms, **options)
+        striking.join()
+        assert (told["scored"], told["failed"], told["listed"]) == (listed, 0, listed), number
+        assert tables(out) == expected, number
+        lost += told["workers_lost"]
+        assert json.loads((out / "run.json").read_text())["exit_code"] == 0
+        shutil.rmtree(out)
+    assert lost >= times * 3 // 4  # or the blows would have come too late

@@ -1,0 +1,89 @@
+"""What each worker gets of a cluster's machines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mura_trt.cluster.join import nodes_of
+from mura_trt.cluster.shares import Node, Share, shares_of
+from mura_trt.cores import CORES, usable_cores
+from mura_trt.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "device", "cpus"),
+    [
+        ([Node(8, 0), Node(8, 0)], None, None, [8, 8]),
+        ([Node(8, 0), Node(4, 0)], None, None, [4, 4]),
+        ([Node(8, 0), Node(8, 0)], 3, None, [4, 4, 4]),
+        ([Node(8, 0), Node(8, 0)], 1, None, [8]),
+        ([Node(8, 0), Node(3, 0)], 3, None, [3, 3, 3]),
+        ([Node(16, 2), Node(16, 2)], None, None, [8] * 4),
+        ([Node(16, 2), Node(16, 2)], None, "cpu", [16, 16]),
+        ([Node(16, 2), Node(64, 0)], None, "cuda", [8, 8]),
+        ([Node(16, 1), Node(0, 0)], None, None, [16]),  # a head that gives no CPUs
+        ([Node(2, 4)], 2, None, [1, 1]),
+    ],
+)
+def test_all_workers_get_as_many_cpus_as_there_is_room_for(
+    nodes: list[Node], workers: int | None, device: str | None, cpus: list[int]
+) -> None:
+    shares = shares_of(nodes, workers, device)
+    assert [share.cpus for share in shares] == cpus
+    assert [share.number for share in shares] == list(range(1, len(cpus) + 1))
+    with_gpu = device != "cpu" and any(node.gpus for node in nodes)
+    assert {share.device for share in shares} == {"cuda" if with_gpu else "cpu"}
+    assert {share.gpu for share in shares} == {0 if with_gpu else None}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "found"),
+    [
+        ([Node(16, 2), Node(8, 0), Node(8, 0)], None, [(8, 1), (8, 1), (8, 0), (8, 0)]),
+        ([Node(16, 2), Node(8, 0), Node(8, 0)], 3, [(8, 1), (8, 1), (8, 0)]),
+        ([Node(16, 2), Node(8, 0), Node(8, 0)], 1, [(16, 1)]),
+        ([Node(8, 0), Node(8, 0)], None, [(8, 0), (8, 0)]),
+        ([Node(16, 2)], None, [(8, 1), (8, 1)]),
+    ],
+)
+def test_where_they_are_mixed_what_has_no_gpu_works_beside(
+    nodes: list[Node], workers: int | None, found: list[tuple[int, int]]
+) -> None:
+    assert [(share.cpus, share.gpus) for share in shares_of(nodes, workers, None, mixed=True)] == found
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "device", "told"),
+    [
+        ([Node(1, 0), Node(2, 0)], 4, None, "--workers 4: the cluster has room for 3 with a CPU each, on 2 nodes"),
+        ([Node(8, 2)], 3, None, "--workers 3: the cluster has room for 2 with a GPU and a CPU each, on 1 nodes"),
+        ([Node(8, 0)], None, "cuda", "--devices all: the cluster has no GPU"),
+        ([], None, None, "the cluster has room for 0"),
+    ],
+)
+def test_too_many_workers_are_refused(nodes: list[Node], workers: int | None, device: str | None, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        shares_of(nodes, workers, device)
+
+
+def test_a_worker_keeps_to_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CORES, "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    several = usable_cores(Path("/nowhere"))
+    Share(1, several, 1).take()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0" and usable_cores() <= several
+    Share(1, 1).take()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" and usable_cores() == 1
+    Share(1, 10_000).take()
+    assert usable_cores(Path("/nowhere")) == several
+    assert str(Share(2, 1)) == "place 2 of the cluster (1 CPU)"
+    assert str(Share(3, 8, 1)) == "place 3 of the cluster (1 GPU and 8 CPUs)"
+
+
+def test_nodes_that_are_gone_do_not_count() -> None:
+    alive = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0, "memory": 1e9}}
+    head = {"Alive": True, "Resources": {"memory": 1e9}}
+    assert nodes_of([alive, head, {**alive, "Alive": False}]) == [Node(8, 1), Node(0, 0)]
