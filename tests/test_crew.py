@@ -12,6 +12,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.crew import PATIENCE, STARTS, Crew, Handle, Inbox, Lost, Message
 from mura_trt.errors import EnvironmentProblem, RuntimeUnavailable, UsageError
 from mura_trt.places import Place
+from mura_trt.runtimes import MIXED
 from mura_trt.worker import Fatal, Hungry, Pulse, Ready, WorkerConfig
 
 
@@ -39,7 +40,12 @@ class Stage:
     """A crew of played workers; each says upon its start what is next in the script of its place."""
 
     def __init__(
-        self, bundle: Bundle, places: list[Place], *scripts: list[Message | None], device: str | None = None
+        self,
+        bundle: Bundle,
+        places: list[Place],
+        *scripts: list[Message | None],
+        device: str | None = None,
+        mixed: bool = False,
     ) -> None:
         self.hired: list[list[Played]] = [[] for _ in places]
         config = WorkerConfig(bundle, FolderSource("/"), "auto", None, 0.0, Path("worker.log"))
@@ -53,10 +59,20 @@ class Stage:
                 played.says(script.pop(0))
             return played
 
-        self.crew = Crew(hire, config, places, device)
+        self.crew = Crew(hire, config, places, device, mixed)
 
 
 CPU, GPU = Ready("onnxruntime", "cpu", 8, ["tensorrt: no plan"]), Ready("tensorrt", "cuda", 64, [])
+
+
+def test_where_runtimes_may_be_mixed_each_worker_keeps_its_own(bundle: Bundle) -> None:
+    stage = Stage(bundle, [Place(gpu=0), Place(cores=frozenset({0}))], [GPU, None], [CPU], mixed=True)
+    assert stage.crew.start() == Ready(MIXED, MIXED, GPU.batch, CPU.passed_over)
+    assert [stage.crew.ready(number) for number in (0, 1)] == [GPU, CPU]
+    stage.hired[0][0].says(None)
+    assert stage.crew.receive() == (0, Lost())
+    stage.crew.launch(0)
+    assert (stage.hired[0][1].config.runtime, stage.hired[0][1].config.batch) == ("tensorrt", 64)
 
 
 @pytest.mark.parametrize(

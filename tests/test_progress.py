@@ -35,6 +35,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize(
+    ("nodes", "end"),
+    [
+        ({}, "0:00:09 to go"),
+        ({"10.0.0.1/a": 10}, "0:00:09 to go; 1 node"),
+        ({"10.0.0.1/a": 7, "10.0.0.2/b": 3}, "0:00:09 to go; 2 nodes, 3.0 to 7.0 views/s each"),
+    ],
+)
+def test_of_several_machines_the_slowest_and_the_fastest_are_told(
+    clock: Clock, nodes: dict[str, int], end: str
+) -> None:
+    assert describe(Progress(100, 50, scored=10, nodes=nodes, started=clock.now - 1)).endswith(end)
+
+
+@pytest.mark.parametrize(
     ("views", "studies", "scored", "failed", "seconds", "text"),
     [
         (40_561, 14_822, 1021, 3, 2, "1,024 of 40,561 views, 512.0 views/s, 187.1 studies/s, 3 failed, 0:01:17 to go"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import psutil
 import pytest
 
+from mura_trt import supervisor as supervisor_module
 from mura_trt.archives import list_archive
 from mura_trt.archives.folder import FolderSource
 from mura_trt.bundle import Bundle
@@ -100,6 +103,60 @@ class Scripted:
         return "exit code 1"
 
     def stop(self, graceful: bool) -> None: ...
+
+
+class Unequal:
+    """In place of workers: the first gives nothing from its second task on, the other all at once."""
+
+    hired: ClassVar[list[Unequal]] = []
+
+    def __init__(self, _config: WorkerConfig, inbox: Inbox) -> None:
+        self._inbox, self.given = inbox, 0
+        self.stopped: list[bool] = []
+        Unequal.hired.append(self)
+        self._inbox.put((self, Ready("null", "cpu", 4, [])))
+
+    def send(self, message: Assignment | Flush | Stop) -> None:
+        if not isinstance(message, Assignment):
+            return
+        self.given += 1
+        if self is Unequal.hired[0]:
+            if self.given > 1:
+                return
+        else:
+            threading.Timer(0.3, self._inbox.put, [(self, Pulse(0, "idle", 0.0))]).start()
+            threading.Timer(0.6, self._inbox.put, [(self, Pulse(0, "idle", 0.0))]).start()
+        start, stop = message.task.start, message.task.stop
+        failures = [Failure(view, "read", "ENOENT", "gone") for view in range(start, stop)]
+        rows = Rows(start, stop, np.empty(0, np.int64), np.empty(0, score_type(0)), failures)
+        self._inbox.put((self, Done(rows, 0.001, {})))
+
+    def last_words(self) -> str:
+        return "exit code 1"
+
+    def stop(self, graceful: bool) -> None:
+        self.stopped.append(graceful)
+
+
+def test_what_a_worker_is_late_with_an_idle_one_does_and_nobody_waits_for_it(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Unequal, "hired", [])
+    monkeypatch.setattr(supervisor_module, "LATE_SECONDS", 0.2)
+    (tmp_path / "views").mkdir()
+    for view in range(24):
+        (tmp_path / "views" / f"{view:02}.png").touch()
+    listing, out = list_archive(tmp_path / "views"), OutputFolder(tmp_path / "out", Existing.REFUSE)
+    config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log")
+    progress = Progress(24, 1)
+    with Crew(Unequal, config, [Place(), Place()]) as crew:
+        supervisor = Supervisor(listing, out, crew, Ledger(24, 4, 8, workers=2, least=4), progress, lambda _: None)
+        supervisor.run()
+    out.close()
+    late, helper = Unequal.hired
+    assert (progress.failed, progress.fresh, late.stopped, helper.stopped) == (24, 24, [False], [True])
+    assert sum(record.views for record in supervisor.records) == 24
+    assert "is late: its views" in caplog.text and "are scored twice" in caplog.text
 
 
 def test_progress_counts_each_view_once_whatever_workers_tell(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from mura_trt import worker
 from mura_trt.cluster.sight import Sight
-from mura_trt.errors import EnvironmentProblem, MuraTrtError
+from mura_trt.errors import MuraTrtError
 from mura_trt.worker import Fatal, Ready, WorkerConfig
-
-logger = logging.getLogger(__name__)
 
 END = None  # of what an actor's worker says
 
@@ -24,11 +21,13 @@ class QueueLine:
         self.from_worker: SimpleQueue[Any] = SimpleQueue()
 
     def send(self, message: Any) -> None:
-        """Gives a message; one that is ready tells where it is."""
+        """Gives a message; the first and the last of a worker tell where it is."""
         import ray
 
         if isinstance(message, Ready):
             message = message._replace(node=node_name(), actor=ray.get_runtime_context().get_actor_id() or "")
+        elif isinstance(message, Fatal):
+            message = Fatal(type(message.error)(f"node {node_name()}: {message.error}"))
         self.from_worker.put(message)
 
     def recv(self) -> Any:
@@ -56,7 +55,7 @@ class WorkerActor:
             sight.check(config)
             worker.work(self._line, config)
         except MuraTrtError as error:
-            self._line.send(Fatal(EnvironmentProblem(f"node {node_name()}: {error}")))
+            self._line.send(Fatal(error))
         finally:
             self._line.from_worker.put(END)
 

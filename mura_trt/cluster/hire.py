@@ -56,9 +56,8 @@ class ActorHandle:
             scheduling_strategy="SPREAD",
         )
         self._actor: Any = started.remote()
-        bundle = replace(
-            config.bundle, folder=config.bundle.folder.absolute()
-        )  # nodes have folders of their own to be in
+        # An actor has a working directory of its own.
+        bundle = replace(config.bundle, folder=config.bundle.folder.absolute())
         self._work = self._actor.work.remote(replace(config, bundle=bundle), sight)
         threading.Thread(target=self._take, args=(inbox,), name="from actor", daemon=True).start()
 

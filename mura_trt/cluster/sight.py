@@ -14,6 +14,7 @@ from mura_trt.score_recipe import installed_versions
 from mura_trt.worker import WorkerConfig
 
 VIEWS = 3  # that are looked for: the first, the last and one between them
+_WAY_OUT = "every node needs the archive and the bundle under the driver's path: a shared folder, or a URL"
 LIBRARIES = ("mura-trt", "nvidia-dali-cuda130", "isal", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "numpy")
 
 
@@ -69,6 +70,3 @@ class Sight:
                     f"{library} is {here.get(library, 'not installed')} here, and {version} with the driver: install"
                     " the same environment on all nodes"
                 )
-
-
-_WAY_OUT = "every node needs the archive and the bundle under the driver's path: a shared folder, or a URL"
