@@ -59,7 +59,8 @@ class ActorHandle:
         # An actor has a working directory of its own.
         bundle = replace(config.bundle, folder=config.bundle.folder.absolute())
         self._work = self._actor.work.remote(replace(config, bundle=bundle), sight)
-        threading.Thread(target=self._take, args=(inbox,), name="from actor", daemon=True).start()
+        self._taking = threading.Thread(target=self._take, args=(inbox,), name="from actor", daemon=True)
+        self._taking.start()
 
     def _take(self, inbox: SimpleQueue[tuple[Any, Any]]) -> None:
         """Puts into the inbox what the worker says, and None when it has died or ended."""
@@ -98,6 +99,7 @@ class ActorHandle:
             except (RayError, ConnectionError, GetTimeoutError) as error:
                 logger.warning("a worker did not end by itself: %s", _in_a_line(error))
         ray.kill(self._actor)
+        self._taking.join(END_SECONDS)
 
 
 def _in_a_line(error: Exception) -> str:

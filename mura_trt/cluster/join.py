@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Of a cluster that is started here: rows are all that goes through it, and Ray takes a third of the memory if not told.
 OBJECT_STORE_BYTES = 128 << 20
+CONNECT_SECONDS = 10.0
 ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # runtimes that have no use for a GPU
 
 
@@ -65,6 +67,8 @@ def nodes_of(told: list[dict[str, Any]]) -> list[Node]:
 def _ray() -> Any:
     # Ray sends its makers how it is used, if it is not told to leave that; what is scored here is nobody's business.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # It would start a cluster for whoever still asks it for something when the run has left the one it had.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     try:
         import ray
     except ImportError as error:
@@ -74,9 +78,18 @@ def _ray() -> Any:
     return ray
 
 
+def _check_reachable(cluster: str) -> None:
+    """Raises OSError where nothing listens at a cluster's address: Ray itself would try again for five minutes."""
+    address = cluster if cluster.startswith(CLUSTER_URL) else os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.removeprefix(CLUSTER_URL).rpartition(":")
+    if cluster != "local" and host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
 def _init(ray: Any, cluster: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
+        _check_reachable(cluster)
         if cluster == "local":
             ray.init(
                 address="local",
@@ -88,7 +101,7 @@ def _init(ray: Any, cluster: str) -> None:
             )
         else:
             ray.init(address=cluster, **quiet)
-    except (ConnectionError, RuntimeError, TimeoutError, ImportError) as error:
+    except (OSError, RuntimeError, ImportError) as error:  # ConnectionError and TimeoutError are among the first
         way = (
             "start it with: ray start"
             if not cluster.startswith(CLUSTER_URL)

@@ -150,18 +150,8 @@ def test_an_actor_that_is_killed_costs_a_retry(
     nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
 ) -> None:
     killing = strike(tmp_path / "out", 2, kill_one)
-    told = run(archive, bundle, tmp_path / "out", null_ms=100)
+    told = run(archive, bundle, tmp_path / "out", null_ms=300)
     killing.join()
-    assert told["workers_lost"] == 1 and told["failed"] == 0
-    assert tables(tmp_path / "out") == tables(clean)
-
-
-def test_a_node_that_dies_costs_a_retry_and_its_work_is_done_by_the_other(
-    nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
-) -> None:
-    losing = strike(tmp_path / "out", 2, nodes.lose_second)
-    told = run(archive, bundle, tmp_path / "out", null_ms=100)
-    losing.join()
     assert told["workers_lost"] == 1 and told["failed"] == 0
     assert tables(tmp_path / "out") == tables(clean)
 
@@ -178,7 +168,7 @@ def test_a_straggler_is_helped_and_not_waited_for(
 
     stopping = strike(tmp_path / "out", 1, stop_one)
     began = time.monotonic()
-    told = run(archive, bundle, tmp_path / "out", null_ms=100)
+    told = run(archive, bundle, tmp_path / "out", null_ms=300)
     stopping.join()
     assert time.monotonic() - began < 40  # after 45 s it would be taken to hang
     assert told["workers_lost"] == 0 and told["failed"] == 0
@@ -221,17 +211,14 @@ def test_ctrl_c_ends_the_run_and_its_actors(nodes: Nodes, archive: Path, bundle:
         time.sleep(0.1)
 
 
-def test_a_cluster_of_its_own_scores_with_the_real_engine(
-    module_environment: pytest.MonkeyPatch, archive: Path, bundle: Bundle, tmp_path: Path
-) -> None:
-    module_environment.delenv("RAY_AUTH_MODE")
-    options = {"runtime": "onnxruntime", "batch": 8, "shard_views": 16}
-    try:
-        told = run(archive, bundle, tmp_path / "ray", cluster="local", **options)
-    finally:
-        module_environment.setenv("RAY_AUTH_MODE", "disabled")
-    run(archive, bundle, tmp_path / "one", cluster=None, **options)
-    assert told["workers"][0]["runtime"] == "onnxruntime"
+def test_a_cluster_of_its_own_scores_with_the_real_engine(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    arguments = [str(archive), "--engine", str(bundle.folder), "--runtime", "onnxruntime", "--batch", "8"]
+    command = [sys.executable, "-m", "mura_trt", "score", *arguments, "-o"]
+    # As a user starts it: with Ray's own token, which a process keeps for all clusters that it joins.
+    subprocess.run([*command, str(tmp_path / "ray"), "--cluster", "local"], check=True)
+    subprocess.run([*command, str(tmp_path / "one")], check=True)
+    (worker,) = json.loads((tmp_path / "ray" / "run.json").read_text())["workers"]
+    assert worker["runtime"] == "onnxruntime" and worker["node"] and worker["actor"]
     assert tables(tmp_path / "ray") == tables(tmp_path / "one")
 
 
@@ -330,7 +317,17 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], told: str,
         ScoreOptions(tmp_path, tmp_path, tmp_path / "out", **{"runtime": "null", "cluster": "auto", **options})
 
 
-# --- whoever dies, and when ---
+# --- whoever dies, and when; last, for a dead node is counted for ten seconds ---
+def test_a_node_that_dies_costs_a_retry_and_its_work_is_done_by_the_other(
+    nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
+) -> None:
+    losing = strike(tmp_path / "out", 2, nodes.lose_second)
+    told = run(archive, bundle, tmp_path / "out", null_ms=300)
+    losing.join()
+    assert told["workers_lost"] == 1 and told["failed"] == 0
+    assert tables(tmp_path / "out") == tables(clean)
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """400 studies."""
