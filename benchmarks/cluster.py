@@ -15,7 +15,6 @@ import functools
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,32 +24,18 @@ from unittest import mock
 import typer
 
 import mura_trt.score
+from benchmarks.answering import AnsweringActor
 from benchmarks.feed import make_bundle
 from benchmarks.measuring import finish
-from benchmarks.scale import BATCH, Meter, in_new_process, keys, rows_of
+from benchmarks.scale import Meter, in_new_process, keys
 from mura_trt.archives import folder
 from mura_trt.bench.sample import link_views
 from mura_trt.bench.scoring import scored
-from mura_trt.cluster.actor import END, WorkerActor
-from mura_trt.cluster.sight import Sight
 from mura_trt.results import OutputFolder
 from mura_trt.score_options import ScoreOptions
 from mura_trt.supervisor import Supervisor
-from mura_trt.worker import Assignment, Done, Ready, WorkerConfig
 
 WORKERS = 2
-
-
-class AnsweringActor(WorkerActor):
-    """In place of a worker: gives rows at once."""
-
-    def work(self, _config: WorkerConfig, _sight: Sight) -> None:
-        """Ends where it is told to stop."""
-        self._line.send(Ready("null", "cpu", BATCH, []))
-        while isinstance(message := self._line.recv(), Assignment):
-            began = time.monotonic()
-            self._line.send(Done(rows_of(message.task), time.monotonic() - began, {}))
-        self._line.from_worker.put(END)
 
 
 @contextmanager
@@ -58,7 +43,8 @@ def two_nodes() -> Iterator[str]:
     """The address of a Ray cluster of two nodes with a CPU each, on this machine."""
     from ray.cluster_utils import Cluster
 
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    root = str(Path(__file__).parent.parent)  # where actors find this package
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "PYTHONPATH": root}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)

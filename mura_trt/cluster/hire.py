@@ -103,6 +103,7 @@ class ActorHandle:
 
 
 def _in_a_line(error: Exception) -> str:
-    """What an error says, without Ray's line breaks and the end of what is long."""
+    """What an error says, without Ray's line breaks and the middle of what is long: what happened stands at the end."""
     words = " ".join(str(error).split())
-    return words if len(words) <= LAST_WORDS else words[:LAST_WORDS] + " ..."
+    half = LAST_WORDS // 2
+    return words if len(words) <= LAST_WORDS else f"{words[:half]} ... {words[-half:]}"
