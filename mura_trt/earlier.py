@@ -35,15 +35,18 @@ def identities(listing: Listing) -> Identities:
     salt = listing.disclosure.salt if listing.disclosure else b""
     found = np.zeros((len(listing), 2), np.uint64)
 
-    def fill(start: int) -> None:
-        stop = min(start + _AT_ONCE, len(listing))
-        told = map(functools.partial(_stamp, reader), listing.references(start, stop))
-        stamps = told if listing.stamps is None else map(bytes, listing.stamps[start:stop])
-        hashes = (_hash(salt, key, stamp) for key, stamp in zip(listing.keys(start, stop), stamps, strict=True))
-        found[start:stop] = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)
+    starts = iter(range(0, len(listing), _AT_ONCE))
+
+    def fill(_thread: int) -> None:
+        for start in starts:
+            stop = min(start + _AT_ONCE, len(listing))
+            told = map(functools.partial(_stamp, reader), listing.references(start, stop))
+            stamps = told if listing.stamps is None else map(bytes, listing.stamps[start:stop])
+            hashes = (_hash(salt, key, stamp) for key, stamp in zip(listing.keys(start, stop), stamps, strict=True))
+            found[start:stop] = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2)
 
     with ThreadPoolExecutor(reader.threads, thread_name_prefix="stamp") as threads:
-        for _ in threads.map(fill, range(0, len(listing), _AT_ONCE)):
+        for _ in threads.map(fill, range(reader.threads)):
             pass  # raises what it raised
     return found
 

@@ -22,6 +22,13 @@ def work_for(supervisor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def return_freed_memory() -> None:
+    """Has the C library return to the kernel what it keeps of freed memory; one that cannot does nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc: malloc_trim(3)
+    if trim:
+        trim(0)
+
+
 def send_output_to(log: Path) -> None:
     """The decoders' C libraries print lines of their own for a bad image, and standard output may be carrying JSON."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -20,7 +20,7 @@ _AT_ONCE = 1 << 16  # views whose columns are copied
 
 def study_means(
     study_of: NDArray[np.int32], studies: int, probability: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
     """Views, scored views and mean probability of each study.
 
     Sums run in float64 in the order of the listing, so that the same views give the same bytes.
@@ -36,10 +36,10 @@ def study_means(
 
     Returns
     -------
-    views, scored : int64 (studies,)
+    views, scored : int32 (studies,)
     mean : float64 (studies,), NaN where nothing was scored
     """
-    views, scored, total = np.zeros(studies, np.int64), np.zeros(studies, np.int64), np.zeros(studies)
+    views, scored, total = np.zeros(studies, np.int32), np.zeros(studies, np.int32), np.zeros(studies)
     for start in range(0, len(study_of), _AT_ONCE):
         study, value = study_of[start : start + _AT_ONCE], probability[start : start + _AT_ONCE]
         good = ~np.isnan(value)
@@ -47,7 +47,7 @@ def study_means(
         np.add.at(scored, study[good], 1)
         np.add.at(total, study[good], value[good].astype(np.float64))
     with np.errstate(invalid="ignore"):
-        return views, scored, total / scored
+        return views, scored, np.divide(total, scored, out=total)
 
 
 def study_tables(
@@ -58,19 +58,19 @@ def study_tables(
 
     count = len(listing.studies)
     views, scored, mean = study_means(listing.study_of, count, probability)
-    # A comparison with NaN is False; such a study has no decision instead.
-    abnormal = pd.array((mean > threshold).astype(np.int8), dtype="Int8")
-    abnormal[np.isnan(mean)] = pd.NA
     for start in range(0, count, rows_at_once):
         part = slice(start, min(start + rows_at_once, count))
+        # A comparison with NaN is False; such a study has no decision instead.
+        abnormal = pd.array((mean[part] > threshold).astype(np.int8), dtype="Int8")
+        abnormal[np.isnan(mean[part])] = pd.NA
         yield pd.DataFrame(
             {
                 "study": [display(key) for key in listing.studies.slice(start, rows_at_once).to_pylist()],
                 "body_part": listing.body_parts_of_studies(part.start, part.stop),
-                "views": views[part],
-                "scored": scored[part],
-                "failed": (views - scored)[part],
+                "views": views[part].astype(np.int64),
+                "scored": scored[part].astype(np.int64),
+                "failed": (views[part] - scored[part]).astype(np.int64),
                 "probability": mean[part],
-                "abnormal": abnormal[part],
+                "abnormal": abnormal,
             }
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("csv", "parquet")
-ROWS_AT_ONCE = 20_000  # of a table in memory: more are written no faster
+ROWS_AT_ONCE = 8192  # of a table in memory: more take more of it and are written a tenth faster
 
 
 def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> int:

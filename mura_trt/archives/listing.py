@@ -32,6 +32,7 @@ KNOWN_SUFFIXES = frozenset({"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip",
 MAX_FILE_BYTES = 1 << 28
 READ_THREADS = max(2, min(4, usable_cores()))  # some, for a disk makes them wait; more are in decoding's way
 
+_AT_ONCE = 1 << 16  # views whose columns are copied
 _BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
 _ESCAPES = str.maketrans({"\r": "\\r", "\n": "\\n", "\0": "\\x00"})
 _PATIENT = re.compile(r"(?:^|/)(patient\d+)(?=/|$)")
@@ -247,11 +248,14 @@ class Listing:
         return keys
 
     @cached_property
-    def _first_views(self) -> NDArray[np.int64]:
+    def _first_views(self) -> NDArray[np.int32]:
         """By study number."""
-        first = np.empty(len(self.studies), np.int64)
-        views = np.arange(len(self))
-        first[self.study_of[::-1]] = views[::-1]  # of several values for one place the last stays
+        first = np.empty(len(self.studies), np.int32)
+        for start in reversed(range(0, len(self), _AT_ONCE)):
+            study = self.study_of[start : start + _AT_ONCE][::-1]
+            first[study] = (
+                np.arange(start + len(study), start, -1) - 1
+            )  # of several values for one place the last stays
         return first
 
 
