@@ -1,0 +1,262 @@
+"""An ONNX file as a bundle's origin."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.contract import InputContract
+from mura_trt.errors import UsageError
+from mura_trt.networks.batch import freed
+from mura_trt.networks.origin import Origin
+from mura_trt.networks.original import Batches, OnnxSession
+from mura_trt.networks.reading import Input, files_of, input_of, opset_of, read_model
+from mura_trt.networks.tail import Ending, Tail, ending_of, tail_of
+from mura_trt.networks.told import CLASSES, LOGIT, PROBABILITY, Facts, Told
+from mura_trt.networks.trial import agrees, pictures, try_out
+from mura_trt.networks.wrapping import wrapped
+from mura_trt.precision import FORMATS
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from mura_trt.engine_recipe import Recipe
+    from mura_trt.parity.onnx_reference import OnnxReference
+
+logger = logging.getLogger(__name__)
+
+
+class _Opened(NamedTuple):
+    graph: ModelProto
+    contract: InputContract
+    facts: Facts
+
+
+class Imported(Origin):
+    """A network that somebody has exported, with what they tell of it."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+
+    @cached_property
+    def _opened(self) -> _Opened:
+        return opened(self._told)
+
+    @property
+    def network(self) -> str:
+        """The file's name."""
+        return self._told.model.stem
+
+    @property
+    def contract(self) -> InputContract:
+        """As the graph and its user have it."""
+        return self._opened.contract
+
+    @property
+    def files(self) -> list[Path]:
+        """The ONNX file, and those beside it that hold its weights."""
+        return files_of(self._told.model)
+
+    @property
+    def imported(self) -> dict[str, Any]:
+        """The graph's facts."""
+        return self._opened.facts.described()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of onnx."""
+        import onnx
+
+        return {"onnx": onnx.__version__}
+
+    def graph(self) -> ModelProto:
+        """The file's, wrapped and tried out."""
+        return self._opened.graph
+
+    def reference(self, ranges: bool) -> OnnxReference:
+        """The file itself."""
+        from mura_trt.parity.onnx_reference import OnnxReference
+
+        return OnnxReference(self._told.model, self.contract, self._opened.facts, ranges)
+
+    def refuse(self, precision: str) -> None:
+        """Refuses the narrow formats."""
+        if precision in FORMATS:
+            raise UsageError(
+                f"{self._told.model}: --precision {precision} needs to know what rounding each layer costs, which is"
+                " measured by PyTorch's gradients, and an ONNX file has none; take --precision fp16 or fp32"
+            )
+
+    def calibrated(
+        self,
+        pixels: NDArray[np.uint8],
+        recipe: Recipe,
+        report: Callable[[str], None],  # noqa: ARG002
+    ) -> Never:
+        """Refuses."""
+        self.refuse(recipe.precision)
+        raise AssertionError(recipe.precision)
+
+
+def opened(told: Told) -> _Opened:
+    """Reads, wraps and tries out a file's graph, and says what it takes for granted.
+
+    Raises
+    ------
+    UsageError
+        It cannot be used, or does not say what it has to; with the reason and the way out.
+    """
+    model = read_model(told.model)
+    taken = input_of(model, told)
+    mean, std = told.numbers(taken.channels)
+    height, width = taken.size
+    contract = InputContract(height=height, width=width, map_shape=None, mean=mean, std=std)
+    output = _output(model, told)
+    columns = _columns(told, contract, taken, output)
+    ending = ending_of(model.graph, output)
+    scores = _scores(told, columns, ending)
+    facts = Facts(
+        taken.name, taken.layout, taken.batch, output, columns, scores, _abnormal(told, columns), opset_of(model)
+    )
+    inner = _inner(facts, ending)
+    before = output if inner is facts else ending.before
+    free = freed(model, taken)
+    with_map = _with_map(told, free, contract, inner, facts, before)
+    graph, contract = with_map or (wrapped(free, contract, inner, before, None), contract)
+    try_out(graph, told.model, contract, facts)
+    _check_types(graph, told.model)
+    logger.info(
+        "%s: %s of shape %s, %s; %s %s%s; %s",
+        told.model.name, taken.name, tuple(taken.shape("any")), taken.layout, facts.output,
+        f"column {facts.abnormal} of {columns} is a " if columns > 1 else "is a ", scores,
+        "" if inner.scores == scores else ", computed from before its last step",
+        f"a map of {contract.map_shape[0]} x {contract.map_shape[1]}" if contract.map_shape else "no map",
+    )  # fmt: skip
+    return _Opened(graph, contract, facts)
+
+
+def _output(model: ModelProto, told: Told) -> str:
+    names = [value.name for value in model.graph.output]
+    if told.output is None:
+        if len(names) > 1:
+            raise UsageError(
+                f"{told.model}: it has {len(names)} outputs ({', '.join(names)}); tell which one: --output {names[0]}"
+            )
+        return names[0]
+    if told.output not in names:
+        raise UsageError(f"{told.model}: it has no output {told.output}; there are {', '.join(names)}")
+    return told.output
+
+
+def _columns(told: Told, contract: InputContract, taken: Input, output: str) -> int:
+    """How many numbers a picture gets; the graph is run for that, since not all tell their output's shape."""
+    session = OnnxSession(str(told.model), told.model)
+    batches = Batches(session, contract, taken.name, taken.layout, taken.batch)
+    ((found,),) = batches.run(pictures(contract.height, contract.width)[:1], [output])
+    rows = taken.batch or 1
+    if not found.ndim or found.shape[0] != rows or found.size != rows * (found.shape[1] if found.ndim > 1 else 1):
+        raise UsageError(
+            f"{told.model}: its output {output} has shape {found.shape}, and not one number, or a few, for each picture; name"
+            " the output that has with --output"
+        )
+    return found.shape[1] if found.ndim > 1 else 1
+
+
+def _scores(told: Told, columns: int, ending: Ending) -> str:
+    """What the numbers are, by the graph's last step where that says it."""
+    by_graph = {None: None, "Sigmoid": PROBABILITY, "Softmax": PROBABILITY, "LogSoftmax": CLASSES}[ending.squasher]
+    if by_graph and told.scores not in (None, by_graph):
+        raise UsageError(
+            f"{told.model}: its graph ends in {ending.squasher}, so that what it gives is a {by_graph}, not --scores"
+            f" {told.scores}; leave that out"
+        )
+    if ending.squasher == "Softmax" and columns == 1:
+        raise UsageError(f"{told.model}: a Softmax of one number is 1 whatever the picture; export two classes")
+    scores = by_graph or told.scores or (LOGIT if columns == 1 else None)
+    if scores is None:
+        raise UsageError(
+            f"{told.model}: it gives {columns} numbers for a picture, and neither Sigmoid nor Softmax at its end says"
+            " what they are; tell: --scores classes (trained with cross-entropy: softmax over two), --scores logit"
+            " (each with a sigmoid of its own) or --scores probability"
+        )
+    if scores == CLASSES and columns != 2:
+        raise UsageError(
+            f"{told.model}: --scores classes takes two classes, and it gives {columns} number{'s'[: columns > 1]};"
+            " of more classes, export the network with its softmax, and --abnormal picks one"
+        )
+    return scores
+
+
+def _abnormal(told: Told, columns: int) -> int:
+    if columns == 1:
+        if told.abnormal not in (None, 0):
+            raise UsageError(f"{told.model}: --abnormal {told.abnormal}, and it gives one number; leave that out")
+        return 0
+    if told.abnormal is None:
+        raise UsageError(
+            f"{told.model}: it gives {columns} numbers for a picture; tell which is the abnormal class's: --abnormal"
+            f" {columns - 1}, counted from 0"
+        )
+    if told.abnormal >= columns:
+        raise UsageError(f"{told.model}: --abnormal {told.abnormal}, and its columns are 0 to {columns - 1}")
+    return told.abnormal
+
+
+def _inner(facts: Facts, ending: Ending) -> Facts:
+    """What the tensor before the last step gives, where that step is ours to do: the logit comes of it exactly."""
+    if ending.squasher == "Sigmoid":
+        return replace(facts, scores=LOGIT)
+    if ending.squasher in ("Softmax", "LogSoftmax") and facts.columns == 2:
+        return replace(facts, scores=CLASSES)
+    return facts
+
+
+def _with_map(
+    told: Told, model: ModelProto, contract: InputContract, inner: Facts, facts: Facts, before: str
+) -> tuple[ModelProto, InputContract] | None:
+    """The graph whose end is the map's; None where it has no linear tail, or what looks like one gives other scores."""
+    tail = None if inner.scores == PROBABILITY else tail_of(model.graph, before)
+    if tail is None or len(tail.weight) != facts.columns:
+        return None
+    shape = _map_shape(told, model, contract, facts, tail)
+    if shape is None:
+        return None
+    contract = replace(contract, map_shape=shape)
+    graph = wrapped(model, contract, inner, before, tail)
+    return (graph, contract) if agrees(graph, told.model, contract, facts) else None
+
+
+def _map_shape(
+    told: Told, model: ModelProto, contract: InputContract, facts: Facts, tail: Tail
+) -> tuple[int, int] | None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    looked_at = onnx.ModelProto()
+    looked_at.CopyFrom(model)
+    del looked_at.graph.output[:]
+    looked_at.graph.output.append(helper.make_tensor_value_info(tail.features, TensorProto.FLOAT, None))
+    session = OnnxSession(looked_at.SerializeToString(), told.model)
+    batches = Batches(session, contract, facts.input, facts.layout, None)
+    ((features,),) = batches.run(pictures(contract.height, contract.width)[:1], [tail.features])
+    if features.ndim != 4:
+        return None
+    height, width = features.shape[1:3] if tail.channels_last else features.shape[2:]
+    channels = features.shape[3 if tail.channels_last else 1]
+    return (int(height), int(width)) if channels == tail.weight.shape[1] else None
+
+
+def _check_types(graph: ModelProto, path: Path) -> None:
+    from onnx import checker, shape_inference
+
+    try:
+        checker.check_model(graph, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        raise UsageError(f"{path}: as a bundle's graph it is not sound: {error}") from error
