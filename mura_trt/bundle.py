@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mura_trt.caches import CacheFile
-from mura_trt.contract import InputContract
+from mura_trt.contract import DENSENET169, InputContract
 from mura_trt.errors import BundleError, UsageError
 from mura_trt.files import new_folder, sha256_of, write_atomically
 from mura_trt.precision import FORMATS
 
 SCHEMA = 3
-# That of bundles of DenseNet-169 alone, whose fields say nothing of the network; they are read as what they are.
-OLD_SCHEMA, OLD_NETWORK = 2, "densenet169"
+OLD_SCHEMA = 2  # of bundles of DenseNet-169 alone, which say nothing of their network
 MANIFEST = "bundle.json"
 # Role in the bundle -> file name. The plan is missing where no builder was installed.
 FILES = {"plan": "model.plan", "onnx": "model.onnx", "fp32_onnx": "model-fp32.onnx"}
@@ -50,7 +49,7 @@ class Manifest:
     export_seconds: float
     files: dict[str, dict[str, Any]]
     """Role -> name, bytes, sha256."""
-    network: str = OLD_NETWORK
+    network: str = DENSENET169
     """Such as ``densenet169``, ``densenet169 x 3`` for an ensemble, or the name of an ONNX file."""
     imported: dict[str, Any] | None = None
     """Of an ONNX file's graph, how it takes pixels and what it gives (:class:`mura_trt.networks.told.Told`); None of a

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mura_trt.contract import DENSENET169
 from mura_trt.errors import CheckpointError
 from mura_trt.files import write_atomically
-from mura_trt.model import DENSENET169, MuraNet, Network, architecture_of, network_of
+from mura_trt.model import MuraNet, Network, architecture_of, network_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -46,6 +46,7 @@ def main(
 for command, name in (
     (engines.export, "export"),
     (engines.build_engine, "build-engine"),
+    (engines.import_onnx, "import-onnx"),
     (engines.inspect, "inspect"),
     (engines.parity, "parity"),
     (scoring.score, "score"),

@@ -9,6 +9,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+# The paper's network, and what a bundle is of that says nothing of its network.
+DENSENET169 = "densenet169"
+
 # Of the network's body; input, normalisation and head are always FP32. What is not INT8 or FP8 beside it is FP16.
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 

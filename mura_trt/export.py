@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mura_trt.contract import InputContract
+from mura_trt.contract import DENSENET169, InputContract
 from mura_trt.errors import BundleError
-from mura_trt.model import DENSENET169, MuraNet, Network, architecture_of, network_of
+from mura_trt.model import MuraNet, Network, architecture_of, network_of
 
 if TYPE_CHECKING:
     import onnx

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self, cast
 
-from mura_trt.contract import IMAGENET_MEAN, IMAGENET_STD
+from mura_trt.contract import DENSENET169, IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,7 @@ except ModuleNotFoundError:  # the module imports all the same; whoever makes a 
 
 # Layers per block, by architecture; channels added by a layer, and channels out of the stem (Huang et al. 2017, table
 # 1). The MURA paper's is DenseNet-169.
-ARCHITECTURES = {"densenet121": (6, 12, 24, 16), "densenet169": (6, 12, 32, 32)}
-DENSENET169 = "densenet169"
+ARCHITECTURES = {"densenet121": (6, 12, 24, 16), DENSENET169: (6, 12, 32, 32)}
 GROWTH = 32
 STEM_CHANNELS = 64
 BOTTLENECK = 4  # a layer's 1x1 convolution makes BOTTLENECK * GROWTH channels

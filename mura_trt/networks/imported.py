@@ -96,7 +96,7 @@ class Imported(Origin):
 
     def calibrated(
         self,
-        pixels: NDArray[np.uint8],
+        pixels: NDArray[np.uint8],  # noqa: ARG002
         recipe: Recipe,
         report: Callable[[str], None],  # noqa: ARG002
     ) -> Never:
@@ -132,14 +132,20 @@ def opened(told: Told) -> _Opened:
     graph, contract = with_map or (wrapped(free, contract, inner, before, None), contract)
     try_out(graph, told.model, contract, facts)
     _check_types(graph, told.model)
-    logger.info(
-        "%s: %s of shape %s, %s; %s %s%s; %s",
-        told.model.name, taken.name, tuple(taken.shape("any")), taken.layout, facts.output,
-        f"column {facts.abnormal} of {columns} is a " if columns > 1 else "is a ", scores,
-        "" if inner.scores == scores else ", computed from before its last step",
-        f"a map of {contract.map_shape[0]} x {contract.map_shape[1]}" if contract.map_shape else "no map",
-    )  # fmt: skip
+    logger.info("%s: %s", told.model.name, _in_words(taken, contract, facts, inner))
     return _Opened(graph, contract, facts)
+
+
+def _in_words(taken: Input, contract: InputContract, facts: Facts, inner: Facts) -> str:
+    """What was taken for granted, so that its user can say that it is wrong."""
+    which = f"column {facts.abnormal} of {facts.columns}" if facts.columns > 1 else "one number"
+    own = "" if inner.scores == facts.scores else ", whose last step the bundle does by itself"
+    found = "no map" if contract.map_shape is None else "a map of {} x {}".format(*contract.map_shape)
+    height, width = taken.size
+    return (
+        f"takes {height} x {width} pixels of {taken.channels} channels, {taken.layout}, as {facts.input}; gives"
+        f" {facts.scores} as {facts.output}, {which}{own}; {found}"
+    )
 
 
 def _output(model: ModelProto, told: Told) -> str:
@@ -163,8 +169,8 @@ def _columns(told: Told, contract: InputContract, taken: Input, output: str) -> 
     rows = taken.batch or 1
     if not found.ndim or found.shape[0] != rows or found.size != rows * (found.shape[1] if found.ndim > 1 else 1):
         raise UsageError(
-            f"{told.model}: its output {output} has shape {found.shape}, and not one number, or a few, for each picture; name"
-            " the output that has with --output"
+            f"{told.model}: its output {output} has shape {found.shape}, and not one number, or a few, for each"
+            " picture; name the output that has, with --output"
         )
     return found.shape[1] if found.ndim > 1 else 1
 

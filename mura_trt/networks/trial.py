@@ -42,8 +42,7 @@ def pictures(height: int, width: int) -> NDArray[np.uint8]:
 def agrees(graph: ModelProto, path: Path, contract: InputContract, facts: Facts) -> bool:
     """Whether a wrapped graph gives what its file does, on one picture at a time."""
     pixels = pictures(contract.height, contract.width)
-    ours, theirs = _of(graph, path, pixels, 1), Original(path, contract, facts).scores(pixels)
-    return _close(ours, theirs)
+    return _close(_of(graph, path, pixels, 1), _one_by_one(Original(path, contract, facts), pixels))
 
 
 def try_out(graph: ModelProto, path: Path, contract: InputContract, facts: Facts) -> None:
@@ -65,33 +64,30 @@ def try_out(graph: ModelProto, path: Path, contract: InputContract, facts: Facts
     """
     pixels = pictures(contract.height, contract.width)
     original = Original(path, contract, facts)
-    theirs = original.scores(pixels)
+    theirs = _one_by_one(original, pixels)
     if not all(np.isfinite(part).all() for part in theirs):
         raise UsageError(
             f"{path}: its graph gives {theirs[1].tolist()} for ordinary pictures; look at its weights, and whether"
             " --mean, --std and --pixels are those of its training"
         )
-    found = {}
-    for size in BATCHES:
+    found = {1: _of(graph, path, pixels, 1)}
+    for size in BATCHES[1:]:
         try:
             found[size] = _of(graph, path, pixels, size)
         except UsageError as error:
-            if size == 1:
-                raise
             raise UsageError(_fixed(path, facts, f"on {size} pictures it fails ({_last_line(error)})")) from error
-    if not _close(found[1], theirs):
-        off = float(np.abs(found[1][0] - theirs[0]).max())
-        raise UsageError(
-            f"{path}: as a bundle's graph it would score otherwise than the file itself (a probability by {off:.2g});"
-            " this is a fault of mura-trt, or a graph that does not give the same twice (random numbers, dropout left"
-            " on): export the network in evaluation mode, model.eval()"
-        )
-    for size in BATCHES[1:]:
         if not _close(found[size], found[1]):
             off = float(np.abs(found[size][0] - found[1][0]).max())
             raise UsageError(
                 _fixed(path, facts, f"a picture's probability changes by {off:.2g} with {size} in its batch")
             )
+    if not _close(found[1], theirs):
+        off = float(np.abs(found[1][0] - theirs[0]).max())
+        raise UsageError(
+            f"{path}: as a bundle's graph it would score otherwise than the file itself (a probability by {off:.2g}):"
+            " a graph that does not give the same twice (random numbers, dropout left on), to be exported in evaluation"
+            " mode, model.eval(); or a fault of mura-trt"
+        )
     _try_flat(original, path, contract)
 
 
@@ -122,6 +118,11 @@ def _try_flat(original: Original, path: Path, contract: InputContract) -> None:
 
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def _one_by_one(original: Original, pixels: NDArray[np.uint8]) -> Found:
+    parts = [original.scores(pixels[at : at + 1]) for at in range(len(pixels))]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def _of(graph: ModelProto, path: Path, pixels: NDArray[np.uint8], size: int) -> Found:
