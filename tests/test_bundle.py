@@ -106,7 +106,7 @@ def test_nothing_is_replaced_unasked(copied_bundle: Path, tmp_path: Path) -> Non
 
 
 def as_before(folder: Path) -> Path:
-    """The manifest as version 0.9 wrote it: with a stride for the map, and with nothing of the network."""
+    """The manifest as earlier versions wrote it: with a stride for the map, and with nothing of the network."""
     path = folder / MANIFEST
     content = json.loads(path.read_text())
     for name in ("digest", "network", "imported"):

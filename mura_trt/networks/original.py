@@ -45,6 +45,8 @@ class OnnxSession:
         The file, or its bytes.
     where
         What errors call it.
+    as_written
+        Compute every node by itself, in the order of the graph.
 
     Raises
     ------
@@ -52,7 +54,7 @@ class OnnxSession:
         ONNX Runtime does not load it.
     """
 
-    def __init__(self, model: str | bytes, where: Path) -> None:
+    def __init__(self, model: str | bytes, where: Path, as_written: bool = False) -> None:
         try:
             import onnxruntime as ort
         except ImportError as error:
@@ -60,6 +62,8 @@ class OnnxSession:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = usable_cores()
         settings.log_severity_level = 4  # what is wrong it raises, too
+        if as_written:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._where = where
         try:
             self._session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
@@ -120,11 +124,13 @@ class Original:
         Size and numbers of the pictures.
     facts
         How the graph takes them, and what it gives.
+    session
+        Of a graph that was made of the file's; without it, the file's own is what runs.
     """
 
-    def __init__(self, path: Path, contract: InputContract, facts: Facts) -> None:
+    def __init__(self, path: Path, contract: InputContract, facts: Facts, session: OnnxSession | None = None) -> None:
         self._facts = facts
-        session = OnnxSession(str(path), path)
+        session = session or OnnxSession(str(path), path)
         self._batches = Batches(session, contract, facts.input, facts.layout, facts.batch)
 
     def scores(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -84,7 +84,7 @@ def measure(
     reference
         What it is judged by.
     half_views
-        How many views go through half-precision arithmetic, too, where the reference has that.
+        How many views go through half-precision arithmetic, too.
     report
         Takes a line on how far it has come.
 
@@ -116,7 +116,7 @@ def measure(
             if len(few):
                 pillow_dp = np.abs(reference.scores(theirs[: len(few)])[0] - true_probability[few])
             company_dp = _company(session, pixels[: session.batch])
-            if half_views and reference.has_half:
+            if half_views:
                 report(f"half precision on the CPU, {half_views} views")
                 spread = np.unique(np.linspace(0, len(pixels) - 1, half_views).round().astype(np.int64))
                 half_dp = np.abs(reference.half_scores(pixels[spread]) - true_probability[spread])

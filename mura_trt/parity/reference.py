@@ -29,9 +29,6 @@ class Reference(ABC):
         nobody asked for that.
     """
 
-    has_half = False
-    """Whether there is ``half_scores``."""
-
     def __init__(self) -> None:
         self.largest: dict[str, float] = {}
 
@@ -39,15 +36,13 @@ class Reference(ABC):
     def scores(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Probability and logit, float32 (n,) each, of uint8 (n, H, W, 1)."""
 
+    @abstractmethod
     def half_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probability where all but input, normalisation and head is computed in half precision."""
-        raise NotImplementedError
 
 
 class TorchReference(Reference):
     """PyTorch in FP32 on the CPU, which notes how large its values become."""
-
-    has_half = True
 
     def __init__(self, model: Network) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
@@ -26,7 +27,7 @@ from mura_trt.errors import BundleError, RuntimeUnavailable, UsageError
 from mura_trt.graph_facts import graph_facts
 from mura_trt.heatmaps import heatmap_of_image
 from mura_trt.networks.imported import Imported, opened
-from mura_trt.networks.original import Original
+from mura_trt.networks.original import Original, normalised
 from mura_trt.networks.told import Facts, Told
 from mura_trt.networks.trial import pictures
 from mura_trt.parity.judge import Judgement
@@ -265,7 +266,6 @@ def test_the_reference_notes_how_large_values_become(tmp_path: Path) -> None:
     larger = OnnxReference(tmp_path / "b.onnx", found.contract, found.facts, ranges=True)
     larger.scores(pixels)
     assert larger.largest["conv1"] == pytest.approx(1e4 * reference.largest["conv1"], rel=1e-3)
-    assert not larger.has_half
 
 
 def test_the_reference_takes_what_is_no_number_for_infinite(tmp_path: Path) -> None:
@@ -277,3 +277,32 @@ def test_the_reference_takes_what_is_no_number_for_infinite(tmp_path: Path) -> N
     assert np.isfinite(list(reference.largest.values())).all()
     reference.scores(np.full((1, 48, 32, 1), 128, np.uint8))
     assert reference.largest["ratio"] == reference.largest["scores"] == np.inf
+
+
+def test_half_precision_rounds_features_and_weights_and_overflows(tmp_path: Path) -> None:
+    """Against the same in NumPy's own half precision, one convolution after the other in torch's FP32."""
+    pixels = pictures(48, 32)
+    reference = values_of(tmp_path / "a.onnx", Small(head="gemm"), pixels)
+
+    def half(x: torch.Tensor) -> torch.Tensor:
+        return x.half().float()
+
+    weights = {name: half(torch.from_numpy(values)) for name, values in Small().weights().items()}
+    contract = opened(told(tmp_path / "a.onnx")).contract
+    x = half(torch.from_numpy(normalised(pixels, contract, "NCHW")))
+    x = half(torch.relu(half(torch.nn.functional.conv2d(x, weights["first"], padding=1, stride=4))))
+    x = half(torch.relu(half(torch.nn.functional.conv2d(x, weights["second"], padding=1, stride=2))))
+    expected = torch.sigmoid(half(x.mean((2, 3))) @ weights["weight"][0] + weights["bias"])
+    found = reference.half_scores(pixels)
+    exact = reference.scores(pixels)[0]
+    assert np.abs(exact - expected.numpy()).max() > 2e-6  # rounding shows
+    np.testing.assert_allclose(found, expected.numpy(), atol=2e-6)
+    model = Small().model()
+    for name, factor in (("first", 1e5), ("second", 1e-5)):  # the same network, but for what lies between
+        tensor = next(one for one in model.graph.initializer if one.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), name))
+    onnx.save(model, tmp_path / "b.onnx")
+    found_of = opened(told(tmp_path / "b.onnx"))
+    grown = OnnxReference(tmp_path / "b.onnx", found_of.contract, found_of.facts, ranges=False)
+    np.testing.assert_allclose(grown.scores(pixels)[0], exact, atol=1e-5)
+    assert not np.isfinite(grown.half_scores(pixels)).all()
