@@ -98,14 +98,14 @@ def watched(model: ModelProto) -> list[str]:
     ]
     if not layers:
         raise UsageError("the graph does not tell the types of its tensors, so that their range cannot be looked at")
-    graph.initializer.append(numpy_helper.from_array(np.float32(0), "nothing"))
+    graph.initializer.append(numpy_helper.from_array(np.float32(0), "mura-trt/nothing"))
     del graph.output[:]
     for layer in layers:
         graph.node.extend(
             [
                 helper.make_node("Abs", [layer], [f"{layer}/size"]),
                 helper.make_node("ReduceMax", [f"{layer}/size"], [_largest(layer)], keepdims=0),
-                helper.make_node("Mul", [layer, "nothing"], [f"{layer}/nothing"]),
+                helper.make_node("Mul", [layer, "mura-trt/nothing"], [f"{layer}/nothing"]),
                 helper.make_node("ReduceSum", [f"{layer}/nothing"], [_finite(layer)], keepdims=0),
             ]
         )
@@ -138,12 +138,12 @@ def in_half(model: ModelProto) -> ModelProto:
 
     def rounding(name: str) -> list[NodeProto]:
         return [
-            helper.make_node("Mul", [name, "split"], [f"{name}/wide"]),
+            helper.make_node("Mul", [name, "mura-trt/split"], [f"{name}/wide"]),
             helper.make_node("Sub", [f"{name}/wide", name], [f"{name}/rest"]),
             helper.make_node("Sub", [f"{name}/wide", f"{name}/rest"], [f"{name}/short"]),
             helper.make_node("Abs", [f"{name}/short"], [f"{name}/size"]),
-            helper.make_node("Greater", [f"{name}/size", "most"], [f"{name}/beyond"]),
-            helper.make_node("Mul", [f"{name}/short", "huge"], [f"{name}/infinite"]),
+            helper.make_node("Greater", [f"{name}/size", "mura-trt/most"], [f"{name}/beyond"]),
+            helper.make_node("Mul", [f"{name}/short", "mura-trt/huge"], [f"{name}/infinite"]),
             helper.make_node("Where", [f"{name}/beyond", f"{name}/infinite", f"{name}/short"], [f"{name}/half"]),
         ]
 
@@ -154,7 +154,7 @@ def in_half(model: ModelProto) -> ModelProto:
                 node.input[at] = f"{name}/half"
         nodes.append(node)
         nodes += [node for name in node.output if name in features for node in rounding(name)]
-    constants = {"split": 2.0**13 + 1, "most": HALF_MAX, "huge": 3e38}
+    constants = {"mura-trt/split": 2.0**13 + 1, "mura-trt/most": HALF_MAX, "mura-trt/huge": 3e38}
     graph.initializer.extend(numpy_helper.from_array(np.float32(value), name) for name, value in constants.items())
     rebuilt = helper.make_graph(nodes, graph.name, graph.input, graph.output, graph.initializer)
     graph.CopyFrom(rebuilt)
