@@ -62,7 +62,8 @@ class Body(NamedTuple):
     @classmethod
     def of(cls, graph: GraphProto) -> Body:
         """By the names that the exporter, or the importer, has given."""
-        entries, exits = set(), set()
+        entries: set[str] = set()
+        exits: set[str] = set()
         for node in graph.node:
             weight = node.input[1] if node.op_type == "Conv" else ""
             entries |= {node.input[0]} if weight.endswith(_STEM) else {NORMALISED}.intersection(node.output)

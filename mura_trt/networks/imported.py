@@ -17,7 +17,7 @@ from mura_trt.errors import UsageError
 from mura_trt.networks.batch import freed
 from mura_trt.networks.origin import Origin
 from mura_trt.networks.original import Batches, OnnxSession
-from mura_trt.networks.reading import Input, files_of, input_of, opset_of, read_model
+from mura_trt.networks.reading import Input, files_of, input_of, read_model
 from mura_trt.networks.tail import Ending, Tail, ending_of, tail_of
 from mura_trt.networks.told import CLASSES, LOGIT, PROBABILITY, Facts, Told
 from mura_trt.networks.trial import agrees, pictures, try_out
@@ -122,9 +122,7 @@ def opened(told: Told) -> _Opened:
     columns = _columns(told, contract, taken, output)
     ending = ending_of(model.graph, output)
     scores = _scores(told, columns, ending)
-    facts = Facts(
-        taken.name, taken.layout, taken.batch, output, columns, scores, _abnormal(told, columns), opset_of(model)
-    )
+    facts = Facts(taken.name, taken.layout, taken.batch, output, columns, scores, _abnormal(told, columns))
     inner = _inner(facts, ending)
     before = output if inner is facts else ending.before
     free = freed(model, taken)
@@ -149,7 +147,7 @@ def _in_words(taken: Input, contract: InputContract, facts: Facts, inner: Facts)
 
 
 def _output(model: ModelProto, told: Told) -> str:
-    names = [value.name for value in model.graph.output]
+    names: list[str] = [value.name for value in model.graph.output]
     if told.output is None:
         if len(names) > 1:
             raise UsageError(

@@ -19,7 +19,7 @@ BATCH = 8  # pictures at once, where that is free
 
 def normalised(pixels: NDArray[np.uint8], contract: InputContract, layout: str) -> NDArray[np.float32]:
     """What a network takes: float32 (n, C, H, W) or (n, H, W, C), of gray levels uint8 (n, H, W, 1)."""
-    mean, std = np.float32(contract.mean), np.float32(contract.std)
+    mean, std = (np.array(numbers, np.float32) for numbers in (contract.mean, contract.std))
     values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if layout == "NCHW" else values, np.float32)
 

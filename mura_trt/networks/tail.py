@@ -128,12 +128,10 @@ def _linear(reader: _Reader, node: NodeProto) -> tuple[str, NDArray[np.float32],
         if bias is None:
             return None
         bias = options.get("beta", 1.0) * bias
-    bias = np.broadcast_to(np.ravel(0.0 if bias is None else bias), len(weight)) if _fits(bias, weight) else None
-    return None if bias is None else (node.input[0], np.float32(weight), np.float32(bias))
-
-
-def _fits(bias: NDArray[Any] | None, weight: NDArray[Any]) -> bool:
-    return bias is None or bias.size in (1, len(weight))
+    added = np.zeros(1) if bias is None else np.ravel(bias)
+    if len(added) not in (1, len(weight)):
+        return None
+    return node.input[0], weight.astype(np.float32), np.broadcast_to(added, len(weight)).astype(np.float32)
 
 
 def _pools(reader: _Reader, node: NodeProto) -> bool | None:

@@ -94,8 +94,6 @@ class Facts:
     """One of ``KINDS``."""
     abnormal: int
     """Which of the columns is the abnormal class's, from 0."""
-    opset: int
-    """Version of the operators, as the file has it."""
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +36,16 @@ class Wrapping:
         self.nodes: list[NodeProto] = []
         self.tensors: list[TensorProto] = []
 
-    def _node(self, kind: str, inputs: Iterable[str], output: str, **attributes: int | list[int]) -> str:
+    def _node(self, kind: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
         from onnx import helper
 
         self.nodes.append(helper.make_node(kind, [*inputs], [output], **attributes))
         return output
 
-    def _number(self, name: str, values: NDArray[np.generic]) -> str:
+    def _number(self, name: str, values: NDArray[np.generic] | np.generic) -> str:
         from onnx import numpy_helper
 
-        self.tensors.append(numpy_helper.from_array(values, name))
+        self.tensors.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
     def normalise(self) -> None:

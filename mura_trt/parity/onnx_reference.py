@@ -98,7 +98,7 @@ def watched(model: ModelProto) -> list[str]:
     ]
     if not layers:
         raise UsageError("the graph does not tell the types of its tensors, so that their range cannot be looked at")
-    graph.initializer.append(numpy_helper.from_array(np.float32(0), "mura-trt/nothing"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "mura-trt/nothing"))
     del graph.output[:]
     for layer in layers:
         graph.node.extend(
@@ -155,7 +155,9 @@ def in_half(model: ModelProto) -> ModelProto:
         nodes.append(node)
         nodes += [node for name in node.output if name in features for node in rounding(name)]
     constants = {"mura-trt/split": 2.0**13 + 1, "mura-trt/most": HALF_MAX, "mura-trt/huge": 3e38}
-    graph.initializer.extend(numpy_helper.from_array(np.float32(value), name) for name, value in constants.items())
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()
+    )
     rebuilt = helper.make_graph(nodes, graph.name, graph.input, graph.output, graph.initializer)
     graph.CopyFrom(rebuilt)
     return model

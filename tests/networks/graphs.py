@@ -49,7 +49,9 @@ class Small:
             "first": normal(8, self.channels, 3, 3),
             "second": normal(FEATURES, 8, 3, 3),
             "weight": wide,
-            "bias": np.linspace(-0.5, 0.5, self.columns, dtype=np.float32) if self.columns > 1 else np.float32([0.25]),
+            "bias": np.linspace(-0.5, 0.5, self.columns, dtype=np.float32)
+            if self.columns > 1
+            else np.array([0.25], np.float32),
         }
 
     def model(self) -> onnx.ModelProto:

@@ -76,7 +76,7 @@ def test_the_bundle_says_what_it_is_of(mapped: Bundle, file: Path) -> None:
     manifest = mapped.manifest
     assert (manifest.name, manifest.network, manifest.reference) == ("lab-fp16", "lab", "its ONNX file")
     assert manifest.contract.map_shape == (6, 4) and (manifest.contract.height, manifest.contract.width) == (48, 32)
-    assert manifest.imported == Facts("picture", "NCHW", None, "squashed", 2, "probability", 1, 17).described()
+    assert manifest.imported == Facts("picture", "NCHW", None, "squashed", 2, "probability", 1).described()
     assert manifest.checkpoints_sha256 == Imported(told(file)).sha256
     assert manifest.parity is not None and manifest.parity["kept"] and manifest.parity["views"] == 6
     assert manifest.parity["reference"] == "its ONNX file"
@@ -214,9 +214,9 @@ def test_one_picture_is_drawn(mapped: Bundle, archive: Path, tmp_path: Path) -> 
 
 def test_without_a_map_no_heatmap_is_begun(mapless: Bundle, archive: Path, tmp_path: Path) -> None:
     image = next(archive.rglob("*.png"))
-    for options in ({}, {"resume": True}):
+    for resume in (False, True):
         with pytest.raises(UsageError, match=r"this bundle's graph has no class activation map.*without heatmaps"):
-            score(ScoreOptions(archive, mapless.folder, tmp_path / "out", heatmaps="all", **options))
+            score(ScoreOptions(archive, mapless.folder, tmp_path / "out", heatmaps="all", resume=resume))
     with pytest.raises(UsageError, match="no class activation map"):
         heatmap_of_image(image, mapless.folder, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

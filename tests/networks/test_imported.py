@@ -107,7 +107,7 @@ def test_of_many_classes_there_is_a_probability_and_no_map(path: Path) -> None:
 def test_a_probability_that_rounds_to_one_has_a_finite_logit(path: Path) -> None:
     model = Small(columns=3, squash="Softmax").model()
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
-    bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([200, 0, 0]), "bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([200, 0, 0], np.float32), "bias"))
     onnx.save(model, path)
     for abnormal, sign in ((0, 1), (1, -1)):
         outputs = run(opened(Told(path, MEAN, STD, abnormal=abnormal)).graph)
@@ -121,7 +121,7 @@ def test_where_no_map_is_linear_there_is_none(head: str, path: Path) -> None:
     assert found.contract.map_shape is None and found.contract.outputs == ("probability", "logit")
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     gray = PIXELS.astype(np.float32).transpose(0, 3, 1, 2) / 255
-    picture = (gray - np.float32(MEAN)[:, None, None]) / np.float32(STD)[:, None, None]
+    picture = (gray - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
     (expected,) = session.run(None, {"picture": picture.astype(np.float32)})
     np.testing.assert_allclose(run(found.graph)["logit"], expected[:, 0], atol=1e-4)
 
@@ -202,7 +202,7 @@ def test_pictures_that_have_no_score_are_told_of(path: Path, caplog: pytest.LogC
 def test_weights_that_are_no_numbers_are_refused(path: Path) -> None:
     model = Small().model()
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
-    bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([np.nan]), "bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([np.nan], np.float32), "bias"))
     onnx.save(model, path)
     with pytest.raises(UsageError, match=r"gives \[nan, nan, nan\] for ordinary pictures"):
         opened(Told(path, MEAN, STD))
