@@ -125,11 +125,12 @@ def in_half(model: ModelProto) -> ModelProto:
 
     graph = model.graph
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    stored = {tensor.name for tensor in graph.initializer}  # of which some files tell the shape, too
     features = {
         value.name
         for value in (*inferred.input, *inferred.value_info)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT and len(value.type.tensor_type.shape.dim) > 2
-    }
+    } - stored
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             with np.errstate(over="ignore"):  # to infinity, as it is meant
