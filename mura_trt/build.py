@@ -28,7 +28,7 @@ from mura_trt.networks.origin import Origin
 from mura_trt.parity.run import synthetic
 from mura_trt.pixels import decoded_views
 from mura_trt.plan import build_plan, find_builder
-from mura_trt.precision import FORMATS, lower
+from mura_trt.precision import FORMATS
 from mura_trt.sample import spread_views
 from mura_trt.sweep import sweep
 
@@ -109,7 +109,7 @@ def build_bundle(
                 seen, pixels = _decoded(views.to_calibrate, origin.contract)
                 found = _calibrated(origin, pixels, recipe, report)
                 quantization, described = found.quantization, _described(found, seen, recipe)
-            onnx.save(lower(graph, quantization), folder / FILES["onnx"])
+            onnx.save(origin.lowered(graph, quantization), folder / FILES["onnx"])
         manifest = Manifest(
             name=recipe.name or f"{network}-{recipe.precision}",
             precision=recipe.precision,

@@ -22,7 +22,7 @@ from mura_trt.networks.tail import Ending, Tail, ending_of, tail_of
 from mura_trt.networks.told import CLASSES, LOGIT, PROBABILITY, Facts, Told
 from mura_trt.networks.trial import agrees, pictures, try_out
 from mura_trt.networks.wrapping import wrapped
-from mura_trt.precision import FORMATS
+from mura_trt.precision import FORMATS, Quantization
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -86,6 +86,15 @@ class Imported(Origin):
 
         return OnnxReference(self._told.model, self.contract, self._opened.facts, ranges)
 
+    def lowered(self, graph: ModelProto, quantization: Quantization | None) -> ModelProto:
+        """Refuses a graph whose operators do not take half precision, or not all that they get in it."""
+        lowered = super().lowered(graph, quantization)
+        if problem := _unsound(lowered):
+            raise UsageError(
+                f"{self._told.model}: its graph cannot be put in half precision ({problem}); take --precision fp32"
+            )
+        return lowered
+
     def refuse(self, precision: str) -> None:
         """Refuses the narrow formats."""
         if precision in FORMATS:
@@ -129,7 +138,8 @@ def opened(told: Told) -> _Opened:
     with_map = _with_map(told, free, contract, inner, facts, before)
     graph, contract = with_map or (wrapped(free, contract, inner, before, None), contract)
     try_out(graph, told.model, contract, facts)
-    _check_types(graph, told.model)
+    if problem := _unsound(graph):
+        raise UsageError(f"{told.model}: as a bundle's graph it is not sound: {problem}")
     logger.info("%s: %s", told.model.name, _in_words(taken, contract, facts, inner))
     return _Opened(graph, contract, facts)
 
@@ -257,10 +267,12 @@ def _map_shape(
     return (int(height), int(width)) if channels == tail.weight.shape[1] else None
 
 
-def _check_types(graph: ModelProto, path: Path) -> None:
+def _unsound(graph: ModelProto) -> str | None:
+    """What does not fit, of operators, types and shapes; None where all does."""
     from onnx import checker, shape_inference
 
     try:
         checker.check_model(graph, full_check=True)
     except (checker.ValidationError, shape_inference.InferenceError) as error:
-        raise UsageError(f"{path}: as a bundle's graph it is not sound: {error}") from error
+        return " ".join(str(error).split())
+    return None

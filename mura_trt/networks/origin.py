@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mura_trt.contract import InputContract
 from mura_trt.errors import UsageError
 from mura_trt.files import sha256_of
+from mura_trt.precision import Quantization, lower
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -65,6 +66,10 @@ class Origin(ABC):
     @abstractmethod
     def calibrated(self, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]) -> Calibration:
         """How its convolutions are rounded for a narrow format, by views uint8 (n, H, W, 1)."""
+
+    def lowered(self, graph: ModelProto, quantization: Quantization | None) -> ModelProto:
+        """Its graph in half precision, or in a narrow format."""
+        return lower(graph, quantization)
 
     def refuse(self, precision: str) -> None:  # noqa: B027  most take all of them
         """Raises UsageError where it cannot be lowered to a precision, before any work."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from mura_trt.errors import UsageError
+from mura_trt.networks.constants import gather_constants
 from mura_trt.networks.told import LAYOUTS, Told
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def read_model(path: Path) -> ModelProto:
                 f"{path}: its operators are of version {opset}, and cannot be brought to {LEAST_OPSET}"
                 f" ({_first_line(error)}); export the network again with opset_version={LEAST_OPSET} or later"
             ) from error
-    _constants_to_initializers(model)
+    gather_constants(model)
     return model
 
 
@@ -203,40 +202,6 @@ def _loaded(path: Path) -> ModelProto:
     if not model.graph.node:
         raise UsageError(f"{path}: not an ONNX file, or one whose graph is empty")
     return model
-
-
-def _constants_to_initializers(model: ModelProto) -> None:
-    from onnx import numpy_helper
-
-    graph = model.graph
-    stored = {tensor.name for tensor in graph.initializer}
-    kept = []
-    for node in graph.node:
-        if node.op_type != "Constant":
-            kept.append(node)
-            continue
-        (attribute,) = node.attribute
-        match attribute.name:
-            case "value":
-                tensor = attribute.t
-            case "value_float" | "value_floats":
-                values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-                tensor = numpy_helper.from_array(np.array(values, np.float32))
-            case "value_int" | "value_ints":
-                values = attribute.i if attribute.name == "value_int" else list(attribute.ints)
-                tensor = numpy_helper.from_array(np.array(values, np.int64))
-            case _:  # texts and sparse ones
-                kept.append(node)
-                continue
-        added = graph.initializer.add()
-        added.CopyFrom(tensor)
-        added.name = node.output[0]
-    del graph.node[:]
-    graph.node.extend(kept)
-    # Old files list initializers among the inputs, too.
-    inputs = [value for value in graph.input if value.name not in stored]
-    del graph.input[:]
-    graph.input.extend(inputs)
 
 
 def _first_line(error: Exception) -> str:

@@ -53,13 +53,9 @@ class _Reader:
         return node
 
     def value(self, tensor: str) -> NDArray[Any] | None:
-        """Of an initializer, or one that was only given another name; None of what is computed."""
+        """Of an initializer; None of what is computed."""
         from onnx import numpy_helper
 
-        node = self._made_by.get(tensor)
-        while node is not None and node.op_type == "Identity":
-            tensor = node.input[0]
-            node = self._made_by.get(tensor)
         stored: TensorProto | None = self._stored.get(tensor)
         return None if stored is None else numpy_helper.to_array(stored)
 

@@ -95,9 +95,14 @@ def _gemm(net: Small, node: Any, x: str, weights: Any) -> Any:
 
 
 def _matmul(net: Small, node: Any, x: str, weights: Any) -> Any:
-    pooled = node("ReduceMean", [x], "pooled", axes=[-2, -1], keepdims=0)
-    product = node("MatMul", [pooled, "weight"], "product")
-    return node("Add", ["bias", product], "scores"), {"weight": weights["weight"].T.copy(), "bias": weights["bias"]}
+    """The axes are an attribute, or from version 18 of the operators on an input."""
+    tensors = {"weight": weights["weight"].T.copy(), "bias": weights["bias"]}
+    if net.opset < 18:
+        pooled = node("ReduceMean", [x], "pooled", axes=[-2, -1], keepdims=0)
+    else:
+        pooled = node("ReduceMean", [x, "axes"], "pooled", keepdims=0)
+        tensors["axes"] = np.array([-1, -2])
+    return node("Add", ["bias", node("MatMul", [pooled, "weight"], "product")], "scores"), tensors
 
 
 def _conv(net: Small, node: Any, x: str, weights: Any) -> Any:
@@ -179,7 +184,60 @@ def _own_deviation(net: Small, node: Any, x: str, weights: Any) -> Any:
     return _gemm(net, node, node("Mul", [x, ratio], "rated"), weights)
 
 
+def _constants(net: Small, node: Any, x: str, weights: Any) -> Any:
+    """Numbers as nodes of their own, of every kind, and a weight under another name."""
+    half = node("Constant", [], "half", value_float=0.5)
+    twice = node("Constant", [], "twice", value=numpy_helper.from_array(np.array([2], np.float32)))
+    x = node("Mul", [node("Mul", [x, half], "halved"), twice], "same")
+    shape = node("Constant", [], "shape", value_ints=[-1, FEATURES])
+    flat = node("Reshape", [node("GlobalAveragePool", [x], "pooled"), shape], "flat")
+    zero = node("Constant", [], "zero", value_floats=[0.0])
+    node("Constant", [], "unused", value_int=3)
+    named = node("Identity", ["weight"], "named")
+    scores = node("Gemm", [node("Add", [flat, zero], "again"), named, "bias"], "scores", transB=1)
+    return scores, {"weight": weights["weight"], "bias": weights["bias"]}
+
+
+def _gemm_without_bias(net: Small, node: Any, x: str, weights: Any) -> Any:
+    pooled = node("GlobalAveragePool", [x], "pooled")
+    doubled = node("Gemm", [node("Flatten", [pooled], "flat"), "weight"], "doubled", alpha=0.5)
+    return node("Add", [doubled, "bias"], "scores"), {"weight": 2 * weights["weight"].T, "bias": weights["bias"]}
+
+
+def _of_one(net: Small, node: Any, x: str, weights: Any) -> Any:
+    """Something of the very size of the batch that it was exported for."""
+    flat = node("Flatten", [node("GlobalAveragePool", [x], "pooled")], "flat")
+    both = node("Concat", [flat, "prior"], "both", axis=1)
+    tensors = {
+        "weight": np.concatenate([weights["weight"]] * 2, 1),
+        "bias": weights["bias"],
+        "prior": np.ones((1, FEATURES), np.float32),
+    }
+    return node("Gemm", [both, "weight", "bias"], "scores", transB=1), tensors
+
+
+def _upsampled(net: Small, node: Any, x: str, weights: Any) -> Any:
+    """Features brought to twice their size, whose factor is computed in single precision, as Resize wants it."""
+    size = node("Cast", [node("Shape", [x], "shape")], "size", to=TensorProto.FLOAT)
+    factor = node("Mul", [node("Div", [size, size], "ones"), "twice"], "factor")
+    larger = node("Resize", [x, "", factor], "larger", mode="nearest")
+    scores, tensors = _gemm(net, node, larger, weights)
+    return scores, tensors | {"twice": np.array([1, 1, 2, 2], np.float32)}
+
+
+def _enlarged(net: Small, node: Any, x: str, weights: Any) -> Any:
+    """The same by a factor that the graph stores."""
+    larger = node("Resize", [x, "", "twice"], "larger", mode="nearest")
+    scores, tensors = _gemm(net, node, larger, weights)
+    return scores, tensors | {"twice": np.array([1, 1, 2, 2], np.float32)}
+
+
 _HEADS = {
+    "upsampled": _upsampled,
+    "enlarged": _enlarged,
+    "constants": _constants,
+    "gemm without bias": _gemm_without_bias,
+    "of one": _of_one,
     "gemm": _gemm,
     "matmul": _matmul,
     "conv": _conv,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mura_trt.errors import UsageError
-from mura_trt.networks.imported import _Opened, opened
+from mura_trt.networks.imported import Imported, _Opened, opened
 from mura_trt.networks.told import Told
 from mura_trt.networks.trial import pictures
 from mura_trt.precision import lower, raised
@@ -55,9 +55,8 @@ def close(found: NDArray[np.float32], expected: torch.Tensor, bound: float = 1e-
     np.testing.assert_allclose(found, expected.numpy(), atol=bound, rtol=0)
 
 
-@pytest.mark.parametrize("head", WITH_MAP)
-def test_scores_and_map_are_those_of_torch(head: str, path: Path) -> None:
-    net = Small(head=head)
+@pytest.mark.parametrize("net", [*(Small(head=head) for head in WITH_MAP), Small(head="matmul", opset=21)])
+def test_scores_and_map_are_those_of_torch(net: Small, path: Path) -> None:
     features, scores = in_torch(net)
     assert scores.std() > 0.05  # the pictures differ, or the comparison would say little
     found = imported(path, net)
@@ -112,6 +111,16 @@ def test_a_probability_that_rounds_to_one_has_a_finite_logit(path: Path) -> None
     for abnormal, sign in ((0, 1), (1, -1)):
         outputs = run(opened(Told(path, MEAN, STD, abnormal=abnormal)).graph)
         assert np.isfinite(outputs["logit"]).all() and (sign * outputs["logit"] > 15).all()
+
+
+@pytest.mark.parametrize("head", ["constants", "gemm without bias", "enlarged"])
+def test_an_end_of_another_form_scores_as_well_with_a_map_or_without(head: str, path: Path) -> None:
+    net = Small(head=head)
+    found = imported(path, net)
+    close(run(found.graph)["logit"], in_torch(net)[1][:, 0])
+    half = lower(found.graph)
+    onnx.checker.check_model(half, full_check=True)
+    assert np.abs(run(raised(half))["probability"] - run(found.graph)["probability"]).max() < 2e-3
 
 
 @pytest.mark.parametrize("head", WITHOUT)
@@ -170,6 +179,8 @@ def test_a_batch_that_cannot_be_free_is_refused(path: Path) -> None:
         imported(path, Small(head="coupled", batch=1))
     with pytest.raises(UsageError, match=r"does not score each picture by itself.*model\.eval\(\)"):
         imported(path, Small(head="coupled"))
+    with pytest.raises(UsageError, match=r"exported for a batch of 1, .*: on 2 pictures it fails .*export it again"):
+        imported(path, Small(head="of one", batch=1))
     model = Small(head="reshape", batch=2).model()
     shape = next(tensor for tensor in model.graph.initializer if tensor.name == "flat_shape")
     shape.CopyFrom(onnx.numpy_helper.from_array(np.array([2, 4, 4], np.int64), "flat_shape"))
@@ -242,3 +253,10 @@ def test_half_precision_keeps_input_normalisation_and_head(head: str, path: Path
     for outputs in (lowered, emulated):
         off = np.abs(outputs["probability"] - exact["probability"]).max()
         assert 0 < off < 2e-3
+
+
+def test_what_half_precision_cannot_be_is_refused(path: Path) -> None:
+    origin = Imported(Told(Small(head="upsampled").write(path), MEAN, STD))
+    close(run(origin.graph())["logit"], in_torch(Small())[1][:, 0])
+    with pytest.raises(UsageError, match=r"cannot be put in half precision \(.*Resize.*take --precision fp32"):
+        origin.lowered(origin.graph(), None)
