@@ -53,9 +53,9 @@ def resnet18(columns: int, pixels: NDArray[np.uint8]) -> nn.Module:
     return network
 
 
-def exported(network: nn.Module, path: Path) -> Path:
+def exported(network: nn.Module, path: Path, size: int = SIZE) -> Path:
     """As docs/networks.md has it."""
-    example = (torch.zeros(2, 3, SIZE, SIZE),)
+    example = (torch.zeros(2, 3, size, size),)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own deprecations, inside its exporter
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
