@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from mura_trt.contract import InputContract
 from mura_trt.errors import UsageError
 from mura_trt.networks.batch import freed
+from mura_trt.networks.meaning import abnormal_of, before_ending, kind_of
 from mura_trt.networks.origin import Origin
 from mura_trt.networks.original import Batches, OnnxSession
 from mura_trt.networks.reading import Input, files_of, input_of, read_model
-from mura_trt.networks.tail import Ending, Tail, ending_of, tail_of
-from mura_trt.networks.told import CLASSES, LOGIT, PROBABILITY, Facts, Told
+from mura_trt.networks.tail import Tail, ending_of, tail_of
+from mura_trt.networks.told import PROBABILITY, Facts, Told
 from mura_trt.networks.trial import agrees, pictures, try_out
 from mura_trt.networks.wrapping import wrapped
 from mura_trt.precision import FORMATS, Quantization
@@ -130,9 +131,9 @@ def opened(told: Told) -> _Opened:
     output = _output(model, told)
     columns = _columns(told, contract, taken, output)
     ending = ending_of(model.graph, output)
-    scores = _scores(told, columns, ending)
-    facts = Facts(taken.name, taken.layout, taken.batch, output, columns, scores, _abnormal(told, columns))
-    inner = _inner(facts, ending)
+    scores = kind_of(told, columns, ending)
+    facts = Facts(taken.name, taken.layout, taken.batch, output, columns, scores, abnormal_of(told, columns))
+    inner = before_ending(facts, ending)
     before = output if inner is facts else ending.before
     free = freed(model, taken)
     with_map = _with_map(told, free, contract, inner, facts, before)
@@ -181,55 +182,6 @@ def _columns(told: Told, contract: InputContract, taken: Input, output: str) -> 
             " picture; name the output that has, with --output"
         )
     return found.shape[1] if found.ndim > 1 else 1
-
-
-def _scores(told: Told, columns: int, ending: Ending) -> str:
-    """What the numbers are, by the graph's last step where that says it."""
-    by_graph = {None: None, "Sigmoid": PROBABILITY, "Softmax": PROBABILITY, "LogSoftmax": CLASSES}[ending.squasher]
-    if by_graph and told.scores not in (None, by_graph):
-        raise UsageError(
-            f"{told.model}: its graph ends in {ending.squasher}, so that what it gives is a {by_graph}, not --scores"
-            f" {told.scores}; leave that out"
-        )
-    if ending.squasher == "Softmax" and columns == 1:
-        raise UsageError(f"{told.model}: a Softmax of one number is 1 whatever the picture; export two classes")
-    scores = by_graph or told.scores or (LOGIT if columns == 1 else None)
-    if scores is None:
-        raise UsageError(
-            f"{told.model}: it gives {columns} numbers for a picture, and neither Sigmoid nor Softmax at its end says"
-            " what they are; tell: --scores classes (trained with cross-entropy: softmax over two), --scores logit"
-            " (each with a sigmoid of its own) or --scores probability"
-        )
-    if scores == CLASSES and columns != 2:
-        raise UsageError(
-            f"{told.model}: --scores classes takes two classes, and it gives {columns} number{'s'[: columns > 1]};"
-            " of more classes, export the network with its softmax, and --abnormal picks one"
-        )
-    return scores
-
-
-def _abnormal(told: Told, columns: int) -> int:
-    if columns == 1:
-        if told.abnormal not in (None, 0):
-            raise UsageError(f"{told.model}: --abnormal {told.abnormal}, and it gives one number; leave that out")
-        return 0
-    if told.abnormal is None:
-        raise UsageError(
-            f"{told.model}: it gives {columns} numbers for a picture; tell which is the abnormal class's: --abnormal"
-            f" {columns - 1}, counted from 0"
-        )
-    if told.abnormal >= columns:
-        raise UsageError(f"{told.model}: --abnormal {told.abnormal}, and its columns are 0 to {columns - 1}")
-    return told.abnormal
-
-
-def _inner(facts: Facts, ending: Ending) -> Facts:
-    """What the tensor before the last step gives, where that step is ours to do: the logit comes of it exactly."""
-    if ending.squasher == "Sigmoid":
-        return replace(facts, scores=LOGIT)
-    if ending.squasher in ("Softmax", "LogSoftmax") and facts.columns == 2:
-        return replace(facts, scores=CLASSES)
-    return facts
 
 
 def _with_map(

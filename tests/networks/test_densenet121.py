@@ -62,8 +62,8 @@ def test_one_that_is_not_whole_is_told_by_its_own_names(checkpoint121: Path, tmp
 def test_an_ensemble_may_be_mixed(checkpoint: Path, checkpoint121: Path, pixels: NDArray[np.uint8]) -> None:
     network = load_network([checkpoint, checkpoint121, checkpoint121])
     assert network.title == "densenet169, densenet121 x 2"
-    alone = [load_checkpoint(path)(torch.from_numpy(pixels[:1]))[0] for path in (checkpoint, checkpoint121)]
     with torch.inference_mode():
+        alone = [load_checkpoint(path)(torch.from_numpy(pixels[:1]))[0] for path in (checkpoint, checkpoint121)]
         probability = network(torch.from_numpy(pixels[:1]))[0]
     torch.testing.assert_close(probability, (alone[0] + 2 * alone[1]) / 3)
 
