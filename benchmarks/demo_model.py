@@ -131,7 +131,7 @@ def peaks(heatmaps: pd.DataFrame, detected: pd.DataFrame) -> dict[str, Any]:
     found = {}
     for name in ("all", *sorted(set(drawn["kind"]))):
         rows = drawn if name == "all" else drawn[drawn["kind"] == name]
-        maps = rows[columns].to_numpy(np.float32).reshape(-1, *contract.map_shape)
+        maps = rows[columns].to_numpy(np.float32).reshape(-1, *contract.output_shape("cam"))
         boxes = rows[["x0", "y0", "x1", "y1"]].to_numpy() / rows[["width", "height"] * 2].to_numpy()
         _, studies = np.unique(rows["study"], return_inverse=True)
         found[name] = {"views": len(rows), **peak_shares(maps, boxes, studies)}

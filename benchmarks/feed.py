@@ -52,7 +52,7 @@ def make_bundle(folder: Path) -> None:
     manifest = Manifest(
         name="nothing",
         precision="fp32",
-        contract=InputContract(height=32, width=32),
+        contract=InputContract(height=32, width=32, map_shape=(1, 1)),
         checkpoints_sha256=[],
         builder=None,
         versions={},

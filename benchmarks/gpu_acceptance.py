@@ -175,13 +175,13 @@ def parity(work: Work, precision: str) -> dict[str, Any]:
     from mura_trt.archives import list_archive
     from mura_trt.bundle import Bundle
     from mura_trt.checkpoint import load_network
-    from mura_trt.parity.measure import Reference
+    from mura_trt.parity.reference import TorchReference
     from mura_trt.parity.run import compare
     from mura_trt.sample import whole_studies
 
     bundle = Bundle.open(work.bundle(precision))
     listing = whole_studies(list_archive(work.png), 4 if work.cpu else 24)
-    reference = Reference(load_network([work.checkpoint]))
+    reference = TorchReference(load_network([work.checkpoint]))
     bounds = {
         name: bound
         for name, bound in bundle.manifest.bounds.items()

@@ -27,7 +27,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.checkpoint import load_network
 from mura_trt.errors import EXIT_DISAGREES, EXIT_OK
 from mura_trt.model import Network
-from mura_trt.parity.measure import Reference
+from mura_trt.parity.reference import TorchReference
 from mura_trt.parity.run import HALF_VIEWS, compare
 from mura_trt.parity.tell import table
 
@@ -35,7 +35,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 CALIBRATION_STUDIES = 128
 
 
-class Remembered(Reference):
+class Remembered(TorchReference):
     """Scores the same pixels once, for they are the same for every precision."""
 
     def __init__(self, model: Network) -> None:

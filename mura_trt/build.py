@@ -1,4 +1,4 @@
-"""Checkpoints to an engine bundle: two ONNX graphs, the TensorRT plan where a builder is installed, and the proof."""
+"""A network to an engine bundle: two ONNX graphs, the TensorRT plan where a builder is installed, and the proof."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,27 +19,24 @@ import mura_trt
 from mura_trt.archives import NamedArchive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import FILES, Bundle, Manifest, describe_file, new_bundle, write_manifest
-from mura_trt.calibrate import Calibration, calibrate
+from mura_trt.calibrate import Calibration
 from mura_trt.contract import InputContract
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import EnvironmentProblem, UsageError
-from mura_trt.files import sha256_of
+from mura_trt.networks.origin import Origin
 from mura_trt.parity.run import synthetic
 from mura_trt.pixels import decoded_views
 from mura_trt.plan import build_plan, find_builder
-from mura_trt.precision import FORMATS, lower
+from mura_trt.precision import FORMATS
 from mura_trt.sample import spread_views
 from mura_trt.sweep import sweep
-
-if TYPE_CHECKING:
-    from mura_trt.model import Network
 
 logger = logging.getLogger(__name__)
 
 
 def build_bundle(
-    checkpoints: Sequence[Path],
+    origin: Origin,
     recipe: Recipe,
     out: Path,
     *,
@@ -54,8 +51,8 @@ def build_bundle(
 
     Parameters
     ----------
-    checkpoints
-        Files that :func:`mura_trt.checkpoint.load_checkpoint` takes: one, or the members of an ensemble.
+    origin
+        The network.
     recipe
         What to build.
     out
@@ -64,7 +61,7 @@ def build_bundle(
         Views to calibrate on, which INT8 and FP8 need, and others to check on; without it, synthetic ones are drawn to
         check on.
     check
-        Compare the bundle with PyTorch, and keep in it what was found.
+        Compare the bundle with its reference, and keep in it what was found.
     overwrite
         Replace a bundle that is there.
     timings
@@ -77,16 +74,13 @@ def build_bundle(
     Raises
     ------
     UsageError
-        The checkpoint, the archive or the output folder cannot be used.
+        The network's files, the archive or the output folder cannot be used, or not in that precision.
     EnvironmentProblem
         A library is missing, the builder that was asked for failed, or the batch is to be measured without a GPU.
     """
     import onnx
-    import torch
 
-    from mura_trt.checkpoint import load_network
-    from mura_trt.export import exported
-
+    origin.refuse(recipe.precision)
     narrow = recipe.precision if recipe.precision in FORMATS else None
     if narrow and archive is None:
         raise UsageError(f"--precision {narrow} is calibrated on views: name an archive of some with --calibrate")
@@ -99,11 +93,11 @@ def build_bundle(
         logger.warning("%s has no timing cache, and nothing is kept in %s", builder, timings)
     timings = timings or out.resolve().with_name(f"{out.resolve().name}.timing-cache")
     with new_bundle(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
-        network = load_network(checkpoints)
+        network = origin.network
         views = _views(archive, recipe, Path(scratch) / "archive", check)
         started = time.monotonic()
         logger.info("exporting %s", FILES["fp32_onnx"])
-        graph = exported(network)
+        graph = origin.graph()
         export_seconds = time.monotonic() - started
         onnx.save(graph, folder / FILES["fp32_onnx"])
         quantization, described = None, None
@@ -112,22 +106,24 @@ def build_bundle(
         else:
             if narrow:
                 assert views.to_calibrate is not None
-                seen, pixels = _decoded(views.to_calibrate)
-                found = _calibrated(network, pixels, recipe, report)
+                seen, pixels = _decoded(views.to_calibrate, origin.contract)
+                found = _calibrated(origin, pixels, recipe, report)
                 quantization, described = found.quantization, _described(found, seen, recipe)
-            onnx.save(lower(graph, quantization), folder / FILES["onnx"])
+            onnx.save(origin.lowered(graph, quantization), folder / FILES["onnx"])
         manifest = Manifest(
-            name=recipe.name,
+            name=recipe.name or f"{network}-{recipe.precision}",
             precision=recipe.precision,
-            contract=InputContract(),
-            checkpoints_sha256=[sha256_of(path) for path in checkpoints],
+            contract=origin.contract,
+            checkpoints_sha256=origin.sha256,
             builder=None,
-            versions={"mura_trt": mura_trt.__version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
+            versions={"mura_trt": mura_trt.__version__, **origin.versions},
             quantization=described,
             bounds=recipe.bounds,
             parity=None,
             export_seconds=round(export_seconds, 1),
             files={},
+            network=network,
+            imported=origin.imported,
         )
         if builder is None:
             logger.warning("no TensorRT builder: the bundle has no plan and scores on a CPU; pip install tensorrt-rtx")
@@ -142,7 +138,7 @@ def build_bundle(
         write_manifest(folder, manifest)
         if check:
             assert views.to_check is not None
-            proof = _checked(Bundle.open(folder), network, views.to_check, recipe, report)
+            proof = _checked(Bundle.open(folder), origin, views.to_check, recipe, report)
             proof = {"archive": "synthetic" if archive is None else str(archive.place), **proof}
             write_manifest(folder, replace(manifest, parity=proof))
     return Bundle.open(out)
@@ -179,9 +175,8 @@ def _views(archive: NamedArchive | None, recipe: Recipe, scratch: Path, check: b
     return _Views(listing.take(np.sort(drawn[:wanted])), listing.take(np.sort(drawn[-recipe.check_views :])))
 
 
-def _decoded(views: Listing) -> tuple[Listing, NDArray[np.uint8]]:
+def _decoded(views: Listing, contract: InputContract) -> tuple[Listing, NDArray[np.uint8]]:
     """Of the views those that have pixels, and these, uint8 (n, H, W, 1)."""
-    contract = InputContract()
     size = contract.height, contract.width
     rows, pixels, failed = [], [np.empty((0, *size, 1), np.uint8)], []
     for part in decoded_views(views.source, views.references(0, len(views)), size, views.kinds_of(0, len(views))):
@@ -194,13 +189,14 @@ def _decoded(views: Listing) -> tuple[Listing, NDArray[np.uint8]]:
 
 
 def _calibrated(
-    network: Network, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]
+    origin: Origin, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]
 ) -> Calibration:
-    method, budget = recipe.calibration_method, recipe.error_budget
-    found = calibrate(network, pixels, recipe.precision, method, budget, report)
+    found = origin.calibrated(pixels, recipe, report)
     kept = found.quantization.kept
-    if found.predicted > budget:
-        logger.warning("the error budget of %.1e is missed with as many layers in half precision as may be", budget)
+    if found.predicted > recipe.error_budget:
+        logger.warning(
+            "the error budget of %.1e is missed with as many layers in half precision as may be", recipe.error_budget
+        )
     logger.info(
         "%d of %d convolutions in %s, %d in half precision; |dp| of about %.1e (root mean square) expected",
         len(found.errors) - len(kept), len(found.errors), recipe.precision, len(kept), found.predicted,
@@ -224,16 +220,16 @@ def _described(found: Calibration, views: Listing, recipe: Recipe) -> dict[str, 
 
 
 def _checked(
-    bundle: Bundle, network: Network, views: Listing, recipe: Recipe, report: Callable[[str], None]
+    bundle: Bundle, origin: Origin, views: Listing, recipe: Recipe, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What the manifest tells of the comparison with PyTorch."""
-    from mura_trt.parity.measure import Reference
+    """What the manifest tells of the comparison with its reference."""
     from mura_trt.parity.run import compare
     from mura_trt.parity.tell import table
 
     # A few dozen views say nothing of clinical figures, and little of how many decisions turn.
     bounds = {name: bound for name, bound in recipe.bounds.items() if not name.startswith(("studies.", "clinical."))}
-    judgement, found = compare(bundle, views, Reference(network), bounds, report=report)
+    reference = origin.reference(ranges="half.largest" in bounds)
+    judgement, found = compare(bundle, views, reference, bounds, report=report)
     if judgement.missed:
         logger.warning("the bundle misses its bounds, and is scored with --allow-unproven only:\n%s", table(judgement))
     return found

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mura_trt.caches import CacheFile
-from mura_trt.contract import InputContract
+from mura_trt.contract import DENSENET169, InputContract
 from mura_trt.errors import BundleError, UsageError
 from mura_trt.files import new_folder, sha256_of, write_atomically
 from mura_trt.precision import FORMATS
 
-SCHEMA = 2
+SCHEMA = 3
+OLD_SCHEMA = 2  # of bundles of DenseNet-169 alone, which say nothing of their network
 MANIFEST = "bundle.json"
 # Role in the bundle -> file name. The plan is missing where no builder was installed.
 FILES = {"plan": "model.plan", "onnx": "model.onnx", "fp32_onnx": "model-fp32.onnx"}
@@ -33,7 +34,7 @@ class Manifest:
     """One of ``PRECISIONS``: of ``model.onnx`` and ``model.plan``."""
     contract: InputContract
     checkpoints_sha256: list[str]
-    """Of the file that it was built from, or of each member's."""
+    """Of the file that it was built from, with the files that hold its weights beside it, or of each member's."""
     builder: dict[str, Any] | None
     """What :func:`mura_trt.plan.build_plan` tells, how to build it again (``rebuild``), and, where the batch was
     measured, views per second by batch (``sweep``); None where there is no plan."""
@@ -42,19 +43,38 @@ class Manifest:
     quantization: dict[str, Any] | None
     """INT8 and FP8: method, the sample that it was calibrated on, and the layers that stay in half precision."""
     bounds: dict[str, float]
-    """How far its scores may be from the checkpoints' in PyTorch."""
+    """How far its scores may be from the reference's."""
     parity: dict[str, Any] | None
     """What the check of ``build-engine`` found; None where it was left out."""
     export_seconds: float
     files: dict[str, dict[str, Any]]
     """Role -> name, bytes, sha256."""
+    network: str = DENSENET169
+    """Such as ``densenet169``, ``densenet169 x 3`` for an ensemble, or the name of an ONNX file."""
+    imported: dict[str, Any] | None = None
+    """Of an ONNX file's graph, how it takes pixels and what it gives (:class:`mura_trt.networks.told.Told`); None of a
+    network that was built from PyTorch checkpoints."""
     schema: int = SCHEMA
 
     @property
+    def reference(self) -> str:
+        """What its scores are compared with, always in FP32."""
+        return "PyTorch" if self.imported is None else "its ONNX file"
+
+    @property
+    def build_command(self) -> str:
+        """What builds such a bundle, without its options."""
+        return (
+            "mura-trt build-engine --checkpoint CHECKPOINT"
+            if self.imported is None
+            else f"mura-trt import-onnx {self.network}.onnx"
+        )
+
+    @property
     def parity_summary(self) -> str:
-        """A few words on how the bundle compares with PyTorch."""
+        """A few words on how the bundle compares with its reference."""
         if self.parity is None:
-            return "never compared with PyTorch"
+            return f"never compared with {self.reference}"
         # What is no finite number is null in JSON.
         values = {
             (figure["level"], figure["name"]): float("nan") if figure["value"] is None else figure["value"]
@@ -67,9 +87,12 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as written: canonical, with a digest of itself, so that a changed byte shows."""
-        content = dataclasses.asdict(self)
-        digest = hashlib.sha256(_render(content)).hexdigest()
-        return _render({**content, "digest": digest})
+        return _signed(dataclasses.asdict(self))
+
+
+def _signed(content: dict[str, Any]) -> bytes:
+    digest = hashlib.sha256(_render(content)).hexdigest()
+    return _render({**content, "digest": digest})
 
 
 def _render(content: dict[str, Any]) -> bytes:
@@ -108,6 +131,14 @@ class Bundle:
         """What the graphs take."""
         return self.manifest.contract
 
+    def require_map(self) -> None:
+        """Raises UsageError where its graph has no class activation map."""
+        if self.contract.map_shape is None:
+            raise UsageError(
+                f"{self.folder}: this bundle's graph has no class activation map, for it does not end in a global"
+                " average pool and one linear layer; score without heatmaps"
+            )
+
     def require_proof(self) -> None:
         """Raises BundleError where its check was left out or missed a bound."""
         found = self.manifest.parity
@@ -116,10 +147,15 @@ class Bundle:
         missed = (
             [f"{one['level']}.{one['name']}" for one in found["figures"] if not one.get("kept", True)] if found else []
         )
-        reason = f"missed {', '.join(missed)} when it was built" if found else "was never compared with PyTorch"
+        reason = (
+            f"missed {', '.join(missed)} when it was built"
+            if found
+            else (f"was never compared with {self.manifest.reference}")
+        )
+        made_from = "CHECKPOINT" if self.manifest.imported is None else f"{self.manifest.network}.onnx"
         raise BundleError(
             f"{self.folder}: this bundle {reason}; look with mura-trt parity {self.folder} ARCHIVE --checkpoint"
-            " CHECKPOINT, or score with --allow-unproven"
+            f" {made_from}, or score with --allow-unproven"
         )
 
     def path(self, role: str) -> Path:
@@ -160,17 +196,23 @@ def _parse(raw: bytes, folder: Path) -> Manifest:
         schema = content["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise _refuse(folder, f"{MANIFEST} is not a bundle's manifest") from error
-    if schema != SCHEMA:
+    if schema not in (OLD_SCHEMA, SCHEMA):
         raise _refuse(folder, f"{MANIFEST} has schema {schema}, and this version of mura-trt reads {SCHEMA}")
     content.pop("digest", None)
+    written = _signed(content)
     try:
         contract = content.pop("contract")
-        for numbers in ("mean", "std"):
-            contract[numbers] = tuple(contract[numbers])
+        if schema == OLD_SCHEMA:
+            stride = contract.pop("stride")
+            contract["map_shape"] = [contract["height"] // stride, contract["width"] // stride]
+            content["schema"] = SCHEMA
+        for numbers in ("mean", "std", "map_shape"):
+            if contract[numbers] is not None:
+                contract[numbers] = tuple(contract[numbers])
         manifest = Manifest(contract=InputContract(**contract), **content)
     except (KeyError, TypeError) as error:
         raise _refuse(folder, f"{MANIFEST} lacks a field or has one too many") from error
-    if manifest.to_json() != raw:
+    if written != raw:
         raise _refuse(folder, f"{MANIFEST} was changed after it was written", manifest)
     return manifest
 
@@ -198,9 +240,8 @@ def _refuse(folder: Path, reason: str, manifest: Manifest | None = None) -> Bund
     else:
         precision = manifest.precision if manifest else "fp16"
         calibrate = " --calibrate ARCHIVE" if precision in FORMATS else ""
-        command = (
-            f"mura-trt build-engine --checkpoint CHECKPOINT --precision {precision}{calibrate} -o {folder} --overwrite"
-        )
+        build = manifest.build_command if manifest else "mura-trt build-engine --checkpoint CHECKPOINT"
+        command = f"{build} --precision {precision}{calibrate} -o {folder} --overwrite"
     return BundleError(f"{folder}: {reason}; copy the bundle again or rebuild it: {command}")
 
 

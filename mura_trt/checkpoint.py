@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mura_trt.contract import DENSENET169
 from mura_trt.errors import CheckpointError
 from mura_trt.files import write_atomically
-from mura_trt.model import MuraNet, Network, network_of
+from mura_trt.model import MuraNet, Network, architecture_of, network_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,17 +23,20 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 _TORCH_MAGICS = (b"PK\3\4", b"\x80")  # a zip archive, or a bare pickle as before PyTorch 1.6
 _BOOKKEEPING = "num_batches_tracked"  # in no formula of an evaluated network; absent from old checkpoints
-_WANTED = "DenseNet-169 with torchvision's names and one output (classifier.weight of shape (1, 1664))"
+_WANTED = (
+    "DenseNet-169 or DenseNet-121 with torchvision's names and one output (classifier.weight of shape (1, 1664) or"
+    " (1, 1024)); another network comes by way of ONNX: mura-trt import-onnx"
+)
 
 
 def load_checkpoint(path: Path, new_head: bool = False) -> MuraNet:
     """The model of a ``.pth``/``.pt`` or ``.safetensors`` file, in evaluation mode, FP32, on the CPU.
 
-    Taken: a plain state dict, or one under ``state_dict``, ``model_state_dict`` or ``model``; names with ``module.``
-    or ``model.`` in front; torchvision's old ``norm.1``/``conv.2`` names; a classifier that is a Linear layer or the
-    first part of a Sequential whose second is the sigmoid (``classifier.0.weight``). Weights saved in half precision
-    come back as FP32. With ``new_head``, a head that is missing or has other than one output, as ImageNet's has, gives
-    way to a random one.
+    Its architecture is told by the names of its weights. Taken: a plain state dict, or one under ``state_dict``,
+    ``model_state_dict`` or ``model``; names with ``module.`` or ``model.`` in front; torchvision's old
+    ``norm.1``/``conv.2`` names; a classifier that is a Linear layer or the first part of a Sequential whose second is
+    the sigmoid (``classifier.0.weight``). Weights saved in half precision come back as FP32. With ``new_head``, a head
+    that is missing or has other than one output, as ImageNet's has, gives way to a random one.
 
     Raises
     ------
@@ -40,7 +44,8 @@ def load_checkpoint(path: Path, new_head: bool = False) -> MuraNet:
         The file is missing, is no checkpoint, holds code, or is not this network's.
     """
     state = _rename(_unwrap(_read(path), path))
-    model = MuraNet()
+    # Of none that is known, DenseNet-169's names say what is missing and what is too many.
+    model = MuraNet(architecture_of(state) or DENSENET169)
     if new_head:
         state = _with_head(state, model)
     _check(state, model, path)

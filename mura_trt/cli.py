@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mura_trt
-from mura_trt.commands import challenge, engines, judging, machine, measuring, offline, scoring, training
+from mura_trt.commands import building, challenge, engines, judging, machine, measuring, offline, scoring, training
 
 app = typer.Typer(
     name="mura-trt",
@@ -45,7 +45,8 @@ def main(
 
 for command, name in (
     (engines.export, "export"),
-    (engines.build_engine, "build-engine"),
+    (building.build_engine, "build-engine"),
+    (building.import_onnx, "import-onnx"),
     (engines.inspect, "inspect"),
     (engines.parity, "parity"),
     (scoring.score, "score"),

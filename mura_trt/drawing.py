@@ -58,6 +58,8 @@ class DrawingConfig:
     """Where the views are read from."""
     log: Path
     """File that takes what the decoders' C libraries print."""
+    contract: InputContract
+    """The size of pictures and maps."""
 
 
 class Drawer:
@@ -69,10 +71,12 @@ class Drawer:
         Where the views are read from.
     log
         Takes what the decoders' C libraries print.
+    contract
+        Of the bundle that gave the maps.
     """
 
-    def __init__(self, source: Source, log: Path) -> None:
-        self._config = DrawingConfig(source, log)
+    def __init__(self, source: Source, log: Path, contract: InputContract) -> None:
+        self._config = DrawingConfig(source, log, contract)
         self._process: WorkerProcess | None = None
         self._inbox: SimpleQueue[tuple[WorkerProcess, Drawn | Pulse | Fatal | OSError | None]]
         self._losses_in_a_row = 0
@@ -187,10 +191,10 @@ def main(connection: Connection, config: DrawingConfig, supervisor: int) -> None
     """
     work_for(supervisor)
     send_output_to(config.log)
-    contract = InputContract()
+    contract = config.contract
     try:
         with ViewDecoder(config.source.open(), (contract.height, contract.width)) as decoder:
-            _Artist(connection, decoder).run()
+            _Artist(connection, decoder, contract).run()
     except MuraTrtError as error:
         connection.send(Fatal(error))
     except (OSError, ImportError) as error:
@@ -201,8 +205,9 @@ def main(connection: Connection, config: DrawingConfig, supervisor: int) -> None
 class _Artist:
     """The loop from sketches to pictures."""
 
-    def __init__(self, connection: Connection, decoder: ViewDecoder) -> None:
-        self._connection, self._decoder = connection, decoder
+    def __init__(self, connection: Connection, decoder: ViewDecoder, contract: InputContract) -> None:
+        assert contract.map_shape is not None
+        self._connection, self._decoder, self._map_shape = connection, decoder, contract.map_shape
         self._sending = threading.Lock()
         self._drawn_at: float | None = None  # while some are drawn: when the last was, or the first began
 
@@ -234,9 +239,16 @@ class _Artist:
 
     def _draw(self, sketches: list[Sketch], pixels: NDArray[np.uint8], threads: ThreadPoolExecutor) -> None:
         self._drawn_at = time.monotonic()
-        for _ in threads.map(_draw, sketches, pixels):
+        for _ in threads.map(self._draw_one, sketches, pixels):
             self._drawn_at = time.monotonic()
         self._drawn_at = None
+
+    def _draw_one(self, sketch: Sketch, pixels: NDArray[np.uint8]) -> None:
+        """Writes a picture; ``pixels`` is uint8 (H, W, 1)."""
+        from mura_trt.heatmaps import encoded, overlay
+
+        sketch.file.parent.mkdir(parents=True, exist_ok=True)
+        sketch.file.write_bytes(encoded(overlay(pixels[..., 0], sketch.cam.reshape(self._map_shape))))
 
     def _send_pulses(self) -> None:
         while True:
@@ -251,11 +263,3 @@ class _Artist:
     def _send(self, message: Drawn | Pulse | OSError) -> None:
         with self._sending:
             self._connection.send(message)
-
-
-def _draw(sketch: Sketch, pixels: NDArray[np.uint8]) -> None:
-    """Writes a picture; ``pixels`` is uint8 (H, W, 1)."""
-    from mura_trt.heatmaps import encoded, overlay
-
-    sketch.file.parent.mkdir(parents=True, exist_ok=True)
-    sketch.file.write_bytes(encoded(overlay(pixels[..., 0], sketch.cam.reshape(InputContract().map_shape))))

@@ -22,7 +22,8 @@ AUTO = "auto"
 class Recipe:
     """What to build; the fields are the keys of a recipe file under ``engines/``."""
 
-    name: str = "densenet169-fp16"
+    name: str = ""
+    """Of the bundle; without it, the network's and the precision."""
     precision: str = "fp16"
     """One of ``PRECISIONS``."""
     batch: int | tuple[int, int, int] | str = (1, 64, 256)
@@ -39,7 +40,7 @@ class Recipe:
     """Likewise: root mean square of the probability's error to first order; layers stay in half precision until the
     rest keeps it."""
     check_views: int = 64
-    """How many views the bundle is compared with PyTorch on; over them, half precision's range is looked at, too."""
+    """How many views the bundle is compared with its reference on, and half precision's range is looked at over."""
     parity: Mapping[str, Any] = field(default_factory=dict)
     """Bounds other than the precision's own (see :mod:`mura_trt.parity.bounds`), as tables by level."""
 
@@ -74,11 +75,13 @@ class Recipe:
     def in_precision(self, precision: str) -> Recipe:
         """The recipe for another precision, with that one's own bounds, and its name for the old one in the name."""
         name = self.name.replace(self.precision, precision)
-        return replace(self, precision=precision, parity={}, name=name if name != self.name else f"{name}-{precision}")
+        if name and name == self.name:
+            name = f"{name}-{precision}"
+        return replace(self, precision=precision, parity={}, name=name)
 
     @property
     def bounds(self) -> Bounds:
-        """How far scores may be from PyTorch's."""
+        """How far scores may be from the reference's."""
         return with_changes(BOUNDS[self.precision], flattened(self.parity))
 
     @classmethod

@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mura_trt.contract import InputContract
+from mura_trt.contract import DENSENET169, InputContract
 from mura_trt.errors import BundleError
-from mura_trt.model import MuraNet, Network, network_of
+from mura_trt.model import MuraNet, Network, architecture_of, network_of
 
 if TYPE_CHECKING:
     import onnx
@@ -81,7 +81,7 @@ def load_exported(path: Path) -> Network:
     members = sorted((match[1] for match in found if match), key=lambda prefix: (len(prefix), prefix)) or [""]
     networks = []
     for member in members:
-        network = MuraNet()
+        network = MuraNet(architecture_of(name for name in stored if name.startswith(member)) or DENSENET169)
         state = {}
         for name, parameter in network.state_dict().items():
             if name.endswith("num_batches_tracked"):

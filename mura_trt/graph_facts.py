@@ -50,7 +50,7 @@ def graph_facts(path: Path) -> GraphFacts:
         model = onnx.load(path)
         for value in model.graph.input:  # one view, so that all that follows is of one
             value.type.tensor_type.shape.dim[0].dim_value = 1
-        model = infer_shapes(model, strict_mode=True)
+        model = infer_shapes(model, strict_mode=True, data_prop=True)
     except (OSError, DecodeError, InferenceError) as error:
         raise BundleError(f"{path}: not a readable ONNX graph: {error}") from error
     graph = model.graph
@@ -60,7 +60,12 @@ def graph_facts(path: Path) -> GraphFacts:
     convolutions: Counter[str] = Counter()
     operations: Counter[str] = Counter()
     for node in graph.node:
-        done = _multiplications(node, shapes)
+        try:
+            done = _multiplications(node, shapes)
+        except KeyError as error:
+            raise BundleError(
+                f"{path}: the shape of tensor {error} cannot be told without running the graph"
+            ) from error
         if done is None:
             continue
         precision = _precision(node, types, made_by)

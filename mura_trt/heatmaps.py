@@ -74,7 +74,12 @@ class Choice:
 
 
 def heatmap_tables(
-    listing: Listing, views: NDArray[np.int64], committed: Iterable[Rows], folder: Path, log: Path
+    listing: Listing,
+    views: NDArray[np.int64],
+    committed: Iterable[Rows],
+    folder: Path,
+    log: Path,
+    contract: InputContract,
 ) -> Iterator[pd.DataFrame]:
     """Draws views and gives the rows of ``heatmaps.csv``, some at a time.
 
@@ -93,6 +98,8 @@ def heatmap_tables(
         The output folder.
     log
         Takes what the decoders' C libraries print.
+    contract
+        The bundle's: the size of the pictures and of the maps.
 
     Raises
     ------
@@ -101,11 +108,10 @@ def heatmap_tables(
     MuraTrtError
         Nothing can be drawn: the archive cannot be opened, a library is missing, or the process is lost on anything.
     """
-    yield _table(
-        listing.take(views[:0]), [], np.empty(0, score_type(InputContract().map_size))
-    )  # which has the columns
+    # The first part has no rows, and the columns.
+    yield _table(listing.take(views[:0]), [], np.empty(0, score_type(contract.map_size)))
     through, told = 0, time.monotonic()
-    with Drawer(listing.source, log) as drawer:
+    with Drawer(listing.source, log, contract) as drawer:
         for numbers, scores in _runs(views, committed):
             some, files = listing.take(numbers), [picture_name(number) for number in numbers.tolist()]
             kinds = some.kinds_of(0, len(some))
@@ -226,7 +232,8 @@ def heatmap_of_image(
     Raises
     ------
     UsageError
-        The image cannot be read, or the picture's suffix means nothing or its place is no place for it.
+        The image cannot be read, the picture's suffix means nothing or its place is no place for it, or the bundle's
+        graph has no map.
     BundleError, EnvironmentProblem
         The engine cannot be used.
     """
@@ -238,6 +245,7 @@ def heatmap_of_image(
         raise UsageError(f"{out}: a heatmap is a .jpg or .png file")
     check_target(out, [image], "the heatmap")
     bundle = Bundle.open(engine)
+    bundle.require_map()
     if not allow_unproven:
         bundle.require_proof()
     size = bundle.contract.height, bundle.contract.width
@@ -249,6 +257,7 @@ def heatmap_of_image(
     session, _ = open_session(runtime, bundle, SessionOptions(batch=1))
     try:  # until it is closed, for its arrays may be its own
         scores = session.run(decoded.pixels)
+        assert scores.cam is not None
         write_atomically(out, encoded(overlay(decoded.pixels[0, ..., 0], scores.cam[0]), kind))
         return {
             "probability": float(scores.probability[0]),

@@ -68,6 +68,7 @@ def in_words(found: dict[str, Any]) -> str:
 def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     contract = found["contract"]
     yield "name", f"{found['name']} ({found['folder']})"
+    yield "network", f"{found['network']}{', imported from ONNX' if found['imported'] else ''}"
     yield "precision", found["precision"]
     yield (
         "input",
@@ -75,7 +76,10 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f" {contract['channels']}, resized: {contract['resize']}",
     )
     yield "", f"mean {_numbers(contract['mean'])}, deviation {_numbers(contract['std'])}, inside the graph"
-    yield "weights", ", ".join(digest[:12] for digest in found["checkpoints_sha256"]) + " (SHA-256 of the checkpoints)"
+    shape = contract["map_shape"]
+    yield "output", "probability, logit, " + (f"map of {shape[0]} x {shape[1]}" if shape else "no map")
+    made_of = "the ONNX file" if found["imported"] else "the checkpoints"
+    yield "weights", ", ".join(digest[:12] for digest in found["checkpoints_sha256"]) + f" (SHA-256 of {made_of})"
     yield from _of_plan(found["builder"])
     if found["quantization"]:
         rounding = found["quantization"]

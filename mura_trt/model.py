@@ -1,12 +1,13 @@
-"""DenseNet-169 for MURA as a torch module that takes raw gray pixels and returns every view's score and map."""
+"""DenseNets for MURA as torch modules that take raw gray pixels and return every view's score and map."""
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self, cast
 
-from mura_trt.contract import IMAGENET_MEAN, IMAGENET_STD
+from mura_trt.contract import DENSENET169, IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +24,13 @@ except ModuleNotFoundError:  # the module imports all the same; whoever makes a 
         Module = object
 
 
-# DenseNet-169: layers per block, channels added by a layer, and channels out of the stem (Huang et al. 2017, table 1).
-BLOCK_LAYERS = (6, 12, 32, 32)
+# Layers per block, by architecture; channels added by a layer, and channels out of the stem (Huang et al. 2017, table
+# 1). The MURA paper's is DenseNet-169.
+ARCHITECTURES = {"densenet121": (6, 12, 24, 16), DENSENET169: (6, 12, 32, 32)}
 GROWTH = 32
 STEM_CHANNELS = 64
 BOTTLENECK = 4  # a layer's 1x1 convolution makes BOTTLENECK * GROWTH channels
+_LAYER = re.compile(r"denseblock(\d+)\.denselayer(\d+)\.")
 
 
 class DenseLayer(nn.Module):
@@ -45,6 +48,23 @@ class DenseLayer(nn.Module):
         new = self.conv1(F.relu(self.norm1(x)))
         new = self.conv2(F.relu(self.norm2(new)))
         return torch.cat([x, new], 1)
+
+
+def architecture_of(names: Iterable[str]) -> str | None:
+    """The architecture that names of a state dict are of, by the layers of its blocks; None where it is none of ours.
+
+    Parameters
+    ----------
+    names
+        Such as ``features.denseblock4.denselayer32.conv2.weight``, with anything in front.
+    """
+    found: dict[int, int] = {}
+    for name in names:
+        if match := _LAYER.search(name):
+            block, layer = int(match[1]), int(match[2])
+            found[block] = max(layer, found.get(block, 0))
+    layers = tuple(found[block] for block in sorted(found))
+    return next((name for name, wanted in ARCHITECTURES.items() if wanted == layers), None)
 
 
 def _dense_block(channels: int, layers: int) -> nn.Sequential:
@@ -67,6 +87,13 @@ def _transition(channels: int) -> nn.Sequential:
 class Network(nn.Module):
     """What can be exported and scored with: one network, or several that vote."""
 
+    @property
+    def title(self) -> str:
+        """Its architecture, and of an ensemble how many there are of each."""
+        members = [module.architecture for module in self.modules() if isinstance(module, MuraNet)]
+        counts = {name: members.count(name) for name in members}
+        return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in counts.items())
+
     def convolutions(self) -> Iterator[tuple[str, nn.Conv2d]]:
         """The body's convolutions with their names, in the order they run in."""
         return ((name, module) for name, module in self.named_modules() if isinstance(module, nn.Conv2d))
@@ -80,16 +107,23 @@ class Network(nn.Module):
 
 
 class MuraNet(Network):
-    """DenseNet-169 with one output; ``state_dict`` has torchvision's ``densenet169(num_classes=1)`` names.
+    """A DenseNet with one output; ``state_dict`` has the names of torchvision's, as ``densenet169(num_classes=1)``.
 
     The normalisation numbers are buffers outside the state dict, so a checkpoint never carries or overrides them.
+
+    Parameters
+    ----------
+    architecture
+        A key of ``ARCHITECTURES``.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, architecture: str = DENSENET169) -> None:
         super().__init__()
+        self.architecture = architecture
+        blocks = ARCHITECTURES[architecture]
         parts: OrderedDict[str, nn.Module] = OrderedDict(
             conv0=nn.Conv2d(3, STEM_CHANNELS, 7, stride=2, padding=3, bias=False),
             norm0=nn.BatchNorm2d(STEM_CHANNELS),
@@ -97,10 +131,10 @@ class MuraNet(Network):
             pool0=nn.MaxPool2d(3, stride=2, padding=1),
         )
         channels = STEM_CHANNELS
-        for number, layers in enumerate(BLOCK_LAYERS, start=1):
+        for number, layers in enumerate(blocks, start=1):
             parts[f"denseblock{number}"] = _dense_block(channels, layers)
             channels += layers * GROWTH
-            if number < len(BLOCK_LAYERS):
+            if number < len(blocks):
                 parts[f"transition{number}"] = _transition(channels)
                 channels //= 2
         parts["norm5"] = nn.BatchNorm2d(channels)
@@ -128,7 +162,7 @@ class MuraNet(Network):
         return (image.float().permute(0, 3, 1, 2) - self.mean) * self.scale
 
     def activation(self, image: Tensor) -> Tensor:
-        """The last feature map behind its ReLU: float32 (N, 1664, H/32, W/32) of uint8 (N, H, W, 1)."""
+        """The last feature map behind its ReLU: float32 (N, C, H/32, W/32) of uint8 (N, H, W, 1)."""
         x = self.normalise(image).to(cast("Tensor", self.features[0].weight).dtype)
         return F.relu(cast("Tensor", self.features(x))).float()
 
@@ -148,7 +182,7 @@ class MuraNet(Network):
         return self.score(self.activation(image))
 
     def score(self, activation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Probability, logit and class activation map of the last feature map, float32 (N, 1664, h, w).
+        """Probability, logit and class activation map of the last feature map, float32 (N, C, h, w).
 
         The class activation map M = sum_k w_k f_k (Zhou et al. 2016) comes first and the logit is its mean plus the
         bias, which equals pooling first: both are linear.

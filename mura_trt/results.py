@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mura_trt import heatmaps
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Listing
+from mura_trt.contract import InputContract
 from mura_trt.earlier import Earlier, identities, read_hashes, write_hashes
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
@@ -313,11 +314,13 @@ class OutputFolder:
             rows = {name: write_table(self.path / f"{name}.{table_format}", parts) for name, parts in tables.items()}
         return rows["studies"]
 
-    def write_heatmaps(self, listing: Listing, views: NDArray[np.int64], table_format: str) -> int:
+    def write_heatmaps(
+        self, listing: Listing, views: NDArray[np.int64], table_format: str, contract: InputContract
+    ) -> int:
         """Draws the maps of views and writes their table; returns how many there are."""
         with self._told_what_to_do():
             log = self.path / WORKER_LOG
-            parts = heatmaps.heatmap_tables(listing, views, self.committed(), self.path, log)
+            parts = heatmaps.heatmap_tables(listing, views, self.committed(), self.path, log, contract)
             return write_table(self.path / f"heatmaps.{table_format}", parts)
 
     def write_headers(self, index: HeaderIndex) -> None:

@@ -23,6 +23,7 @@ from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.folder import UNREAD_SUFFIXES
 from mura_trt.archives.listing import Listing, suffix_of
 from mura_trt.bundle import Bundle
+from mura_trt.contract import InputContract
 from mura_trt.crew import Crew, Hire
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.heatmaps import Choice
@@ -125,6 +126,8 @@ def dry_run(options: ScoreOptions) -> dict[str, Any]:
 
 def _opened(options: ScoreOptions, index: HeaderIndex) -> tuple[Bundle, Listing]:
     bundle = Bundle.open(options.engine)
+    if options.heatmaps:
+        bundle.require_map()
     if not options.allow_unproven:
         bundle.require_proof()
     if options.threshold_of not in (None, bundle.sha256):
@@ -217,6 +220,7 @@ def score_listing(
                 "name": bundle.manifest.name,
                 "precision": bundle.manifest.precision,
                 "sha256": bundle.sha256,
+                "reference": bundle.manifest.reference,
                 "parity": bundle.manifest.parity_summary,
             },
             **{name: recipe[name] for name in CHOSEN},
@@ -250,7 +254,7 @@ def score_listing(
         }
         out.write_run(run)
         if options.heatmaps:  # what goes wrong from here on costs no score
-            run["heatmaps"] = _draw(options, listing, outcome, out)
+            run["heatmaps"] = _draw(options, listing, outcome, out, bundle.contract)
             drawn = time.monotonic()
             run["wall_s"] = round(drawn - started, 2)
             run["stage_s"] = {**run["stage_s"], "heatmaps": round(drawn - ended, 2)}
@@ -309,12 +313,12 @@ def workplace(options: ScoreOptions, listing: Listing) -> Iterator[tuple[Hire, S
         yield hire, places
 
 
-def _draw(options: ScoreOptions, listing: Listing, outcome: Outcome, out: OutputFolder) -> int:
+def _draw(options: ScoreOptions, listing: Listing, outcome: Outcome, out: OutputFolder, contract: InputContract) -> int:
     """Draws the heatmaps that were chosen; how many."""
     assert options.heatmaps is not None
     views = Choice.parsed(options.heatmaps).views(listing, outcome.probability, options.threshold)
     logger.info("drawing %d heatmaps", len(views))
-    return out.write_heatmaps(listing, views, options.table_format)
+    return out.write_heatmaps(listing, views, options.table_format, contract)
 
 
 def _kept(out: OutputFolder, recipe: dict[str, Any], retry_failed: bool, progress: Progress) -> Iterator[Rows]:

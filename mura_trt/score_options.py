@@ -67,7 +67,7 @@ class ScoreOptions:
     heatmaps: str | None = None
     """Of which studies class activation maps are drawn: ``abnormal``, ``all`` or ``top:N``; None draws none."""
     allow_unproven: bool = False
-    """Take a bundle, too, that missed a bound when it was compared with PyTorch, or was never compared."""
+    """Take a bundle, too, that missed a bound when it was compared with its reference, or was never compared."""
     passing: bool = False
     """``out`` goes when the run ends, so that nobody is told of going on with it."""
 

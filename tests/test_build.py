@@ -15,6 +15,7 @@ from mura_trt.contract import PRECISIONS
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import CheckpointError, EnvironmentProblem, UsageError
+from mura_trt.networks.checkpoints import Checkpoints
 from mura_trt.parity.bounds import BOUNDS
 from mura_trt.plan import build_plan, find_builder
 
@@ -90,7 +91,9 @@ def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
 def test_bundle_without_a_builder_has_both_graphs(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bundle = build_bundle([checkpoint], Recipe(precision="fp32", builder="none"), tmp_path / "engine", check=False)
+    bundle = build_bundle(
+        Checkpoints([checkpoint]), Recipe(precision="fp32", builder="none"), tmp_path / "engine", check=False
+    )
     assert bundle.manifest.builder is None
     assert bundle.path("onnx").read_bytes() == bundle.path("fp32_onnx").read_bytes()
     assert "has no plan" in caplog.text
@@ -99,13 +102,13 @@ def test_bundle_without_a_builder_has_both_graphs(
 @pytest.mark.skipif(cuda_device_count() > 0, reason="a GPU, on which a batch can be measured")
 def test_batch_is_measured_on_a_gpu_only(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"--batch auto measures plans on a GPU.*--batch 64"):
-        build_bundle([checkpoint], Recipe(batch="auto"), tmp_path / "engine")
+        build_bundle(Checkpoints([checkpoint]), Recipe(batch="auto"), tmp_path / "engine")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.gpu
 def test_batch_is_measured_and_recorded(checkpoint: Path, tmp_path: Path) -> None:
-    bundle = build_bundle([checkpoint], Recipe(batch="auto", check_views=8), tmp_path / "engine")
+    bundle = build_bundle(Checkpoints([checkpoint]), Recipe(batch="auto", check_views=8), tmp_path / "engine")
     built = bundle.manifest.builder
     assert built is not None
     assert set(built["sweep"]) == {"16", "32", "64", "128", "256"}
@@ -124,7 +127,7 @@ def test_batch_is_one_number_three_or_measured(
 
 def test_wrong_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        build_bundle([tmp_path / "absent.pth"], Recipe(builder="none"), tmp_path / "engine")
+        build_bundle(Checkpoints([tmp_path / "absent.pth"]), Recipe(builder="none"), tmp_path / "engine")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mura_trt.bundle import FILES, MANIFEST, SCHEMA, Bundle, new_bundle
+from mura_trt.bundle import FILES, MANIFEST, OLD_SCHEMA, SCHEMA, Bundle, new_bundle
 from mura_trt.errors import BundleError, UsageError
 
 
@@ -102,3 +103,31 @@ def test_nothing_is_replaced_unasked(copied_bundle: Path, tmp_path: Path) -> Non
     with new_bundle(copied_bundle, overwrite=True) as folder:
         (folder / "new").touch()
     assert [path.name for path in copied_bundle.iterdir()] == ["new"]
+
+
+def as_before(folder: Path) -> Path:
+    """The manifest as earlier versions wrote it: with a stride for the map, and with nothing of the network."""
+    path = folder / MANIFEST
+    content = json.loads(path.read_text())
+    for name in ("digest", "network", "imported"):
+        del content[name]
+    content["schema"] = OLD_SCHEMA
+    content["contract"] = {**content["contract"], "stride": 32}
+    del content["contract"]["map_shape"]
+
+    def rendered(**more: str) -> bytes:
+        return (json.dumps({**content, **more}, indent=2, sort_keys=True) + "\n").encode()
+
+    path.write_bytes(rendered(digest=hashlib.sha256(rendered()).hexdigest()))
+    return path
+
+
+def test_a_bundle_of_an_older_version_is_read(bundle: Bundle, copied_bundle: Path) -> None:
+    path = as_before(copied_bundle)
+    opened = Bundle.open(copied_bundle)
+    assert opened.manifest == bundle.manifest
+    assert (opened.contract.map_shape, opened.manifest.network) == ((10, 10), "densenet169")
+    assert opened.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text(path.read_text().replace('"precision": "fp16"', '"precision": "fp32"'))
+    with pytest.raises(BundleError, match="changed after it was written"):
+        Bundle.open(copied_bundle)

@@ -39,11 +39,12 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
             assert heading in slugs, target
 
 
-def typed(text: str) -> Iterator[list[str]]:
-    """The arguments of each ``mura-trt`` command in blocks of code, and in scripts."""
+def commands_in(text: str) -> Iterator[list[str]]:
+    """The arguments of each ``mura-trt`` command in blocks of code, in scripts, and within sentences."""
     joined = text.replace("\\\n", " ")
-    for line in re.findall(r"^(?: {4,}|\S*/|RAY\S* \S*/)?(?:\.venv/bin/)?mura-trt (.*)$", joined, re.MULTILINE):
-        yield shlex.split(line, comments=True)
+    blocks = re.findall(r"^(?: {4,}|\S*/|RAY\S* \S*/)?(?:\S*/)?mura-trt (.*)$", joined, re.MULTILINE)
+    for line in [*blocks, *re.findall(r"`mura-trt ([^`]*)`", joined)]:
+        yield shlex.split(line.partition(" && ")[0], comments=True)
 
 
 def check(arguments: list[str]) -> None:
@@ -57,14 +58,16 @@ def check(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").rglob("*.sbatch"))], ids=named)
 def test_commands_have_the_options_that_are_typed(page: Path) -> None:
-    for arguments in typed(page.read_text()):
+    for arguments in commands_in(page.read_text()):
         if re.fullmatch(r"[a-z-]+", arguments[0]):  # not COMMAND
             check(arguments)
 
 
 def test_commands_that_do_not_exist_would_be_found() -> None:
-    found = list(typed("    mura-trt score a --engine b -o c   # d\ntext mura-trt is\n    x/bin/mura-trt no such\n"))
-    assert found[0] == ["score", "a", "--engine", "b", "-o", "c"]
+    found = list(
+        commands_in("    mura-trt score a --engine b -o c   # d\ntext mura-trt is\n    x/bin/mura-trt no such\n")
+    )
+    assert len(found) == 2 and found[0] == ["score", "a", "--engine", "b", "-o", "c"]
     check(found[0])
     with pytest.raises(AssertionError, match="no command"):
         check(["scores", "a"])

@@ -28,7 +28,7 @@ from mura_trt.heatmaps import heatmap_tables, picture_name
 from mura_trt.ledger import Rows, scores_of
 from mura_trt.pixels import ViewDecoder
 
-MAP = InputContract().map_shape
+CONTRACT = InputContract(map_shape=(10, 10))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def committed(count: int) -> list[Rows]:
     rows = []
     for start in range(0, count, 7):
         views = np.arange(start, min(start + 7, count))
-        maps = np.broadcast_to(views[:, None, None], (len(views), *MAP)).astype(np.float32)
+        maps = np.broadcast_to(views[:, None, None], (len(views), 10, 10)).astype(np.float32)
         rows.append(Rows(start, start + len(views), views, scores_of(views / 10, views / 1000, maps=maps)))
     return rows
 
@@ -136,7 +136,7 @@ def committed(count: int) -> list[Rows]:
 def drawn(root: Path, views: list[int], count: int, source: Source | None = None) -> pd.DataFrame:
     listing = listing_of(source or TrapSource(str(root)), count)
     parts = heatmap_tables(
-        listing, np.array(views, np.int64), iter(committed(count)), root / "out", root / "worker.log"
+        listing, np.array(views, np.int64), iter(committed(count)), root / "out", root / "worker.log", CONTRACT
     )
     return pd.concat(parts, ignore_index=True)
 

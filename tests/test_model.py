@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,20 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mura_trt.contract import IMAGENET_MEAN, IMAGENET_STD
-from mura_trt.model import MuraNet
+from mura_trt.model import ARCHITECTURES, MuraNet, architecture_of
+from tests.conftest import set_batch_norms
+from tests.oracle import torchvision_models
 
 
 @pytest.fixture(scope="module")
 def torchvision_densenet() -> nn.Module:
     """The densenet169 of torchvision, with one output."""
-    try:
-        import torchvision
-    except RuntimeError:  # PyPI's torchvision beside a CPU build of torch lacks two operators; no densenet uses them
-        operators: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    network: nn.Module = torchvision.models.densenet169(num_classes=1)
+    network: nn.Module = torchvision_models().densenet169(num_classes=1)
     return network.eval()
 
 
@@ -81,3 +74,29 @@ def test_half_body_keeps_input_and_head_in_fp32(model: MuraNet) -> None:
     half = copy.deepcopy(model).half_body()
     assert {tensor.dtype for tensor in half.features.parameters()} == {torch.float16}
     assert half.classifier.weight.dtype == half.mean.dtype == half.scale.dtype == torch.float32
+
+
+def test_densenet121_is_torchvisions(pixels: NDArray[np.uint8]) -> None:
+    theirs = torchvision_models().densenet121(num_classes=1).eval()
+    ours = MuraNet("densenet121").eval()
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
+        name: tensor.shape for name, tensor in theirs.state_dict().items()
+    }
+    assert sum(parameter.numel() for parameter in ours.parameters()) == 6_954_881  # its paper's, with one output
+    set_batch_norms(ours, pixels[:4])
+    theirs.load_state_dict(ours.state_dict())
+    with torch.inference_mode():
+        expected = theirs(as_torchvision_takes_it(pixels[:3]))[:, 0]
+        _, logit, cam = ours(torch.from_numpy(pixels[:3]))
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(logit, expected, atol=5e-5, rtol=0)
+    assert cam.shape == (3, 10, 10)
+
+
+def test_architectures_are_told_by_their_blocks() -> None:
+    for name in ARCHITECTURES:
+        with torch.device("meta"):
+            names = list(MuraNet(name).state_dict())
+        assert architecture_of(names) == architecture_of(f"members.1.{one}" for one in names) == name
+        assert architecture_of(one for one in names if "denseblock3" not in one) is None
+    assert architecture_of(["layer1.0.conv1.weight"]) is architecture_of([]) is None

@@ -53,7 +53,7 @@ class Quick(HostSession):
     name = "quick"
 
     def _run(self, images: NDArray[np.uint8]) -> Scores:
-        return checksums(images, self._map_shape)
+        return checksums(images, self._contract.map_shape)
 
 
 class Listening:

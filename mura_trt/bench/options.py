@@ -33,7 +33,7 @@ class BenchOptions:
     root: Path | None = None
     """For a list: where its relative paths start."""
     allow_unproven: bool = False
-    """Take a bundle, too, that missed a bound when it was compared with PyTorch, or was never compared."""
+    """Take a bundle, too, that missed a bound when it was compared with its reference, or was never compared."""
 
     def __post_init__(self) -> None:
         runtimes = ("auto", ALL, *(name for name in RUNTIMES if name != NULL))

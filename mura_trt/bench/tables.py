@@ -12,6 +12,7 @@ from mura_trt.bench.reference import GFLOP_PER_VIEW
 from mura_trt.bench.rounds import DECODE_BATCH, Round, Subject
 from mura_trt.bench.scoring import Scored
 from mura_trt.bench.spread import pairwise, short, spread
+from mura_trt.contract import DENSENET169
 from mura_trt.cores import usable_cores
 
 
@@ -43,9 +44,17 @@ def tables(subject: Subject, rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def gflop_per_view(subject: Subject) -> float:
-    """10^9 operations of a view, by each network of an ensemble, for pictures of the bundle's size."""
+    """10^9 operations of a view, by each network of an ensemble, for pictures of the bundle's size.
+
+    DenseNet-169's are those of its paper; of another network, those of the bundle's FP32 graph.
+    """
+    manifest = subject.bundle.manifest
+    if manifest.network.partition(" x ")[0] != DENSENET169:
+        from mura_trt.graph_facts import graph_facts
+
+        return graph_facts(subject.bundle.path("fp32_onnx")).gflop_per_view
     pixels = subject.size[0] * subject.size[1] / 320**2
-    return GFLOP_PER_VIEW * len(subject.bundle.manifest.checkpoints_sha256) * pixels
+    return GFLOP_PER_VIEW * len(manifest.checkpoints_sha256) * pixels
 
 
 def _model(subject: Subject, model: ModelRate, rounds: Sequence[Round]) -> dict[str, Any]:

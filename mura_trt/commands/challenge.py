@@ -25,7 +25,7 @@ def predict(
     batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
     allow_unproven: Annotated[
         bool,
-        typer.Option("--allow-unproven", help="Score with a bundle that disagrees with PyTorch or was not compared."),
+        typer.Option("--allow-unproven", help="Score with a bundle that missed a bound, or was not compared."),
     ] = False,
 ) -> None:
     """Predicts studies as the MURA challenge asks: STUDY/,0 or STUDY/,1 a line, without a header.

@@ -1,24 +1,20 @@
-"""From checkpoints to graphs and engine bundles, and whether these agree with PyTorch."""
+"""Graphs and engine bundles: what is in them, and whether they agree with what they were built from."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mura_trt.commands.shared import (
     Checkpoint,
-    Checkpoints,
-    Overwrite,
     Root,
     SaltFile,
     StudyDepth,
     archive_named,
-    command_typed,
     errors_told,
 )
 from mura_trt.errors import EXIT_DISAGREES, EXIT_ENVIRONMENT, EXIT_OK, UsageError
@@ -42,71 +38,6 @@ def export(
         graph = exported(load_checkpoint(checkpoint))
         onnx.save(graph if precision == "fp32" else lower(graph), out)
         print(out)
-
-
-def build_engine(
-    checkpoint: Checkpoints,
-    recipe: Annotated[Path | None, typer.Argument(help="Recipe file, as in engines/*.toml.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16, int8 or fp8; without it, the recipe's.")] = None,
-    builder: Annotated[str | None, typer.Option(help="auto, tensorrt, tensorrt-rtx or none.")] = None,
-    batch: Annotated[
-        str | None, typer.Option(help="Views in every batch, or auto: what is measured to be best on this GPU.")
-    ] = None,
-    timing_cache: Annotated[
-        Path | None, typer.Option(help="Folder of TensorRT's timing caches [beside the bundle].")
-    ] = None,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(
-            help="Archive whose views INT8 and FP8 are calibrated on, and any bundle is checked on; it names them."
-        ),
-    ] = None,
-    calibration_method: Annotated[str | None, typer.Option(help="percentile or max.")] = None,
-    calibration_views: Annotated[int | None, typer.Option(help="How many views to calibrate on [64].")] = None,
-    study_depth: StudyDepth = None,
-    root: Root = None,
-    uid_salt_file: SaltFile = None,
-    check: Annotated[bool, typer.Option(help="Compare the bundle with PyTorch, on 64 views.")] = True,
-    overwrite: Overwrite = False,
-) -> None:
-    """Builds an engine bundle: ONNX graphs, TensorRT plan, and a manifest with the hash of each.
-
-    Exit code 4: it was built, and misses a bound.
-    """
-    with errors_told():
-        from mura_trt.archives import NamedArchive
-        from mura_trt.build import build_bundle
-        from mura_trt.engine_recipe import Recipe
-        from mura_trt.progress import Reporter
-
-        chosen = Recipe.read(recipe) if recipe else Recipe()
-        if precision and precision != chosen.precision:
-            chosen = chosen.in_precision(precision)
-        given: dict[str, Any] = {
-            "builder": builder,
-            "batch": int(batch) if batch and batch.isdecimal() else batch,
-            "calibration_method": calibration_method,
-            "calibration_views": calibration_views,
-        }
-        chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
-        folder = out or Path("engines") / (recipe.stem if recipe and not precision else chosen.name)
-        archive = NamedArchive(archive_named(calibrate), study_depth, root, uid_salt_file) if calibrate else None
-        with Reporter(sys.stderr) as reporter:
-            bundle = build_bundle(
-                checkpoint,
-                chosen,
-                folder,
-                archive=archive,
-                check=check,
-                overwrite=overwrite,
-                timings=timing_cache,
-                command=command_typed("--overwrite"),
-                report=reporter.show,
-            )
-        print(bundle.folder)
-    proof = bundle.manifest.parity
-    raise typer.Exit(EXIT_DISAGREES if proof and not proof["kept"] else EXIT_OK)
 
 
 def inspect(
@@ -134,7 +65,10 @@ def inspect(
 def parity(
     bundle: Annotated[Path, typer.Argument(help="Engine bundle, made by build-engine.")],
     archive: Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")],
-    checkpoint: Checkpoints,
+    checkpoint: Annotated[
+        list[Path],
+        typer.Option("--checkpoint", help="What it was built from: checkpoints, or the ONNX file of import-onnx."),
+    ],
     runtime: Annotated[
         str,
         typer.Option(help="auto, tensorrt, tensorrt_rtx, emulated (the plan's graph on a CPU), onnxruntime or torch."),
@@ -148,7 +82,7 @@ def parity(
     uid_salt_file: SaltFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
 ) -> None:
-    """Compares a bundle's scores with PyTorch's in FP32 on the CPU. Exit code 4: a bound is missed."""
+    """Compares a bundle's scores with what it was built from, in FP32 on the CPU. Exit code 4: a bound is missed."""
     with errors_told():
         from mura_trt.archives import NamedArchive
         from mura_trt.parity.bounds import parsed

@@ -58,7 +58,7 @@ def score(
     ] = None,
     allow_unproven: Annotated[
         bool,
-        typer.Option("--allow-unproven", help="Score with a bundle that disagrees with PyTorch or was not compared."),
+        typer.Option("--allow-unproven", help="Score with a bundle that missed a bound, or was not compared."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is, and by a sample how long it would take.")
@@ -134,7 +134,7 @@ def _summary(run: dict[str, Any]) -> str:
         f"{run['views_per_s']:.2f} views/s with {run['runtime']}, {run['wall_s']} s in all;"
         f" engine {bundle['name']}; results in {run['out']}\n"
         f"{'its plan' if run['runtime'] in OWN_RUNTIMES else 'its plan, not used here,'} ({bundle['precision']})"
-        f" against PyTorch in FP32: {bundle['parity']}"
+        f" against {bundle['reference']} in FP32: {bundle['parity']}"
     )
 
 

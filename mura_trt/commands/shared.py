@@ -17,10 +17,10 @@ Checkpoints = Annotated[
     list[Path],
     typer.Option(
         "--checkpoint",
-        help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169 with one output; several make an ensemble.",
+        help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169 or 121, one output; several make an ensemble.",
     ),
 ]
-Checkpoint = Annotated[Path, typer.Argument(help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169.")]
+Checkpoint = Annotated[Path, typer.Argument(help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169 or 121.")]
 StudyDepth = Annotated[
     int | None, typer.Option(help="A study is the first so many parts of a view's path [its folder].")
 ]

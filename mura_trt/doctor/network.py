@@ -22,6 +22,7 @@ BATCH = (1, 1, 2)  # views that a plan takes: least, tuned for, most
 OPSET = 20
 _CHANNELS = 8
 _CONTRACT = InputContract()
+_SIDE = 32  # pixels, of a position of the map
 _MEAN, _SCALE = 255 * _CONTRACT.mean[0], 255 * _CONTRACT.std[0]
 
 
@@ -36,8 +37,7 @@ class Weights(NamedTuple):
 def weights() -> Weights:
     """The same ones each time."""
     random = np.random.default_rng(7)
-    side = _CONTRACT.stride
-    stem = random.normal(0, 1 / side, (_CHANNELS, 1, side, side))
+    stem = random.normal(0, 1 / _SIDE, (_CHANNELS, 1, _SIDE, _SIDE))
     return Weights(stem.astype(np.float32), random.normal(0, 1, (1, _CHANNELS, 1, 1)).astype(np.float32), 0.25)
 
 
@@ -49,8 +49,8 @@ def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def expected(pixels: NDArray[np.uint8]) -> float:
     """The probability of a view, uint8 (H, W, 1), by plain arithmetic in double precision."""
     stem, head, bias = weights()
-    side, (rows, columns) = _CONTRACT.stride, _CONTRACT.map_shape
-    patches = normalised(pixels).astype(np.float64).reshape(rows, side, columns, side)
+    rows, columns = _CONTRACT.height // _SIDE, _CONTRACT.width // _SIDE
+    patches = normalised(pixels).astype(np.float64).reshape(rows, _SIDE, columns, _SIDE)
     features = np.maximum(0, np.einsum("iajb,cab->cij", patches, stem[:, 0].astype(np.float64)))
     logit = np.einsum("cij,c->ij", features, head[0, :, 0, 0].astype(np.float64)).mean() + bias
     return float(1 / (1 + np.exp(-logit)))
@@ -61,7 +61,7 @@ def graph() -> ModelProto:
     from onnx import TensorProto, helper, numpy_helper
 
     stem, head, bias = weights()
-    height, width, (rows, columns) = _CONTRACT.height, _CONTRACT.width, _CONTRACT.map_shape
+    height, width = _CONTRACT.height, _CONTRACT.width
     constants: dict[str, NDArray[np.generic]] = {
         "mean": np.array(_MEAN, np.float32),
         "scale": np.array(_SCALE, np.float32),
@@ -71,7 +71,7 @@ def graph() -> ModelProto:
         "channel": np.array([1], np.int64),
         "positions": np.array([1, 2], np.int64),
     }
-    side = [_CONTRACT.stride] * 2
+    side = [_SIDE] * 2
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
@@ -88,7 +88,7 @@ def graph() -> ModelProto:
     outputs: list[tuple[str, list[str | int]]] = [
         ("probability", ["views"]),
         ("logit", ["views"]),
-        ("cam", ["views", rows, columns]),
+        ("cam", ["views", *_CONTRACT.output_shape("cam")]),
     ]
     made = helper.make_graph(
         nodes,

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mura_trt.contract import InputContract
 from mura_trt.cuda_devices import LIBRARY, cuda_device_count, cuda_driver, gpu_kind, nvidia_cards
 from mura_trt.doctor import packages
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
@@ -77,7 +78,7 @@ def view(folder: str) -> Finding:
         gray = image.convert("L")
     Path(folder, PNG).write_bytes(png)
     gray.save(Path(folder, JPEG), quality=95)
-    np.save(Path(folder, PIXELS), _resized(gray))
+    np.save(Path(folder, PIXELS), _resized(gray, InputContract()))
     return Finding(WORKS, f"drawn, {gray.width} x {gray.height} pixels")
 
 
@@ -205,13 +206,18 @@ def plan(builder: str, folder: str) -> Finding:
 
 def runtime(name: str, folder: str, bundle: str) -> Finding:
     """One view through a runtime; facts are its ``score``, a probability."""
-    import numpy as np
+    from PIL import Image
 
     from mura_trt.bundle import Bundle
     from mura_trt.runtimes import SessionOptions, open_session
 
-    session, _ = open_session(name, Bundle.open(Path(bundle)), SessionOptions(batch=1))
-    score = float(session.run(np.load(Path(folder, PIXELS))[None]).probability[0])
+    opened = Bundle.open(Path(bundle))
+    if opened.manifest.imported is not None and name in ("torch", "torch_cuda"):
+        return Finding(ABSENT, "the bundle's network comes from an ONNX file, and PyTorch has no module for it")
+    with Image.open(Path(folder, PNG)) as image:
+        pixels = _resized(image.convert("L"), opened.contract)
+    session, _ = open_session(name, opened, SessionOptions(batch=1))
+    score = float(session.run(pixels[None]).probability[0])
     device = session.device
     session.close()
     return Finding(WORKS, f"one view on {device}", facts={"score": score})
@@ -293,14 +299,11 @@ def _imported(module: str) -> Any:
         return Finding(PROBLEM, f"{module} does not import: {error}", packages.LOADER if module == "tensorrt" else None)
 
 
-def _resized(gray: Any) -> NDArray[np.uint8]:
-    """uint8 (H, W, 1): a gray image of Pillow's at the network's size."""
+def _resized(gray: Any, contract: InputContract) -> NDArray[np.uint8]:
+    """uint8 (H, W, 1): a gray image of Pillow's at a network's size."""
     import numpy as np
     from PIL import Image
 
-    from mura_trt.contract import InputContract
-
-    contract = InputContract()
     return np.asarray(gray.resize((contract.width, contract.height), Image.Resampling.BILINEAR))[..., None]
 
 
@@ -334,7 +337,7 @@ def _compared(decoded: NDArray[np.uint8], names: tuple[str, ...], folder: str, i
     worst = 0
     for pixels, name in zip(decoded, names, strict=True):
         with Image.open(Path(folder, name)) as image:
-            off = np.abs(pixels.astype(int) - _resized(image.convert("L")))
+            off = np.abs(pixels.astype(int) - _resized(image.convert("L"), InputContract()))
         worst = max(worst, int(off.max()))
         if off[1:-1, 1:-1].max() > inside or worst > _BORDER:
             return Finding(PROBLEM, f"{name}: off Pillow's pixels by {int(off.max())} of 255")

@@ -125,8 +125,8 @@ def examine(
     - ``runtimes``: those that work, in the order in which ``--runtime auto`` takes them, ``torch`` being the last;
     - ``environment``: as :func:`mura_trt.doctor.environment.described` gives it;
     - ``engine``: None, or of the bundle its ``folder``, ``name``, ``precision``, ``proof`` (how it compares with
-      PyTorch), ``builder`` (the manifest's) and ``suits_gpu``: whether its plan suits the GPU, None where nobody can
-      tell;
+      its reference), ``builder`` (the manifest's) and ``suits_gpu``: whether its plan suits the GPU, None where nobody
+      can tell;
     - ``checks``: by name, each with ``status`` (``works``, ``problem``, ``absent`` for what is not here and not needed,
       ``unknown`` for what could not be tried), ``found``, ``mend`` (what to do, or None) and ``seconds``. They are
       ``driver``, ``packages``, ``view``, ``tables``, ``bundle``, ``decode-png``, ``decode-cpu``, ``decode-gpu``,

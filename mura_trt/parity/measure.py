@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +14,10 @@ from mura_trt.archives.listing import Listing
 from mura_trt.contract import InputContract
 from mura_trt.errors import UsageError
 from mura_trt.ledger import Failure
+from mura_trt.parity.reference import Reference
 from mura_trt.pixels import decoded_views
 from mura_trt.runtimes import Session
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from mura_trt.model import Network
-
-REFERENCE_BATCH = 8
 PILLOW_VIEWS = 32  # that the reference scores once more with Pillow's pixels
 
 
@@ -68,57 +61,6 @@ class Measured:
     largest: dict[str, float]
     half_dp: NDArray[np.float32]
     failures: list[Failure]
-
-
-class Reference:
-    """PyTorch in FP32 on the CPU, which notes how large its values become."""
-
-    def __init__(self, model: Network) -> None:
-        self.model = model.eval()
-        self.largest: dict[str, float] = {}
-
-    def scores(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probability and logit, float32 (n,) each, of uint8 (n, H, W, 1)."""
-        parts = []
-        with self._noted():
-            for start in range(0, len(pixels), REFERENCE_BATCH):
-                parts.append(_scored(self.model, pixels[start : start + REFERENCE_BATCH]))
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-    def half_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability where all but input, normalisation and head is half precision; some 10 s a view."""
-        return _scored(copy.deepcopy(self.model).half_body(), pixels)[0]
-
-    @contextmanager
-    def _noted(self) -> Iterator[None]:
-        """What convolutions, batch norms and pools give is all there is: ReLU and concatenation make nothing larger."""
-
-        def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-            def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-                # NaN must not hide behind max.
-                found = float(output.abs().max().nan_to_num(np.inf, np.inf))
-                self.largest[name] = max(self.largest.get(name, 0.0), found)
-
-            return hook
-
-        hooks = [
-            module.register_forward_hook(note(name))
-            for name, module in self.model.named_modules()
-            if "features" in name and not list(module.children())
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-
-def _scored(model: Network, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    import torch
-
-    with torch.inference_mode():
-        probability, logit, _ = model(torch.from_numpy(pixels.copy()))
-    return probability.numpy(), logit.numpy()
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""A bundle against its checkpoints, over an archive: ``mura-trt parity``, and the short check of ``build-engine``."""
+"""A bundle against what it was built from, over an archive: ``mura-trt parity``, and the short check of a build."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from mura_trt.archives import NamedArchive, list_archive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.errors import UsageError
-from mura_trt.files import sha256_of, write_atomically
+from mura_trt.files import write_atomically
+from mura_trt.networks.origin import reference_of
 from mura_trt.parity.bounds import Bounds, with_changes
 from mura_trt.parity.judge import Judgement, judge
-from mura_trt.parity.measure import Reference, measure
+from mura_trt.parity.measure import measure
+from mura_trt.parity.reference import Reference
 from mura_trt.parity.tell import as_json, picture
 from mura_trt.runtimes import OWN_RUNTIMES, RUNTIMES, SessionOptions, open_session
 from mura_trt.sample import whole_studies
@@ -35,7 +37,7 @@ class ParityOptions:
     bundle: Path
     archive: NamedArchive
     checkpoints: Sequence[Path]
-    """Those that the bundle was built from: the reference."""
+    """What the bundle was built from, which the reference is: checkpoints, or the ONNX file."""
     runtime: str = "auto"
     """One of ``RUNTIMES``; ``auto`` takes the first of ``OWN_RUNTIMES`` that works."""
     studies: int | None = None
@@ -54,7 +56,7 @@ class ParityOptions:
 
 
 def parity(options: ParityOptions, report: Callable[[str], None] = lambda _: None) -> tuple[Judgement, dict[str, Any]]:
-    """Judges a bundle by its checkpoints.
+    """Judges a bundle by what it was built from.
 
     Returns
     -------
@@ -65,25 +67,22 @@ def parity(options: ParityOptions, report: Callable[[str], None] = lambda _: Non
     UsageError, BundleError, EnvironmentProblem
         What was named cannot be used, or no runtime works here.
     """
-    from mura_trt.checkpoint import load_network
-
     bundle = Bundle.open(options.bundle)
     bounds = with_changes(bundle.manifest.bounds, options.changes)
     listing = options.archive.listing()
     if options.studies is not None:
         listing = whole_studies(listing, options.studies)
-    if [sha256_of(path) for path in options.checkpoints] != bundle.manifest.checkpoints_sha256:
-        logger.warning("the bundle was built from other checkpoints than these; the comparison is with these")
-    network = load_network(options.checkpoints)
-    judgement, found = compare(
-        bundle, listing, Reference(network), bounds, options.runtime, options.batch, HALF_VIEWS, report
-    )
+    reference, hashes = reference_of(bundle.manifest, options.checkpoints, "half.largest" in bounds)
+    if hashes != bundle.manifest.checkpoints_sha256:
+        logger.warning("the bundle was built from other files than these; the comparison is with these")
+    judgement, found = compare(bundle, listing, reference, bounds, options.runtime, options.batch, HALF_VIEWS, report)
     found = {"bundle": str(options.bundle), "archive": str(options.archive.place), **found}
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         write_atomically(options.out / "parity.json", (json.dumps(found, indent=2) + "\n").encode())
         try:
-            picture(judgement, options.out / "parity.png", f"{bundle.manifest.name}, {found['runtime']}")
+            title = f"{bundle.manifest.name}, {found['runtime']}"
+            picture(judgement, options.out / "parity.png", title, bundle.manifest.reference)
         except ImportError as error:
             logger.warning("no picture: %s; pip install matplotlib", error)
     return judgement, found
@@ -120,6 +119,7 @@ def compare(
         "precision": bundle.manifest.precision,
         "runtime": session.name,
         "device": session.device,
+        "reference": bundle.manifest.reference,
         **as_json(judgement),
     }
 

@@ -47,7 +47,7 @@ def table(judgement: Judgement) -> str:
     return "\n".join(lines)
 
 
-def picture(judgement: Judgement, path: Path, title: str) -> None:
+def picture(judgement: Judgement, path: Path, title: str, reference: str) -> None:
     """Both scores of each study against one another, and their difference against their mean (Bland and Altman 1986).
 
     Raises
@@ -62,13 +62,13 @@ def picture(judgement: Judgement, path: Path, title: str) -> None:
     scatter, altman = canvas.subplots(1, 2)
     scatter.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     scatter.plot(theirs, ours, ".", markersize=4)
-    scatter.set(xlabel="PyTorch FP32", ylabel="bundle", title="probability of each study")
+    scatter.set(xlabel=f"{reference}, FP32", ylabel="bundle", title="probability of each study")
     difference = ours - theirs
     mean, spread = float(difference.mean()), 1.96 * float(difference.std())
     altman.plot((ours + theirs) / 2, difference, ".", markersize=4)
     for level, style in ((mean, "-"), (mean - spread, "--"), (mean + spread, "--")):
         altman.axhline(level, color="0.4", linestyle=style, linewidth=1)
-    altman.set(xlabel="mean of both", ylabel="bundle less PyTorch", title="difference; its mean and 95 % limits")
+    altman.set(xlabel="mean of both", ylabel=f"bundle less {reference}", title="difference; its mean and 95 % limits")
     canvas.suptitle(title)
     canvas.savefig(path, dpi=120)
 

@@ -56,10 +56,10 @@ def summary(run: ScoredRun, judged: Judged | str) -> str:
 
 
 def parity(said: dict[str, Any]) -> str:
-    """How the bundle compares with PyTorch, as ``score`` prints it."""
+    """How the bundle compares with its reference, as ``score`` prints it; older runs knew PyTorch alone."""
     bundle = said["bundle"]
     which = "its plan" if said["runtime"] in OWN_RUNTIMES else "its plan, not used here,"
-    return f"{which} ({bundle['precision']}) against PyTorch in FP32: {bundle['parity']}"
+    return f"{which} ({bundle['precision']}) against {bundle.get('reference', 'PyTorch')} in FP32: {bundle['parity']}"
 
 
 def failures(run: ScoredRun) -> str:

@@ -15,11 +15,14 @@ from mura_trt.contract import InputContract
 
 
 class Scores(NamedTuple):
-    """Of n views, float32: ``probability`` (n,), ``logit`` (n,) and class activation map ``cam`` (n, h, w)."""
+    """Of n views, float32: ``probability`` (n,), ``logit`` (n,) and class activation map ``cam`` (n, h, w).
+
+    ``cam`` is None where the bundle's graph has no map.
+    """
 
     probability: NDArray[np.float32]
     logit: NDArray[np.float32]
-    cam: NDArray[np.float32]
+    cam: NDArray[np.float32] | None = None
 
 
 class Piece(NamedTuple):
@@ -95,8 +98,8 @@ class Session(ABC):
     def __init__(self, contract: InputContract, batch: int) -> None:
         self.batch = batch
         self.pending = 0
+        self._contract = contract
         self._shape = (contract.height, contract.width, 1)
-        self._map_shape = contract.map_shape
 
     @property
     def device(self) -> str:

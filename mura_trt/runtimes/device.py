@@ -1,6 +1,6 @@
 """Batches in flight on a GPU: the order of copies, computing and waiting, whatever computes.
 
-    decoder's stream --(ready)--> compute: [gather] launch --(computed)--> copy back: three downloads --(copied)--> host
+    decoder's stream --(ready)--> compute: [gather] launch --(computed)--> copy back: the outputs --(copied)--> host
 
 A batch that the decoder left whole in the GPU's memory is computed on where it lies; any other is gathered in the
 session's own. The host waits for ``copied`` of the oldest batch only, with the younger ones queued behind it.
@@ -37,7 +37,7 @@ class Slot:
     image: int
     """Address of pixels, uint8 (batch, H, W, 1), where they do not lie together elsewhere."""
     outputs: dict[str, Output]
-    """``probability``, ``logit`` and ``cam``."""
+    """``probability``, ``logit`` and, where the graph has a map, ``cam``."""
     computed: Event
     copied: Event
     staged: NDArray[np.uint8]
@@ -97,10 +97,9 @@ class DeviceSession(Session):
         """Gives back what ``_load`` has got so far, with nothing in flight and the context still there."""
 
     def _slot(self) -> Slot:
-        shapes = {"probability": (self.batch,), "logit": (self.batch,), "cam": (self.batch, *self._map_shape)}
         outputs = {}
-        for name, shape in shapes.items():
-            host = self._gpu.pinned(shape, np.float32)
+        for name in self._contract.outputs:
+            host = self._gpu.pinned((self.batch, *self._contract.output_shape(name)), np.float32)
             outputs[name] = Output(self._gpu.memory(host.nbytes), host)
         staged = self._gpu.pinned((self.batch, *self._shape), np.uint8)
         image = self._gpu.memory(staged.nbytes)
@@ -149,7 +148,7 @@ class DeviceSession(Session):
         slot.copied.synchronize()
         slot.pieces.clear()  # copied comes after computed, so nothing reads them any more
         self._free.append(slot)
-        return Scores(*(slot.outputs[name].host[: slot.views] for name in ("probability", "logit", "cam")))
+        return Scores(*(slot.outputs[name].host[: slot.views] for name in self._contract.outputs))
 
     def close(self) -> None:
         """Waits for what is in flight, and gives memory and context back, however far the session has come."""

@@ -11,7 +11,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.runtimes.base import HostSession, Scores, SessionOptions
 
 
-def checksums(images: NDArray[np.uint8], map_shape: tuple[int, int]) -> Scores:
+def checksums(images: NDArray[np.uint8], map_shape: tuple[int, int] | None) -> Scores:
     """What the null runtime gives for pixels uint8 (n, H, W, 1); its maps are zeros, float32 (n, *map_shape)."""
     from isal.isal_zlib import adler32  # in a third of zlib's time
 
@@ -19,7 +19,8 @@ def checksums(images: NDArray[np.uint8], map_shape: tuple[int, int]) -> Scores:
     # Adler-32's lower half is the plain sum of bytes modulo 65521: spread enough over small differences.
     probability = ((sums % 65521 + 0.5) / 65521).astype(np.float32)
     logit = np.log(probability / (1 - probability))
-    return Scores(probability, logit, np.zeros((len(images), *map_shape), np.float32))
+    maps = None if map_shape is None else np.zeros((len(images), *map_shape), np.float32)
+    return Scores(probability, logit, maps)
 
 
 class NullSession(HostSession):
@@ -33,7 +34,7 @@ class NullSession(HostSession):
 
     def _run(self, images: NDArray[np.uint8]) -> Scores:
         until = time.monotonic() + self._seconds
-        scores = checksums(images, self._map_shape)
+        scores = checksums(images, self._contract.map_shape)
         rest = until - time.monotonic()
         if rest > 0:
             time.sleep(rest)

@@ -46,7 +46,7 @@ class OnnxRuntimeSession(Session):
             self._graph(bundle), settings, providers=["CPUExecutionProvider"], disabled_optimizers=[*self._left_out]
         )
         self._cores = ThreadPoolExecutor(cores, thread_name_prefix="engine")
-        self._running: deque[list[Future[Scores]]] = deque()
+        self._running: deque[list[Future[list[NDArray[np.float32]]]]] = deque()
 
     def _graph(self, bundle: Bundle) -> str | bytes:
         return str(bundle.path("fp32_onnx"))
@@ -59,9 +59,9 @@ class OnnxRuntimeSession(Session):
         parts = [view.result() for view in self._running.popleft()]
         return Scores(*(np.concatenate(output) for output in zip(*parts, strict=True)))
 
-    def _compute(self, image: NDArray[np.uint8]) -> Scores:
-        outputs = self._session.run(["probability", "logit", "cam"], {"image": image})
-        return Scores(*(np.asarray(output, np.float32) for output in outputs))
+    def _compute(self, image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        outputs = self._session.run([*self._contract.outputs], {"image": image})
+        return [np.asarray(output, np.float32) for output in outputs]
 
     def close(self) -> None:
         """Ends its threads; what is under way is dropped."""

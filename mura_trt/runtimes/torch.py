@@ -36,6 +36,11 @@ def _torch() -> Any:
 
 def _model(bundle: Bundle) -> Network:
     """Channels last, FP32, on the CPU."""
+    if bundle.manifest.imported is not None:
+        raise RuntimeUnavailable(
+            f"{bundle.manifest.network} was imported from an ONNX file, and PyTorch has no module for it; it runs in"
+            " onnxruntime, emulated, tensorrt and tensorrt_rtx"
+        )
     torch = _torch()
     try:
         from mura_trt.export import load_exported

@@ -371,7 +371,7 @@ class SimulatedSession(DeviceSession):
 
         def do() -> None:
             pixels = block.bytes_[at : at + int(np.prod(shape))].reshape(shape)
-            for name, tensor in checksums(pixels, self._map_shape)._asdict().items():
+            for name, tensor in checksums(pixels, self._contract.map_shape)._asdict().items():
                 home, start = homes[name]
                 home.bytes_[start : start + tensor.nbytes] = tensor.reshape(-1).view(np.uint8)
 

@@ -31,7 +31,8 @@ from mura_trt.errors import BundleError, UsageError
 from mura_trt.model import Ensemble, MuraNet
 from mura_trt.parity.bounds import BOUNDS, with_changes
 from mura_trt.parity.judge import Judgement
-from mura_trt.parity.measure import Reference, in_batches, pillow_pixels
+from mura_trt.parity.measure import in_batches, pillow_pixels
+from mura_trt.parity.reference import Reference, TorchReference
 from mura_trt.parity.run import compare
 from mura_trt.precision import Quantization, lower, raised
 from mura_trt.runtimes import Scores, SessionOptions, open_session
@@ -56,7 +57,7 @@ def few(archive: Path) -> Listing:
 
 @pytest.fixture(scope="module")
 def reference(model: MuraNet) -> Reference:
-    return Reference(model)
+    return TorchReference(model)
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +149,12 @@ def test_values_beyond_half_precision_are_found_with_their_layer(model: MuraNet,
         layer.norm2.running_mean.mul_(1e5)  # type: ignore[union-attr, operator]
         layer.norm2.running_var.mul_(1e10)  # type: ignore[union-attr, operator]
     bounds = with_changes(BOUNDS["fp16"], LOOSE | DECISIONS)
-    judgement, _ = compare(bundle, few, Reference(grown), bounds, "onnxruntime", half_views=1)
+    judgement, _ = compare(bundle, few, TorchReference(grown), bounds, "onnxruntime", half_views=1)
     assert missed_levels(judgement) == {"half"}
     names = {figure.name for figure in judgement.missed}
     assert "largest, of features.denseblock3.denselayer4.conv1" in names
     assert "dp_max" in names  # torch's half precision is infinite there
-    sound, _ = compare(bundle, few, Reference(model), bounds, "onnxruntime")
+    sound, _ = compare(bundle, few, TorchReference(model), bounds, "onnxruntime")
     assert not sound.missed
 
 

@@ -187,5 +187,5 @@ def test_json_and_picture_tell_it_all(tmp_path: Path) -> None:
     assert told["kept"] is False
     assert told["worst_views"][0]["dp"] == pytest.approx(0.06, abs=1e-3)
     assert {"level": "batches", "name": "dp_max", "value": 1e-4, "bound": 0.02, "kept": True} in told["figures"]
-    picture(judgement, tmp_path / "p.png", "title")
+    picture(judgement, tmp_path / "p.png", "title", "PyTorch")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,119 @@
+"""What a bundle is built from, whichever kind it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mura_trt.contract import InputContract
+from mura_trt.errors import UsageError
+from mura_trt.files import sha256_of
+from mura_trt.precision import Quantization, lower
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from mura_trt.bundle import Manifest
+    from mura_trt.calibrate import Calibration
+    from mura_trt.engine_recipe import Recipe
+    from mura_trt.parity.reference import Reference
+
+
+class Origin(ABC):
+    """A network with all that a bundle needs of it; opened when something is first asked of it.
+
+    Its methods raise UsageError where its files cannot be used.
+    """
+
+    @property
+    @abstractmethod
+    def network(self) -> str:
+        """A bundle's ``network``."""
+
+    @property
+    @abstractmethod
+    def contract(self) -> InputContract:
+        """What its graph takes and gives."""
+
+    @property
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """What it consists of, in an order of its own."""
+
+    @property
+    @abstractmethod
+    def imported(self) -> dict[str, Any] | None:
+        """A bundle's ``imported``."""
+
+    @property
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Of the libraries that make its graph."""
+
+    @abstractmethod
+    def graph(self) -> ModelProto:
+        """In FP32; takes ``image`` and gives the contract's outputs."""
+
+    @abstractmethod
+    def reference(self, ranges: bool) -> Reference:
+        """What a bundle of it is judged by; with ``ranges``, it notes how large its values become."""
+
+    @abstractmethod
+    def calibrated(self, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]) -> Calibration:
+        """How its convolutions are rounded for a narrow format, by views uint8 (n, H, W, 1)."""
+
+    def lowered(self, graph: ModelProto, quantization: Quantization | None) -> ModelProto:
+        """Its graph in half precision, or in a narrow format."""
+        return lower(graph, quantization)
+
+    def refuse(self, precision: str) -> None:  # noqa: B027  most take all of them
+        """Raises UsageError where it cannot be lowered to a precision, before any work."""
+
+    @property
+    def sha256(self) -> list[str]:
+        """Of each file."""
+        return [sha256_of(file) for file in self.files]
+
+
+def reference_of(manifest: Manifest, paths: Sequence[Path], ranges: bool) -> tuple[Reference, list[str]]:
+    """What a bundle is judged by, from the files that a user names, and their SHA-256.
+
+    Parameters
+    ----------
+    manifest
+        The bundle's: it says what kind of network they are of.
+    paths
+        Checkpoints, or the ONNX file.
+    ranges
+        Have it note how large its values become.
+
+    Raises
+    ------
+    UsageError
+        They are of the other kind, or cannot be used.
+    """
+    graphs = [path for path in paths if path.suffix.lower() == ".onnx"]
+    if manifest.imported is None:
+        from mura_trt.networks.checkpoints import Checkpoints
+
+        if graphs:
+            raise UsageError(
+                f"{graphs[0]}: the bundle was built from PyTorch checkpoints, by build-engine; name these with"
+                " --checkpoint"
+            )
+        origin = Checkpoints(paths)
+        return origin.reference(ranges), origin.sha256
+    from mura_trt.networks.reading import files_of
+    from mura_trt.networks.told import Facts
+    from mura_trt.parity.onnx_reference import OnnxReference
+
+    if len(paths) != 1:
+        raise UsageError(f"the bundle is of one ONNX file, by import-onnx, and --checkpoint names {len(paths)} files")
+    (path,) = paths
+    hashes = [sha256_of(file) for file in files_of(path)]
+    return OnnxReference(path, manifest.contract, Facts.of(manifest.imported), ranges), hashes

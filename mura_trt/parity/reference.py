@@ -1,0 +1,92 @@
+"""What a bundle is judged by: the network as it was before anything here was done to it, in FP32 on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mura_trt.model import Network
+
+BATCH = 8
+
+
+class Reference(ABC):
+    """A network in FP32 on the CPU.
+
+    Attributes
+    ----------
+    largest
+        Layer -> the largest absolute value that came out of it so far, infinite where one was no number; empty where
+        nobody asked for that.
+    """
+
+    def __init__(self) -> None:
+        self.largest: dict[str, float] = {}
+
+    @abstractmethod
+    def scores(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probability and logit, float32 (n,) each, of uint8 (n, H, W, 1)."""
+
+    @abstractmethod
+    def half_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability where all but input, normalisation and head is computed in half precision."""
+
+
+class TorchReference(Reference):
+    """PyTorch in FP32 on the CPU, which notes how large its values become."""
+
+    def __init__(self, model: Network) -> None:
+        super().__init__()
+        self.model = model.eval()
+
+    def scores(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probability and logit, float32 (n,) each, of uint8 (n, H, W, 1)."""
+        parts = []
+        with self._noted():
+            for start in range(0, len(pixels), BATCH):
+                parts.append(_scored(self.model, pixels[start : start + BATCH]))
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def half_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability where all but input, normalisation and head is half precision; some 10 s a view."""
+        return _scored(copy.deepcopy(self.model).half_body(), pixels)[0]
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """What convolutions, batch norms and pools give is all there is: ReLU and concatenation make nothing larger."""
+
+        def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+                # NaN must not hide behind max.
+                found = float(output.abs().max().nan_to_num(np.inf, np.inf))
+                self.largest[name] = max(self.largest.get(name, 0.0), found)
+
+            return hook
+
+        hooks = [
+            module.register_forward_hook(note(name))
+            for name, module in self.model.named_modules()
+            if "features" in name and not list(module.children())
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _scored(model: Network, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    import torch
+
+    with torch.inference_mode():
+        probability, logit, _ = model(torch.from_numpy(pixels.copy()))
+    return probability.numpy(), logit.numpy()
