@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -334,6 +335,57 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("many") / "archive"
     write_archive(root, DemoPlan(400, seed=11))
     return root
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as trying:
+        return trying.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+def test_a_cluster_that_this_machine_is_no_node_of_scores_by_rays_client(
+    archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
+) -> None:
+    port, client = free_port(), free_port()
+    ports = [f"--port={port}", f"--ray-client-server-port={client}"]
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2", *ports, "--block"]
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    head = subprocess.Popen([*start, "--include-dashboard=false"], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while not listens(client):
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder)]
+        options = [
+            "--runtime",
+            "null",
+            "--shard-views",
+            "8",
+            "--batch",
+            "4",
+            "--workers",
+            "2",
+            "-o",
+            str(tmp_path / "out"),
+        ]
+        told = subprocess.run(
+            [*command, *options, "--cluster", f"ray://127.0.0.1:{client}"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+    finally:
+        head.terminate()
+        head.wait()
+    assert tables(tmp_path / "out") == tables(clean)
+    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["workers"]) == 2
 
 
 @pytest.mark.slow
