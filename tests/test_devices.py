@@ -166,7 +166,11 @@ class Cursed(FolderSource):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, "DECODER_CRASH"), (signal.SIGSTOP, "STALLED")], ids=["kills", "hangs"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGKILL, "DECODER_CRASH", id="kills"),
+        pytest.param(signal.SIGSTOP, "STALLED", id="hangs", marks=pytest.mark.slow),
+    ],
 )
 def test_a_view_that_costs_its_worker_is_the_only_failure(
     number: int,

@@ -174,8 +174,8 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     [
         ("die", r"died \(exit code -9, .*worker\.log: .*\)"),
         ("hang", "hung: read takes more than 5 s"),
-        ("freeze", "hung: no sign of life for 5 s"),
-        ("picture", "hung: draw takes more than 5 s"),
+        pytest.param("freeze", "hung: no sign of life for 5 s", marks=pytest.mark.slow),
+        pytest.param("picture", "hung: draw takes more than 5 s", marks=pytest.mark.slow),
     ],
 )
 def test_a_view_on_which_the_process_is_lost_costs_no_other_its_picture(
@@ -223,7 +223,7 @@ def test_a_view_that_failed_is_not_tried_again_after_a_loss(root: Path, caplog: 
     assert reads["read s/085.png"] == 2
 
 
-@pytest.mark.parametrize("source", [SlowSource, StreamSource])
+@pytest.mark.parametrize("source", [pytest.param(SlowSource, marks=pytest.mark.slow), StreamSource])
 def test_who_is_slow_and_moves_is_given_time(
     root: Path, source: type[TrapSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -37,6 +37,7 @@ def reference(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPath
     return Reference(folder, checkpoint), folder
 
 
+@pytest.mark.slow
 def test_a_contest_tells_times_of_right_scores_alone(
     reference: tuple[Reference, Path], bundle: Bundle, checkpoint: Path, model: MuraNet, tmp_path: Path
 ) -> None:

@@ -697,7 +697,7 @@ class HangingSource(FolderSource):
         return super().read(reference)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["a read", "the process"])
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["a read", "the process"])
 def test_what_hangs_is_told_tried_again_and_named(
     whole: bool,
     clean: Path,

@@ -212,6 +212,7 @@ def test_ctrl_c_ends_the_run_and_its_actors(nodes: Nodes, archive: Path, bundle:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_cluster_of_its_own_scores_with_the_real_engine(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
     arguments = [str(archive), "--engine", str(bundle.folder), "--runtime", "onnxruntime", "--batch", "8"]
     command = [sys.executable, "-m", "mura_trt", "score", *arguments, "-o"]

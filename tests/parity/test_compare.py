@@ -158,6 +158,7 @@ def test_values_beyond_half_precision_are_found_with_their_layer(model: MuraNet,
     assert not sound.missed
 
 
+@pytest.mark.slow
 def test_kernels_that_saturate_are_caught(model: MuraNet, pixels: NDArray[np.uint8]) -> None:
     """ONNX Runtime's integer kernels on CPUs with AVX2 and no VNNI add pairs of products in 16 bits (vpmaddubsw).
 
