@@ -223,8 +223,8 @@ class Crew:
             return Lost(hangs=f"no sign of life for {SILENCE_SECONDS:.0f} s")
         return Fatal(
             EnvironmentProblem(
-                f"{self.name(member.number)} did not get ready within {START_SECONDS:.0f} s; see {member.config.log},"
-                " look at the GPU and the disk, then run again with --resume"
+                f"{self.name(member.number)} did not get ready within {START_SECONDS:.0f} s;"
+                f" {member.config.place.way_out(member.config.log)}, then run again with --resume"
             )
         )
 
@@ -246,9 +246,7 @@ class Crew:
         """What is wrong with the device that a worker has found."""
         if place.device == "cuda" and ready.device != "cuda":
             passed_over = "".join(f"; {reason}" for reason in ready.passed_over)
-            return EnvironmentProblem(
-                f"{place}: {ready.runtime} works on the CPU; leave --devices out, or give --devices cpu{passed_over}"
-            )
+            return EnvironmentProblem(f"{place}: {ready.runtime} works on the CPU; give --devices cpu{passed_over}")
         if self._device not in (None, ready.device):
             return EnvironmentProblem(
                 f"the run began on {self._device} and its worker now finds only {ready.device}: look at the GPU, then"

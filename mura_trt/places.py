@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 from mura_trt.cores import usable_cores
@@ -24,6 +25,9 @@ class AnyPlace(Protocol):
     @property
     def device(self) -> str | None:
         """``cuda`` or ``cpu``; None where the runtime decides."""
+
+    def way_out(self, log: Path, /) -> str:
+        """Where to look when a worker does not get ready here; ``log`` is its own."""
 
     def take(self) -> None:
         """Keeps this process to it, before a library is loaded that counts cores or looks for GPUs."""
@@ -49,6 +53,10 @@ class Place:
         if self.gpu is not None:
             return f"GPU {self.gpu}"
         return AUTO if self.cores is None else f"CPU cores {_ranges(self.cores)}"
+
+    def way_out(self, log: Path) -> str:
+        """For who waits in vain for a worker here."""
+        return f"see {log}, look at the GPU and the disk"
 
     def take(self) -> None:
         """Keeps this process to its place, before it loads a library that counts cores or looks for GPUs."""

@@ -172,7 +172,7 @@ def score_listing(
             bundle,
             listing.source,
             options.runtime if options.allow_mixed else recipe.get("runtime", options.runtime),
-            options.batch or recipe.get("batch"),
+            options.batch or (None if options.allow_mixed else recipe.get("batch")),
             options.null_ms,
             options.out / WORKER_LOG,
             map_size(options, bundle),
@@ -181,7 +181,7 @@ def score_listing(
         mixed = options.allow_mixed
         device = None if mixed else recipe.get("device")
         with (
-            workplace(options, listing) as (hire, places),
+            workplace(options, listing, config.runtime, recipe.get("device")) as (hire, places),
             Crew(hire, config, places, device, mixed) as crew,
         ):
             passed_over: list[str] = []
@@ -302,14 +302,19 @@ def _worker_seconds(supervisor: Supervisor) -> dict[str, float]:
 
 
 @contextmanager
-def workplace(options: ScoreOptions, listing: Listing) -> Iterator[tuple[Hire, Sequence[AnyPlace]]]:
-    """What starts workers, and where they are to work: on this machine, or on a cluster's for so long."""
+def workplace(
+    options: ScoreOptions, listing: Listing, runtime: str, device: str | None
+) -> Iterator[tuple[Hire, Sequence[AnyPlace]]]:
+    """What starts workers, and where they are to work: on this machine, or on a cluster's for so long.
+
+    ``runtime`` and ``device`` are those of the run that is gone on with, where there is one.
+    """
     if options.cluster is None:
         yield WorkerProcess, options.places
         return
     from mura_trt.cluster.join import joined
 
-    with joined(options, listing) as (hire, places):
+    with joined(options, listing, runtime, device) as (hire, places):
         yield hire, places
 
 

@@ -14,6 +14,7 @@ from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.tables import FORMATS
 
+ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # runtimes that have no use for a cluster's GPU
 CLUSTERS, CLUSTER_URL = ("auto", "local"), "ray://"
 
 
@@ -104,6 +105,8 @@ class ScoreOptions:
             raise UsageError(f"--cluster {self.cluster}: give {', '.join(CLUSTERS)} or {CLUSTER_URL}HOST:PORT")
         if self.devices not in (AUTO, ALL, CPU):
             raise UsageError(f"--devices {self.devices}: with --cluster give auto, all (GPUs) or cpu")
+        if self.devices == ALL and self.runtime in ON_CPU:
+            raise UsageError(f"--devices all: {self.runtime} has no use for a GPU; give --devices cpu")
         if self.allow_mixed and (self.devices != AUTO or self.runtime != "auto"):
             raise UsageError("--allow-mixed takes what each worker finds: leave --devices and --runtime out")
 

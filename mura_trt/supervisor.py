@@ -42,7 +42,7 @@ class Progress:
     fresh: int = 0
     """Views that workers of this run gave rows of."""
     nodes: dict[str, int] = field(default_factory=dict)
-    """By machine, views that its workers are through with; empty where there is this one only."""
+    """By machine, views that its workers gave rows of; empty where there is this one only."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -85,6 +85,8 @@ class Record:
     """The stage seconds of the one that is there now."""
     waited_since: float = 0.0
     """When it last gave rows, or was given a task while it had none: seconds of the monotonic clock."""
+    views_of_its_own: int = 0
+    """That the one gave that is there now."""
     seconds_a_view: float = 0.0
     """What it takes, as far as it told."""
 
@@ -94,8 +96,9 @@ class Record:
         self.views += views
         self.settled = max(0, self.settled - (done.rows.stop - done.rows.start))
         self.waited_since = time.monotonic()
-        if self.views:
-            self.seconds_a_view = done.working_s / self.views
+        self.views_of_its_own += views
+        if self.views_of_its_own:
+            self.seconds_a_view = done.working_s / self.views_of_its_own
         for stage, seconds in done.stage_seconds.items():
             more = seconds - self.last_told.get(stage, 0.0)
             self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + more
@@ -105,7 +108,7 @@ class Record:
         """Counts a loss."""
         self.losses += 1
         self.losses_in_a_row += 1
-        self.settled, self.last_told = 0, {}
+        self.settled, self.views_of_its_own, self.last_told = 0, 0, {}
 
 
 class Supervisor:
@@ -146,6 +149,7 @@ class Supervisor:
         self.records = [Record() for _ in range(len(crew))]
         self._first_batch_at: float | None = None
         self._last_commit_at = 0.0
+        self._views_of_nodes: dict[str, int] = {}
 
     @property
     def seconds(self) -> float:
@@ -225,6 +229,8 @@ class Supervisor:
         fresh = self._ledger.came_back - before
         self._progress.fresh += fresh
         self.records[number].take(done, fresh)
+        if (ready := self._crew.ready(number)) and ready.node:
+            self._views_of_nodes[ready.node] = self._views_of_nodes.get(ready.node, 0) + fresh
         self._commit(whole)
 
     def _named(self, number: int, rows: Rows) -> Rows:
@@ -250,16 +256,8 @@ class Supervisor:
         waiting = self._ledger.came_back - committed  # for the rest of their shards
         under_way = waiting + sum(record.settled for record in self.records)
         self._progress.under_way = min(under_way, self._progress.views - committed)  # some may be done twice
-        self._progress.nodes = self._by_node()
+        self._progress.nodes = self._views_of_nodes
         self._report(self._progress)
-
-    def _by_node(self) -> dict[str, int]:
-        views: dict[str, int] = {}
-        for number, record in enumerate(self.records):
-            ready = self._crew.ready(number)
-            if ready and ready.node:
-                views[ready.node] = views.get(ready.node, 0) + record.views + record.settled
-        return views
 
     def _replace(self, number: int, lost: Lost) -> None:
         """Settles what the lost worker had, and has another start."""

@@ -14,7 +14,11 @@ END = None  # of what an actor's worker says
 
 
 class QueueLine:
-    """A :class:`~mura_trt.worker.Line` within a process: the actor's other threads pass on what it takes and gives."""
+    """A :class:`~mura_trt.worker.Line` within a process: the actor's other threads pass on what it takes and gives.
+
+    Ray keeps no order among messages to an actor with several threads. The worker needs none: tasks may come in any,
+    and where it was told too early to be content with a short batch, it asks again.
+    """
 
     def __init__(self) -> None:
         self.to_worker: SimpleQueue[Any] = SimpleQueue()

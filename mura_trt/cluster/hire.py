@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -12,13 +13,34 @@ from typing import Any
 from mura_trt.cluster.actor import END, WorkerActor
 from mura_trt.cluster.shares import Share
 from mura_trt.cluster.sight import Sight
+from mura_trt.cluster.words import in_a_line
+from mura_trt.places import AnyPlace
 from mura_trt.worker import Stop, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
 END_SECONDS = 10.0  # for a worker that is to end by itself
 THREADS = 3  # of an actor: it works, takes messages and gives some, all at once
-LAST_WORDS = 300  # characters
+
+
+class Hiring:
+    """What starts workers in a cluster: a :data:`~mura_trt.crew.Hire`.
+
+    Parameters
+    ----------
+    sight
+        What each must see.
+    """
+
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
+        self._begun: set[AnyPlace] = set()
+
+    def __call__(self, config: WorkerConfig, inbox: SimpleQueue[tuple[Any, Any]]) -> ActorHandle:
+        """Starts one; who replaces another has files' changes told by their own rows."""
+        sight = self._sight.of_a_replacement() if config.place in self._begun else self._sight
+        self._begun.add(config.place)
+        return ActorHandle(config, inbox, sight)
 
 
 class ActorHandle:
@@ -76,12 +98,15 @@ class ActorHandle:
                         inbox.put((self, message))
             ray.get(self._work)  # raises what the worker ended in
         except (RayError, ConnectionError) as error:  # the latter where the cluster itself is gone
-            self._words = _in_a_line(getattr(error, "cause", None) or error)
+            self._words = in_a_line(getattr(error, "cause", None) or error)
         inbox.put((self, None))
 
     def send(self, message: object) -> None:
-        """Gives the worker a message; where it has died, the inbox will tell."""
-        self._actor.give.remote(message)
+        """Gives the worker a message; where it or the cluster is gone, the inbox will tell."""
+        from ray.exceptions import RayError
+
+        with contextlib.suppress(RayError, ConnectionError):
+            self._actor.give.remote(message)
 
     def last_words(self) -> str:
         """What Ray says of its end."""
@@ -90,20 +115,14 @@ class ActorHandle:
     def stop(self, graceful: bool) -> None:
         """Ends the actor, by a word or at once."""
         import ray
-        from ray.exceptions import GetTimeoutError, RayError
+        from ray.exceptions import RayError
 
         if graceful:
             self.send(Stop())
             try:
                 ray.get(self._work, timeout=END_SECONDS)
-            except (RayError, ConnectionError, GetTimeoutError) as error:
-                logger.warning("a worker did not end by itself: %s", _in_a_line(error))
-        ray.kill(self._actor)
+            except (RayError, ConnectionError) as error:
+                logger.warning("a worker did not end by itself: %s", in_a_line(error))
+        with contextlib.suppress(RayError, ConnectionError):  # then there is nobody to end
+            ray.kill(self._actor)
         self._taking.join(END_SECONDS)
-
-
-def _in_a_line(error: Exception) -> str:
-    """What an error says, without Ray's line breaks and the middle of what is long: what happened stands at the end."""
-    words = " ".join(str(error).split())
-    half = LAST_WORDS // 2
-    return words if len(words) <= LAST_WORDS else f"{words[:half]} ... {words[-half:]}"

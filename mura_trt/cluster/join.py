@@ -7,16 +7,17 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mura_trt.archives.listing import Listing
 from mura_trt.cluster.shares import Node, Share, shares_of
+from mura_trt.cluster.words import in_a_line
 from mura_trt.cores import usable_cores
+from mura_trt.crew import START_SECONDS
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import EnvironmentProblem
 from mura_trt.processes import return_freed_memory
-from mura_trt.score_options import CLUSTER_URL, ScoreOptions
+from mura_trt.score_options import CLUSTER_URL, ON_CPU, ScoreOptions
 
 if TYPE_CHECKING:
     from mura_trt.crew import Hire
@@ -26,32 +27,50 @@ logger = logging.getLogger(__name__)
 # Of a cluster that is started here: rows are all that goes through it, and Ray takes a third of the memory if not told.
 OBJECT_STORE_BYTES = 128 << 20
 CONNECT_SECONDS = 10.0
-ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # runtimes that have no use for a GPU
 
 
 @contextmanager
-def joined(options: ScoreOptions, listing: Listing) -> Iterator[tuple[Hire, list[Share]]]:
+def joined(
+    options: ScoreOptions, listing: Listing, runtime: str, device: str | None
+) -> Iterator[tuple[Hire, list[Share]]]:
     """What starts a run's workers in the cluster, and a place for each.
+
+    Parameters
+    ----------
+    options, listing
+        What to score, and how.
+    runtime
+        What workers will be asked for.
+    device
+        Of the run that is gone on with; None where one begins.
 
     Raises
     ------
     EnvironmentProblem
-        Ray is not installed, there is no cluster, or it speaks another version.
+        Ray is not installed, there is no cluster, it speaks another version, or it went away.
     UsageError
         It has no room for that many workers.
     """
     ray = _ray()
-    from mura_trt.cluster.hire import ActorHandle
+    from ray.exceptions import RayError
+
+    from mura_trt.cluster.hire import Hiring
     from mura_trt.cluster.sight import Sight
 
     sight = Sight.of(listing)
     _init(ray, options.cluster or "")
     try:
         nodes = nodes_of(ray.nodes())
-        device = "cpu" if options.runtime in ON_CPU else options.device
+        device = "cpu" if runtime in ON_CPU else options.device or device
         shares = shares_of(nodes, options.workers, device, options.allow_mixed)
         logger.info("%d workers on a cluster of %d nodes", len(shares), len(nodes))
-        yield partial(ActorHandle, sight=sight), shares
+        _warn_of_others(ray.available_resources(), shares)
+        yield Hiring(sight), shares
+    except (RayError, ConnectionError) as error:  # a worker's end is no error of the driver's: this is the cluster's
+        raise EnvironmentProblem(
+            f"--cluster {options.cluster}: it went away ({in_a_line(error)}); what is committed stays: run again with"
+            " --resume when it is back"
+        ) from error
     finally:
         ray.shutdown()
         return_freed_memory()  # 40 MB after a million views, which the tables would come on top of
@@ -64,6 +83,18 @@ def nodes_of(told: list[dict[str, Any]]) -> list[Node]:
         for node in told
         if node["Alive"]
     ]
+
+
+def _warn_of_others(free: dict[str, float], shares: list[Share]) -> None:
+    wanted = {"CPU": sum(share.cpus for share in shares), "GPU": sum(share.gpus for share in shares)}
+    lacks = [f"{count} {kind}s and {free.get(kind, 0):g} are free" for kind, count in wanted.items()
+             if count > free.get(kind, 0)]  # fmt: skip
+    if lacks:
+        logger.warning(
+            "the workers take %s: others hold the rest, and a worker waits %d minutes for room",
+            ", ".join(lacks),
+            START_SECONDS / 60,
+        )
 
 
 def _ray() -> Any:
@@ -103,10 +134,11 @@ def _init(ray: Any, cluster: str) -> None:
             )
         else:
             ray.init(address=cluster, **quiet)
-    except (OSError, RuntimeError, ImportError) as error:  # ConnectionError and TimeoutError are among the first
+    # ConnectionError and TimeoutError are OSErrors; RayErrors tell of tokens, ValueErrors of addresses.
+    except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
         way = (
             "start it with: ray start"
             if not cluster.startswith(CLUSTER_URL)
             else "is its head there, with ray[client]?"
         )
-        raise EnvironmentProblem(f"--cluster {cluster}: {error}; {way}") from error
+        raise EnvironmentProblem(f"--cluster {cluster}: {in_a_line(error)}; {way}") from error

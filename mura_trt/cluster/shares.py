@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mura_trt.cores import CORES
 from mura_trt.errors import UsageError
@@ -41,6 +42,10 @@ class Share:
         gpu = "1 GPU and " if self.gpus else ""
         return f"place {self.number} of the cluster ({gpu}{self.cpus} CPU{'s' if self.cpus > 1 else ''})"
 
+    def way_out(self, _log: Path) -> str:
+        """For who waits in vain for a worker here; an actor's log is Ray's."""
+        return "look whether the cluster has room for it, and into Ray's logs on its nodes"
+
     def take(self) -> None:
         """Keeps this process to as many cores as it was given: Ray counts them, and holds nobody to it."""
         os.environ[CORES] = str(self.cpus)
@@ -71,7 +76,7 @@ def shares_of(nodes: Sequence[Node], workers: int | None, device: str | None, mi
     if device == "cuda" and not gpus:
         raise UsageError("--devices all: the cluster has no GPU; leave it out, or give cpu")
     if mixed:
-        others = [node for node in nodes if not node.gpus]
+        others = [node for node in nodes if node.cpus and not node.gpus]
         with_gpu = min(gpus, workers or gpus)
         found = _shares(nodes, with_gpu, True) if with_gpu else []
         without = len(others) if workers is None else workers - with_gpu

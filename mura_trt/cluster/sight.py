@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
+from mura_trt import gray
 from mura_trt.archives.listing import Listing, Reference, Unreadable, display
 from mura_trt.bundle import Bundle
 from mura_trt.errors import BundleError, EnvironmentProblem
-from mura_trt.score_recipe import installed_versions
+from mura_trt.score_recipe import DICOM_LIBRARIES, installed_versions
 from mura_trt.worker import WorkerConfig
 
 VIEWS = 3  # that are looked for: the first, the last and one between them
 _WAY_OUT = "every node needs the archive and the bundle under the driver's path: a shared folder, or a URL"
-LIBRARIES = ("mura-trt", "nvidia-dali-cuda130", "isal", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "numpy")
+LIBRARIES = (
+    "mura-trt",
+    "nvidia-dali-cuda130",
+    "isal",
+    "onnxruntime",
+    "torch",
+    "tensorrt",
+    "tensorrt_rtx",
+    "numpy",
+    *DICOM_LIBRARIES,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,8 @@ class Sight:
     """Of some views: the name, what it is read by, and what changes when it does."""
     versions: Mapping[str, str]
     """Of the libraries that decide rows."""
+    own_decoder: bool = True
+    """Whether files are decoded by this package's own library."""
 
     @classmethod
     def of(cls, listing: Listing) -> Sight:
@@ -36,7 +48,11 @@ class Sight:
             ((reference,), names) = listing.references(view, view + 1), listing.keys(view, view + 1)
             with contextlib.suppress(OSError, ValueError, Unreadable):  # a view that is gone is told in its own row
                 stamps.append((listing.part_name(display(names[0])), reference, reader.stamp(reference)))
-        return cls(stamps, installed_versions(LIBRARIES))
+        return cls(stamps, installed_versions(LIBRARIES), gray.available())
+
+    def of_a_replacement(self) -> Sight:
+        """What whoever starts later must see: files may have changed since, which their own rows tell."""
+        return replace(self, stamps=())
 
     def check(self, config: WorkerConfig) -> None:
         """Compares with what this process sees.
@@ -53,16 +69,21 @@ class Sight:
             raise EnvironmentProblem(f"{error}; {_WAY_OUT}") from error
         if there.sha256 != config.bundle.sha256:
             raise EnvironmentProblem(f"{folder}: another bundle than the driver's; {_WAY_OUT}")
-        root = config.source.root
+        what = config.source.root
         try:
             reader = config.source.open()
             for name, reference, stamp in self.stamps:
+                what = f"{config.source.root}: {name}"
                 if reader.stamp(reference) != stamp:
-                    raise EnvironmentProblem(f"{root}: {name} is another file than the driver's; {_WAY_OUT}")
+                    raise EnvironmentProblem(f"{what} is another file than the driver's; {_WAY_OUT}")
         except (OSError, ValueError, Unreadable) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            what = root if not self.stamps or not Path(root).exists() else f"{root}: {name}"
             raise EnvironmentProblem(f"{what} cannot be read here ({reason}); {_WAY_OUT}") from error
+        if gray.available() != self.own_decoder:
+            raise EnvironmentProblem(
+                f"the C library of mura-trt is {'not ' if self.own_decoder else ''}there, other than with the driver:"
+                " install the same environment on all nodes, where there is a compiler"
+            )
         here = installed_versions(LIBRARIES)
         for library, version in self.versions.items():
             if here.get(library) != version:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import psutil
 import pytest
 
 from mura_trt.archives import list_archive
+from mura_trt.archives.zips import ZipSource
 from mura_trt.bundle import Bundle
 from mura_trt.cluster.sight import Sight
 from mura_trt.demo.archive import DemoPlan, write_archive
@@ -249,6 +251,7 @@ def test_where_runtimes_may_be_mixed_each_view_tells_its_own(
     ("change", "told"),
     [
         ({"versions": {"onnxruntime": "0.1"}}, "onnxruntime is .* here, and 0.1 with the driver"),
+        ({"own_decoder": False}, "the C library of mura-trt is there, other than with the driver"),
         ({"versions": {"tensorfoo": "0.1"}}, "tensorfoo is not installed here, and 0.1 with the driver"),
         ({"stamps": [("a.png", b"a.png", b"1 2")]}, "a.png cannot be read here .*every node needs the archive"),
     ],
@@ -283,6 +286,9 @@ def test_what_is_seen_is_compared(copied: Path, bundle: Bundle, tmp_path: Path) 
     shutil.rmtree(copied)
     with pytest.raises(EnvironmentProblem, match=f"{copied} cannot be read here .*No such file"):
         sight.check(config)
+    sight.of_a_replacement().check(config)  # what became of files is told in their rows
+    with pytest.raises(EnvironmentProblem, match=f"{tmp_path}/gone.zip cannot be read here .No such file"):
+        sight.check(dataclasses.replace(config, source=ZipSource(f"{tmp_path}/gone.zip")))
     elsewhere = dataclasses.replace(bundle, folder=tmp_path / "nowhere")
     with pytest.raises(EnvironmentProblem, match=r"nowhere.*every node needs the archive and the bundle"):
         sight.check(dataclasses.replace(config, bundle=elsewhere))
@@ -310,6 +316,7 @@ def test_too_many_workers_and_no_cluster_are_told(
         ({"cluster": None, "allow_mixed": True}, "--workers and --allow-mixed are of a cluster"),
         ({"cluster": "far"}, "--cluster far: give auto, local or ray://HOST:PORT"),
         ({"devices": "0,1"}, "--devices 0,1: with --cluster give auto, all"),
+        ({"devices": "all"}, "--devices all: null has no use for a GPU; give --devices cpu"),
         ({"workers": 0}, "--workers 0: give 1 or more"),
         ({"allow_mixed": True}, "leave --devices and --runtime out"),
     ],
@@ -349,10 +356,9 @@ def listens(port: int) -> bool:
         return trying.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.slow
-def test_a_cluster_that_this_machine_is_no_node_of_scores_by_rays_client(
-    archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
-) -> None:
+@contextmanager
+def far_cluster() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The ``ray://`` address of a cluster that this machine is no node of, as far as it knows, and its head."""
     port, client = free_port(), free_port()
     ports = [f"--port={port}", f"--ray-client-server-port={client}"]
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2", *ports, "--block"]
@@ -364,29 +370,30 @@ def test_a_cluster_that_this_machine_is_no_node_of_scores_by_rays_client(
         while not listens(client):
             assert time.monotonic() < until
             time.sleep(0.5)
-        command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder)]
-        options = [
-            "--runtime",
-            "null",
-            "--shard-views",
-            "8",
-            "--batch",
-            "4",
-            "--workers",
-            "2",
-            "-o",
-            str(tmp_path / "out"),
-        ]
-        told = subprocess.run(
-            [*command, *options, "--cluster", f"ray://127.0.0.1:{client}"],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert told.returncode == 0, told.stderr
+        yield f"ray://127.0.0.1:{client}", head
     finally:
         head.terminate()
         head.wait()
-    assert tables(tmp_path / "out") == tables(clean)
-    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["workers"]) == 2
+
+
+@pytest.mark.slow
+def test_a_cluster_that_this_machine_is_no_node_of_scores_by_rays_client_and_may_go_away(
+    module_environment: pytest.MonkeyPatch, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
+) -> None:
+    out, later = tmp_path / "out", tmp_path / "later"
+    command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder), "--runtime"]
+    command += ["null", "--shard-views", "8", "--batch", "4"]
+    with far_cluster() as (address, head):
+        with_ray = [*command, "--cluster", address, "--workers", "2", "-o"]
+        subprocess.run([*with_ray, str(out)], check=True)
+        assert tables(out) == tables(clean)
+        assert len(json.loads((out / "run.json").read_text())["workers"]) == 2
+        driver = subprocess.Popen([*with_ray, str(later), "--null-ms", "1000"], stderr=subprocess.PIPE, text=True)
+        strike(later, 1, head.terminate).join()
+        _, told = driver.communicate(timeout=120)
+        assert driver.returncode == 5 and "it went away" in told and "--resume" in told, told
+    subprocess.run([*command, "--resume", "-o", str(later)], check=True)
+    assert tables(later) == tables(clean)
 
 
 @pytest.mark.slow

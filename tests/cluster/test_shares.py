@@ -47,6 +47,7 @@ def test_all_workers_get_as_many_cpus_as_there_is_room_for(
         ([Node(16, 2), Node(8, 0), Node(8, 0)], 1, [(16, 1)]),
         ([Node(8, 0), Node(8, 0)], None, [(8, 0), (8, 0)]),
         ([Node(16, 2)], None, [(8, 1), (8, 1)]),
+        ([Node(16, 2), Node(0, 0)], None, [(8, 1), (8, 1)]),  # a head that gives no CPUs
     ],
 )
 def test_where_they_are_mixed_what_has_no_gpu_works_beside(
