@@ -284,7 +284,7 @@ def test_what_is_seen_is_compared(copied: Path, bundle: Bundle, tmp_path: Path) 
     with pytest.raises(EnvironmentProblem, match=f"{view.name} is another file than the driver's"):
         sight.check(config)
     shutil.rmtree(copied)
-    with pytest.raises(EnvironmentProblem, match=f"{copied} cannot be read here .*No such file"):
+    with pytest.raises(EnvironmentProblem, match=f"{copied}: .* cannot be read here .No such file"):
         sight.check(config)
     sight.of_a_replacement().check(config)  # what became of files is told in their rows
     with pytest.raises(EnvironmentProblem, match=f"{tmp_path}/gone.zip cannot be read here .No such file"):
