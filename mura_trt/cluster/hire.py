@@ -67,6 +67,7 @@ class ActorHandle:
     ) -> None:
         import ray
 
+        _check_connected()
         share = config.place
         assert isinstance(share, Share)
         self._words = "it said nothing"
@@ -92,6 +93,7 @@ class ActorHandle:
         try:
             messages: list[Any] = []
             while END not in messages:
+                _check_connected()
                 messages = ray.get(self._actor.take.remote())
                 for message in messages:
                     if message is not END:
@@ -106,6 +108,7 @@ class ActorHandle:
         from ray.exceptions import RayError
 
         with contextlib.suppress(RayError, ConnectionError):
+            _check_connected()
             self._actor.give.remote(message)
 
     def last_words(self) -> str:
@@ -117,12 +120,22 @@ class ActorHandle:
         import ray
         from ray.exceptions import RayError
 
+        if not ray.is_initialized():  # then there is nobody to end
+            return
         if graceful:
             self.send(Stop())
             try:
                 ray.get(self._work, timeout=END_SECONDS)
             except (RayError, ConnectionError) as error:
                 logger.warning("a worker did not end by itself: %s", in_a_line(error))
-        with contextlib.suppress(RayError, ConnectionError):  # then there is nobody to end
+        with contextlib.suppress(RayError, ConnectionError):
             ray.kill(self._actor)
         self._taking.join(END_SECONDS)
+
+
+def _check_connected() -> None:
+    """Raises ConnectionError where this process has lost its cluster; Ray's client has no class for that."""
+    import ray
+
+    if not ray.is_initialized():
+        raise ConnectionError("no connection to the cluster")

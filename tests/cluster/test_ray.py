@@ -364,7 +364,8 @@ def far_cluster() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2", *ports, "--block"]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
-    head = subprocess.Popen([*start, "--include-dashboard=false"], env=environment, stdout=subprocess.DEVNULL)
+    command = [*start, "--include-dashboard=false"]
+    head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 60
         while not listens(client):
@@ -389,7 +390,12 @@ def test_a_cluster_that_this_machine_is_no_node_of_scores_by_rays_client_and_may
         assert tables(out) == tables(clean)
         assert len(json.loads((out / "run.json").read_text())["workers"]) == 2
         driver = subprocess.Popen([*with_ray, str(later), "--null-ms", "1000"], stderr=subprocess.PIPE, text=True)
-        strike(later, 1, head.terminate).join()
+
+        def switch_off() -> None:
+            for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+                process.kill()
+
+        strike(later, 1, switch_off).join()
         _, told = driver.communicate(timeout=120)
         assert driver.returncode == 5 and "it went away" in told and "--resume" in told, told
     subprocess.run([*command, "--resume", "-o", str(later)], check=True)
