@@ -83,11 +83,9 @@ def set_batch_norms(network: MuraNet, pixels: NDArray[np.uint8]) -> None:
     network.eval()
 
 
-@pytest.fixture(scope="session")
-def model(pixels: NDArray[np.uint8]) -> MuraNet:
-    """A random network whose batch norms know the synthetic views and whose logits spread by about a half."""
-    torch.manual_seed(0)
-    network = MuraNet().eval()
+def spread(network: MuraNet, pixels: NDArray[np.uint8]) -> MuraNet:
+    """The network, ready to score, with a random head under which the logits of these views spread by about a half."""
+    network.eval()
     set_batch_norms(network, pixels)
     with torch.inference_mode():
         features = network.activation(torch.from_numpy(pixels)).mean((2, 3))
@@ -97,6 +95,13 @@ def model(pixels: NDArray[np.uint8]) -> MuraNet:
         network.classifier.weight.copy_(weight / (2 * logits.std()))
         network.classifier.bias.copy_(-logits.mean() / (2 * logits.std()))
     return network
+
+
+@pytest.fixture(scope="session")
+def model(pixels: NDArray[np.uint8]) -> MuraNet:
+    """A random network whose batch norms know the synthetic views and whose logits spread by about a half."""
+    torch.manual_seed(0)
+    return spread(MuraNet(), pixels)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pytest
 from mura_trt import supervisor as supervisor_module
 from mura_trt.archives import list_archive
 from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.crew import Crew, Inbox, Lost, Message
 from mura_trt.ledger import Failure, Ledger, Rows, Task, score_type
@@ -71,6 +72,16 @@ def test_what_may_take_its_time_is_not_taken_to_hang() -> None:
         stage, since = worker._stage
     assert stage == "decode" and since - time.monotonic() == pytest.approx(30, abs=0.5)
     assert worker._stage[0] == "idle" and 0 <= worker._seconds["decode"] < 1
+
+
+def run_of_24(bundle: Bundle, folder: Path) -> tuple[Listing, OutputFolder, WorkerConfig]:
+    """Views that are there by name, where their rows go, and what workers are told."""
+    (folder / "views").mkdir()
+    for view in range(24):
+        (folder / "views" / f"{view:02}.png").touch()
+    listing = list_archive(folder / "views")
+    config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, folder / "log")
+    return listing, OutputFolder(folder / "out", Existing.REFUSE), config
 
 
 class Scripted:
@@ -143,11 +154,7 @@ def test_what_a_worker_is_late_with_an_idle_one_does_and_nobody_waits_for_it(
 ) -> None:
     monkeypatch.setattr(Unequal, "hired", [])
     monkeypatch.setattr(supervisor_module, "LATE_SECONDS", 0.2)
-    (tmp_path / "views").mkdir()
-    for view in range(24):
-        (tmp_path / "views" / f"{view:02}.png").touch()
-    listing, out = list_archive(tmp_path / "views"), OutputFolder(tmp_path / "out", Existing.REFUSE)
-    config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log")
+    listing, out, config = run_of_24(bundle, tmp_path)
     progress = Progress(24, 1)
     with Crew(Unequal, config, [Place(), Place()]) as crew:
         supervisor = Supervisor(listing, out, crew, Ledger(24, 4, 8, workers=2, least=4), progress, lambda _: None)
@@ -163,11 +170,7 @@ def test_progress_counts_each_view_once_whatever_workers_tell(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scripted, "started", 0)
-    (tmp_path / "views").mkdir()
-    for view in range(24):
-        (tmp_path / "views" / f"{view:02}.png").touch()
-    listing, out = list_archive(tmp_path / "views"), OutputFolder(tmp_path / "out", Existing.REFUSE)
-    config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log")
+    listing, out, config = run_of_24(bundle, tmp_path)
     told: list[int] = []
     with Crew(Scripted, config, [Place()]) as crew:
         ledger = Ledger(24, 8, 4)

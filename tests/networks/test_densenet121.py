@@ -15,23 +15,14 @@ from mura_trt.checkpoint import load_checkpoint, load_network, save_checkpoint
 from mura_trt.errors import CheckpointError
 from mura_trt.export import load_exported
 from mura_trt.model import MuraNet
-from tests.conftest import set_batch_norms
+from tests.conftest import spread
 from tests.oracle import torchvision_models
 
 
 @pytest.fixture(scope="module")
 def densenet121(pixels: NDArray[np.uint8]) -> MuraNet:
     torch.manual_seed(121)
-    network = MuraNet("densenet121").eval()
-    set_batch_norms(network, pixels[:6])
-    with torch.inference_mode():
-        features = network.activation(torch.from_numpy(pixels[:6])).mean((2, 3))
-    with torch.no_grad():
-        weight = torch.randn(1, features.shape[1])
-        logits = features @ weight.T
-        network.classifier.weight.copy_(weight / (2 * logits.std()))
-        network.classifier.bias.copy_(-logits.mean() / (2 * logits.std()))
-    return network
+    return spread(MuraNet("densenet121"), pixels[:6])
 
 
 @pytest.fixture(scope="module")
