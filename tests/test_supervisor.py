@@ -117,8 +117,9 @@ class Scripted:
 
 
 class Unequal:
-    """In place of workers: the first gives nothing from its second task on, the other all at once."""
+    """In place of workers: the first gives its second task and all behind it late or never, the other all at once."""
 
+    late_s: ClassVar[float | None] = None
     hired: ClassVar[list[Unequal]] = []
 
     def __init__(self, _config: WorkerConfig, inbox: Inbox) -> None:
@@ -131,16 +132,16 @@ class Unequal:
         if not isinstance(message, Assignment):
             return
         self.given += 1
-        if self is Unequal.hired[0]:
-            if self.given > 1:
-                return
-        else:
+        late = self is Unequal.hired[0] and self.given > 1
+        if late and self.late_s is None:
+            return
+        if self is not Unequal.hired[0]:
             threading.Timer(0.3, self._inbox.put, [(self, Pulse(0, "idle", 0.0))]).start()
             threading.Timer(0.6, self._inbox.put, [(self, Pulse(0, "idle", 0.0))]).start()
         start, stop = message.task.start, message.task.stop
         failures = [Failure(view, "read", "ENOENT", "gone") for view in range(start, stop)]
         rows = Rows(start, stop, np.empty(0, np.int64), np.empty(0, score_type(0)), failures)
-        self._inbox.put((self, Done(rows, 0.001, {})))
+        threading.Timer((late and self.late_s) or 0.0, self._inbox.put, [(self, Done(rows, 0.001, {}))]).start()
 
     def last_words(self) -> str:
         return "exit code 1"
@@ -164,6 +165,19 @@ def test_what_a_worker_is_late_with_an_idle_one_does_and_nobody_waits_for_it(
     assert (progress.failed, progress.fresh, late.stopped, helper.stopped) == (24, 24, [False], [True])
     assert sum(record.views for record in supervisor.records) == 24
     assert "is late: its views" in caplog.text and "are scored twice" in caplog.text
+
+
+def test_who_is_not_late_yet_is_waited_for(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Unequal, "hired", [])
+    monkeypatch.setattr(Unequal, "late_s", 0.9)  # the idle one looks after 0.3 and 0.6 s
+    listing, out, config = run_of_24(bundle, tmp_path)
+    with Crew(Unequal, config, [Place(), Place()]) as crew:
+        ledger = Ledger(24, 4, 8, workers=2, least=4)
+        Supervisor(listing, out, crew, ledger, Progress(24, 1), lambda _: None).run()
+    out.close()
+    assert [worker.stopped for worker in Unequal.hired] == [[True], [True]] and "is late" not in caplog.text
 
 
 def test_progress_counts_each_view_once_whatever_workers_tell(
