@@ -77,7 +77,11 @@ class Work:
     @property
     def runtimes(self) -> list[str]:
         """Those to look at here, best first."""
-        return ["onnxruntime", "emulated"] if self.cpu else ["tensorrt", "tensorrt_rtx", "torch_cuda", "torch"]
+        return (
+            ["onnxruntime", "emulated"]
+            if self.cpu
+            else ["tensorrt", "tensorrt_rtx", "torch_fused", "torch_cuda", "torch"]
+        )
 
     def sample(self, views: int) -> list[bytes]:
         """Files of the PNG archive, again and again."""
@@ -272,8 +276,8 @@ def model_rates(work: Work) -> dict[str, Any]:
             # PyTorch in FP32 is the reference and no peer: one figure tells what it takes.
             for batch in (8,) if work.cpu else (64,) if runtime == "torch" else BATCHES:
                 variants[f"{runtime} {precision} {batch}"] = SessionOptions(batch)
-            if not work.cpu and precision == "fp16" and runtime in ("torch_cuda", "tensorrt_rtx"):
-                graphs = runtime != "torch_cuda"
+            if not work.cpu and precision == "fp16" and runtime in ("torch_fused", "torch_cuda", "tensorrt_rtx"):
+                graphs = runtime == "tensorrt_rtx"
                 name = f"{runtime} {precision} 64 {'with' if graphs else 'without'} CUDA graphs"
                 variants[name] = SessionOptions(64, cuda_graphs=graphs)
             for name, options in variants.items():
@@ -343,7 +347,7 @@ def decode_rates(work: Work) -> dict[str, Any]:
 def end_to_end(work: Work) -> dict[str, Any]:
     """From files in the page cache to CSV: ``mura-trt score`` as a user runs it, with where its main thread waited."""
     views = 100 if work.cpu else 16_000
-    runtimes = ["onnxruntime", "null"] if work.cpu else ["auto", "torch_cuda", "null"]
+    runtimes = ["onnxruntime", "null"] if work.cpu else ["auto", "null"]
     last: dict[str, dict[str, Any]] = {}
 
     def taking(name: str, archive: Path, runtime: str) -> Callable[[], float]:
@@ -379,7 +383,7 @@ def memory(work: Work) -> dict[str, Any]:
     files = work.sample(64)
     files[::2] = [path.read_bytes() for path in sorted(work.jpeg.rglob("*.jpg"))[:32]]  # one way each
     with Device() as gpu:
-        for runtime in ("tensorrt", "tensorrt_rtx", "torch_cuda"):
+        for runtime in ("tensorrt", "tensorrt_rtx", "torch_fused", "torch_cuda"):
             try:
                 session, _ = open_session(runtime, Bundle.open(work.bundle("fp16")), SessionOptions(batch=64))
             except Exception as error:  # as in parity

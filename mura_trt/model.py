@@ -205,12 +205,16 @@ class Ensemble(Network):
         The probability is the members' mean; the logit is the probability's, so it is not the mean of the map, which is
         the mean of the members' maps.
         """
-        outputs = [member(image) for member in self.members]
-        probability = torch.stack([probability for probability, _, _ in outputs]).mean(0)
-        logits = torch.stack([logit for _, logit, _ in outputs])
-        # Of the mean of p, by way of log p and log (1 - p), which hold where p rounds to 0 or 1.
-        logit = torch.logsumexp(F.logsigmoid(logits), 0) - torch.logsumexp(F.logsigmoid(-logits), 0)
-        return probability, logit, torch.stack([cam for _, _, cam in outputs]).mean(0)
+        return vote([member(image) for member in self.members])
+
+
+def vote(outputs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """An ensemble's outputs from its members', as :meth:`Ensemble.forward` has them."""
+    probability = torch.stack([probability for probability, _, _ in outputs]).mean(0)
+    logits = torch.stack([logit for _, logit, _ in outputs])
+    # Of the mean of p, by way of log p and log (1 - p), which hold where p rounds to 0 or 1.
+    logit = torch.logsumexp(F.logsigmoid(logits), 0) - torch.logsumexp(F.logsigmoid(-logits), 0)
+    return probability, logit, torch.stack([cam for _, _, cam in outputs]).mean(0)
 
 
 def network_of(members: Sequence[MuraNet]) -> Network:

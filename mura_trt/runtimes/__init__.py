@@ -33,8 +33,9 @@ RUNTIMES = {
     "torch_cuda": ("torch", "TorchCudaSession"),
     "torch": ("torch", "open_reference"),
     "null": ("null", "NullSession"),
+    "torch_fused": ("torch", "TorchFusedSession"),  # last: rows of mixed runs have a runtime by its place here
 }
-AUTO = ("tensorrt", "tensorrt_rtx", "torch_cuda", "onnxruntime")
+AUTO = ("tensorrt", "tensorrt_rtx", "torch_fused", "torch_cuda", "onnxruntime")
 # What computes in the bundle's own precision: its plan, or the graph that the plan was compiled from.
 OWN_RUNTIMES = ("tensorrt", "tensorrt_rtx", "emulated")
 MIXED = "mixed"  # in place of a run's runtime and device, where workers have different ones

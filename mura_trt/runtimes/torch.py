@@ -97,12 +97,16 @@ class TorchCudaSession(DeviceSession):
         model = _model(self._bundle)
         half = self._bundle.manifest.precision != "fp32" if self._half is None else self._half
         try:
-            self._model = (model.half_body() if half else model).to(there)
+            self._model = self._placed(model.half_body() if half else model, there)
             self._image = torch.zeros((self.batch, *self._shape), dtype=torch.uint8, device=there)
             self._torch_stream = torch.cuda.ExternalStream(self._compute.handle, device=there)
             self._graph = self._captured() if self._in_graph else None
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeUnavailable(f"no memory on {self._gpu.name}: {error}; give a smaller --batch") from error
+
+    def _placed(self, model: Network, there: str) -> Any:
+        """What computes a batch: called with pixels on the device ``there``, it returns the network's outputs."""
+        return model.to(there)
 
     def _captured(self) -> Any:
         with self._torch.cuda.stream(self._torch_stream), self._torch.inference_mode():
@@ -127,6 +131,29 @@ class TorchCudaSession(DeviceSession):
 
     def _release(self) -> None:
         self._graph = self._outputs = self._image = self._model = self._torch_stream = None
+
+
+class TorchFusedSession(TorchCudaSession):
+    """The body in half precision by kernels of our own, which Triton compiles for the GPU at hand."""
+
+    name = "torch_fused"
+
+    def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
+        if bundle.manifest.precision == "fp32":
+            raise RuntimeUnavailable("it computes in half precision, and the bundle is FP32; use torch_cuda")
+        try:
+            import triton
+        except ImportError as error:
+            raise RuntimeUnavailable(f"Triton does not import ({error}): pip install triton") from error
+        try:
+            super().__init__(bundle, options)
+        except triton.TritonError as error:
+            raise RuntimeUnavailable(f"Triton cannot compile for this GPU: {error}") from error
+
+    def _placed(self, model: Network, there: str) -> Any:
+        from mura_trt.fused import fused
+
+        return fused(model.to(there))
 
 
 class TorchCudaReference(TorchCudaSession):
