@@ -30,7 +30,7 @@ import mura_trt
 from mura_trt import cuda_devices, tables
 from mura_trt.bundle import Bundle, write_manifest
 from mura_trt.cores import usable_cores
-from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, nvidia_cards
+from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, gpu_kind, nvidia_cards
 from mura_trt.doctor import examine, packages, probes, run, toolchain
 from mura_trt.doctor.environment import described, memory
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
@@ -39,6 +39,7 @@ from mura_trt.doctor.process import ask
 from mura_trt.doctor.run import Check, checks
 from mura_trt.doctor.tell import table, verdict
 from mura_trt.offline.install import CUDA_VARIABLES
+from mura_trt.plan import unsupported
 from mura_trt.runtimes import AUTO, RUNTIMES
 
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what is found where there is no GPU")
@@ -120,9 +121,10 @@ def test_every_library_here_was_tried_and_works(here: Told) -> None:
         "onnxruntime",
         "emulated",
         "torch",
-        "plan-tensorrt_rtx",
     )
     assert {name: status[name] for name in working} == dict.fromkeys(working, WORKS)
+    gpu = gpu_kind()
+    assert status["plan-tensorrt_rtx"] == (ABSENT if gpu and unsupported("tensorrt-rtx", gpu) else WORKS)
     assert "is right, |dp|" in here.found["checks"]["onnxruntime"]["found"]
 
 
@@ -136,8 +138,11 @@ def test_without_a_gpu_what_needs_one_is_absent_and_no_problem(here: Told) -> No
 
 @pytest.mark.gpu
 def test_on_a_gpu_what_uses_it_works(here: Told) -> None:
-    for name in ("driver", "decode-gpu", "torch_cuda", "pycuda", "tensorrt_rtx"):
-        assert here.found["checks"][name]["status"] == WORKS, here.found["checks"][name]
+    checks, kind = here.found["checks"], gpu_kind()
+    for name in ("driver", "decode-gpu", "torch_cuda", "pycuda"):
+        assert checks[name]["status"] == WORKS, checks[name]
+    assert kind is not None
+    assert checks["tensorrt_rtx"]["status"] == (ABSENT if unsupported("tensorrt-rtx", kind) else WORKS)
     (gpu, *_) = here.found["environment"]["gpus"]
     properties = torch.cuda.get_device_properties(0)
     assert gpu["name"] == properties.name
