@@ -15,8 +15,10 @@ reference before anything is timed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -42,6 +44,10 @@ REPEATS = 5
 VIEWS_TIMED = 1536  # in batches one behind the other, by one repetition
 MEMORY_BATCHES = 200
 MEMORY_SLACK = 64 << 20  # bytes that libraries may still take after their first batches
+SLOWEST_TESTS = 15  # that are told with their times
+TEST_PROCESSES = 6  # on one GPU: what takes long is the CPU's
+TEST_SECONDS = 100  # that one test may take, with what it needs first
+TEST_LINES = 60  # of what pytest says, below each of its headings
 FLOOR_SIZE = 8192  # rows and columns of the matrices that the card's rate is measured with
 # Of a view at 320 px in FP16: the network's arithmetic, and what must be moved, by how much is fused (see the README).
 GFLOP_A_VIEW = 12.6
@@ -171,9 +177,42 @@ def gpu_tests(_: Work) -> dict[str, Any]:
         return {"left_out": "the tests are not here"}
     # By their files, for the others need packages that a GPU box may be without.
     files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-rs", "--tb=short", *files]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    return {"exit_code": done.returncode, "tail": done.stdout.strip().splitlines()[-25:]}
+    # What addopts ask for may not be installed here, either.
+    command = [sys.executable, "-u", "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider"]
+    command += ["-v", "-ra", "--tb=short", f"--durations={SLOWEST_TESTS}"]
+    several = importlib.util.find_spec("xdist") is not None
+    if several:
+        # Neighbours share a model that is loaded: each process begins with a run of them, and helps out at the end.
+        command += ["-n", str(TEST_PROCESSES), "--dist", "worksteal"]
+    if importlib.util.find_spec("pytest_timeout") is not None:
+        # By a thread, for a test that hangs in a library takes no signal; it ends the process, of which xdist has more.
+        command += [f"--timeout={TEST_SECONDS}", f"--timeout-method={'thread' if several else 'signal'}"]
+    lines = []
+    with subprocess.Popen(
+        [*command, *files], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)  # to the section's log, which is there whenever the time is up
+            lines.append(line.rstrip())
+    return {"exit_code": process.returncode, **pytest_said(lines)}
+
+
+def pytest_said(lines: Iterable[str]) -> dict[str, Any]:
+    """``counts`` by outcome, and the last lines below those of pytest's headings that tell of more than names."""
+    below: dict[str, list[str]] = {}
+    heading = ""
+    for line in lines:
+        if match := re.fullmatch(r"=+ (.+?) =+", line):
+            heading = match[1]
+        below.setdefault(heading, []).append(line)
+    found: dict[str, Any] = {"counts": {}}
+    for heading, told_there in below.items():
+        if re.search(r" in \d+\.\d+s", heading):
+            found["counts"] = {outcome: int(count) for count, outcome in re.findall(r"(\d+) ([a-z]+)", heading)}
+        elif heading.startswith(("ERRORS", "FAILURES", "slowest", "short test summary")):
+            found[heading] = told_there[1:][-TEST_LINES:]
+    return found
 
 
 def parity(work: Work, precision: str) -> dict[str, Any]:
@@ -554,7 +593,7 @@ SECTIONS: dict[str, tuple[Section, int, bool]] = {
     "parity_fp16": (lambda work: parity(work, "fp16"), 180, False),
     "same_bits": (same_bits, 120, False),
     "decoding": (decoding, 60, True),
-    "gpu_tests": (gpu_tests, 150, True),
+    "gpu_tests": (gpu_tests, 200, True),
     "card": (card, 30, True),
     "model_fp16": (model_rates, 120, False),
     "decode": (decode_rates, 60, False),
@@ -604,7 +643,7 @@ def _section(work: Work, name: str, limit: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)  # with whatever it has started
             process.wait()
-            return {"error": f"did not end within {limit:.0f} s", "log": log.read_text(errors="replace")[-800:]}
+            return {"error": f"did not end within {limit:.0f} s", "log": log.read_text(errors="replace")[-4000:]}
     if code or not file.exists():
         return {"error": f"exit code {code}", "log": log.read_text(errors="replace")[-1500:]}
     found: dict[str, Any] = json.loads(file.read_text())
@@ -637,6 +676,8 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(
                     f"{title:8}{name:42}{found['median']:10.1f} views/s ({found['least']:.1f} to {found['most']:.1f})"
                 )
+    if counts := result.get("gpu_tests", {}).get("counts"):
+        lines.append(f"tests   {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
     floors = result.get("card", {}).get("floor_views_per_s", {})
     best = max((found["median"] for found in _rates(result, "tensorrt", "torch")), default=None)
     for name, floor in floors.items():

@@ -21,13 +21,13 @@ from mura_trt.archives.listing import Listing
 from mura_trt.bundle import FILES, Bundle, Manifest, describe_file, new_bundle, write_manifest
 from mura_trt.calibrate import Calibration
 from mura_trt.contract import InputContract
-from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.cuda_devices import cuda_device_count, gpu_kind
 from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.networks.origin import Origin
 from mura_trt.parity.run import synthetic
 from mura_trt.pixels import decoded_views
-from mura_trt.plan import build_plan, find_builder
+from mura_trt.plan import build_plan, find_builder, unsupported
 from mura_trt.precision import FORMATS
 from mura_trt.sample import spread_views
 from mura_trt.sweep import sweep
@@ -76,7 +76,8 @@ def build_bundle(
     UsageError
         The network's files, the archive or the output folder cannot be used, or not in that precision.
     EnvironmentProblem
-        A library is missing, the builder that was asked for failed, or the batch is to be measured without a GPU.
+        A library is missing, the builder that was asked for failed, or the batch is to be measured without a GPU that
+        runs its plans.
     """
     import onnx
 
@@ -88,6 +89,17 @@ def build_bundle(
     if recipe.profile is None and (builder is None or cuda_device_count() == 0):
         raise EnvironmentProblem(
             "--batch auto measures plans on a GPU, and there is none here, or no builder; give a number: --batch 64"
+        )
+    gpu = gpu_kind()
+    if builder and gpu and (refused := unsupported(builder, gpu)):
+        if recipe.profile is None:
+            raise EnvironmentProblem(
+                f"--batch auto measures plans on the GPU, and {refused}; give a number: --batch 64"
+            )
+        logger.warning(
+            "%s: the plan is for other machines; for this one build with --builder tensorrt (pip install tensorrt), or"
+            " score with PyTorch, which --runtime auto takes",
+            refused,
         )
     if timings is not None and builder != "tensorrt":
         logger.warning("%s has no timing cache, and nothing is kept in %s", builder, timings)

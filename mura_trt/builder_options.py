@@ -9,7 +9,7 @@ from typing import Any
 from mura_trt.errors import EnvironmentProblem, UsageError
 
 TILING = ("none", "fast", "moderate", "full")
-# Compute capabilities that TensorRT-RTX can be told to build for; without any it builds for SM80 and later.
+# Compute capabilities that TensorRT-RTX can be told to build for; without any, for SM80, SM86, SM89, SM120 and later.
 TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 
 
@@ -28,7 +28,7 @@ class BuilderOptions:
     tf32: bool = False
     """Let FP32 convolutions round their inputs to 10 bits. Off, because FP32 is the reference among precisions."""
     targets: tuple[str, ...] = ()
-    """TensorRT-RTX: compute capabilities out of ``TARGETS``; empty for SM80 and later."""
+    """TensorRT-RTX: compute capabilities out of ``TARGETS``; empty for all but SM75, and those to come."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

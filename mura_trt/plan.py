@@ -19,8 +19,11 @@ from mura_trt.timing_cache import load_timings, save_timings, structure_of
 
 # Builder as the user names it -> Python module.
 BUILDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-# The oldest that TensorRT-RTX builds for unless told (documented; whether the "later" ones take in SM90 is not).
+# The oldest that TensorRT-RTX builds for unless told.
 RTX_LEAST = (8, 0)
+# What TensorRT-RTX runs plans on, SM75 where a plan was built for it; beside these all above 12.0. The list is that of
+# 1.7.1's refusal of SM90, where it was tried on 2026-11-26 with plans for SM80, for all there are, and for that GPU.
+RTX_RUNS_ON = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0))
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +95,7 @@ def build_plan(
     gpu = gpu_kind()
     if options.targets and builder != "tensorrt-rtx":
         raise UsageError(f"builder_options.targets: {builder} builds for the GPU at hand only; tensorrt-rtx takes them")
-    if builder == "tensorrt-rtx" and gpu and not options.targets and gpu.compute_capability < RTX_LEAST:
+    if builder == "tensorrt-rtx" and gpu and gpu.compute_capability == (7, 5) and not options.targets:
         options = replace(options, targets=(gpu.architecture,))  # or it could not load what it builds
     trt = importlib.import_module(BUILDERS[builder])
     log = _logger(trt)
@@ -155,11 +158,19 @@ def _capability(architecture: str) -> tuple[int, int]:
     return number // 10, number % 10
 
 
-def why_not(built: Mapping[str, Any], installed: str, compute_capability: tuple[int, int]) -> str | None:
+def unsupported(builder: str, gpu: GpuKind) -> str | None:
+    """That no plan of this builder's runs on a GPU, however it is built; None where one may."""
+    capability = gpu.compute_capability
+    if builder != "tensorrt-rtx" or capability in RTX_RUNS_ON or capability > (12, 0):
+        return None
+    return f"TensorRT-RTX does not support {gpu.name} (compute capability {capability[0]}.{capability[1]})"
+
+
+def why_not(built: Mapping[str, Any], installed: str, gpu: GpuKind) -> str | None:
     """Why a plan cannot load, with the command that rebuilds it; None where it can, or may.
 
-    What no documentation rules out is for the library to try: an SM80 plan of TensorRT-RTX on SM90, or a plan on
-    another GPU of the same compute capability.
+    What nothing rules out is for the library to try: an SM80 plan of TensorRT-RTX on SM86, or a plan on another GPU of
+    the same compute capability.
 
     Parameters
     ----------
@@ -167,17 +178,22 @@ def why_not(built: Mapping[str, Any], installed: str, compute_capability: tuple[
         The manifest's ``builder`` entry.
     installed
         Version of the builder's library here.
-    compute_capability
-        Of the GPU here.
+    gpu
+        The one here.
     """
-    here = "SM{}{}".format(*compute_capability)
+    here, capability = gpu.architecture, gpu.compute_capability
     name, version = built["name"], built["version"]
     exactly, least = built.get("compute_capability"), built.get("least_compute_capability")
+    if problem := unsupported(name, gpu):  # whichever release
+        return (
+            f"{problem}; score with PyTorch (--runtime auto takes it), or with a plan of TensorRT's where that is"
+            f" installed; rebuild it: {rebuild(built, 'tensorrt')}"
+        )
     if _release(version) != _release(installed):
         problem = f"{name} here is {installed}, and a plan loads with the release that built it alone"
-    elif exactly and tuple(exactly) != compute_capability:
+    elif exactly and tuple(exactly) != capability:
         problem = f"the GPU here is {here}, and {name}'s plans load on the architecture that they were built on alone"
-    elif least and compute_capability < tuple(least):
+    elif least and capability < tuple(least):
         problem = f"the GPU here is {here}, which is older than any that the plan was built for"
     else:
         return None
@@ -200,10 +216,19 @@ def header_problem(trt: Any, runtime: Any, plan: bytes) -> str | None:
     return ", ".join(name for name, flag in known if found & int(flag.value)) or "no reason given"
 
 
-def rebuild(built: Mapping[str, Any]) -> str:
-    """The command that builds a plan's bundle again, as far as its manifest's ``builder`` entry knows it."""
-    unknown = f"mura-trt build-engine --checkpoint CHECKPOINT --builder {built['name']} -o BUNDLE --overwrite"
-    return str(built.get("rebuild", unknown))
+def rebuild(built: Mapping[str, Any], builder: str | None = None) -> str:
+    """The command that builds a plan's bundle again, as far as its manifest's ``builder`` entry knows it.
+
+    Parameters
+    ----------
+    built
+        That entry.
+    builder
+        Another one to build it with.
+    """
+    if "rebuild" in built:
+        return f"{built['rebuild']} --builder {builder}" if builder else str(built["rebuild"])  # the last one counts
+    return f"mura-trt build-engine --checkpoint CHECKPOINT --builder {builder or built['name']} -o BUNDLE --overwrite"
 
 
 def _release(version: str) -> tuple[str, ...]:

@@ -113,14 +113,14 @@ def checkpoint(model: MuraNet, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Bundle:
+def bundle(checkpoint: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """An FP16 bundle with a TensorRT-RTX plan, built as a user builds it; not to be changed."""
     own = tmp_path_factory.getbasetemp()
-    shared = own if worker_id == "master" else own.parent  # by all processes that run tests
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own  # by all processes that run tests
     out = shared / "bundle" / "engine"
     with FileLock(shared / "bundle.lock"):
         if not out.exists():
-            out.parent.mkdir()
+            out.parent.mkdir(exist_ok=True)  # by a process that came no further
             recipe = out.parent / "densenet169-fp16.toml"
             recipe.write_text(RECIPE)
             command = [sys.executable, "-m", "mura_trt", "build-engine", str(recipe), "--checkpoint", str(checkpoint)]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import onnx
 import pytest
 
-from mura_trt import plan
+from mura_trt import build, plan
 from mura_trt.build import build_bundle
 from mura_trt.builder_options import DEFAULTS
 from mura_trt.bundle import Bundle
 from mura_trt.contract import PRECISIONS
-from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.cuda_devices import GpuKind, cuda_device_count
 from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import CheckpointError, EnvironmentProblem, UsageError
 from mura_trt.networks.checkpoints import Checkpoints
 from mura_trt.parity.bounds import BOUNDS
 from mura_trt.plan import build_plan, find_builder
+from tests.gpu import skip_without_plans_of
 
 ENGINES = Path(__file__).parent.parent / "engines"
 
@@ -108,7 +110,8 @@ def test_batch_is_measured_on_a_gpu_only(checkpoint: Path, tmp_path: Path) -> No
 
 @pytest.mark.gpu
 def test_batch_is_measured_and_recorded(checkpoint: Path, tmp_path: Path) -> None:
-    bundle = build_bundle(Checkpoints([checkpoint]), Recipe(batch="auto", check_views=8), tmp_path / "engine")
+    skip_without_plans_of(find_builder("auto"))
+    bundle = build_bundle(Checkpoints([checkpoint]), Recipe(batch="auto"), tmp_path / "engine", check=False)
     built = bundle.manifest.builder
     assert built is not None
     assert set(built["sweep"]) == {"16", "32", "64", "128", "256"}
@@ -123,6 +126,24 @@ def test_batch_is_one_number_three_or_measured(
     batch: int | str | tuple[int, int, int], profile: tuple[int, int, int] | None
 ) -> None:
     assert Recipe(batch=batch).profile == profile
+
+
+def test_gpu_that_the_builder_does_not_support_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(build, "gpu_kind", lambda: GpuKind("a card", (9, 0)))
+    monkeypatch.setattr(build, "cuda_device_count", lambda: 1)
+    recipe, absent = Recipe(builder="tensorrt-rtx"), Checkpoints([tmp_path / "absent.pth"])
+    with pytest.raises(EnvironmentProblem, match=r"--batch auto .*does not support a card.*--batch 64"):
+        build_bundle(absent, dataclasses.replace(recipe, batch="auto"), tmp_path / "engine")
+    assert caplog.text == ""
+    with pytest.raises(CheckpointError):  # for it goes on
+        build_bundle(absent, recipe, tmp_path / "engine")
+    (told,) = caplog.messages
+    assert told.startswith(
+        "TensorRT-RTX does not support a card (compute capability 9.0): the plan is for other machines"
+    )
+    assert "--builder tensorrt " in told and "--runtime auto" in told
 
 
 def test_wrong_checkpoint_leaves_nothing(tmp_path: Path) -> None:
@@ -154,6 +175,10 @@ def test_builder_is_chosen_by_what_works(monkeypatch: pytest.MonkeyPatch) -> Non
         assert find_builder("auto") == "tensorrt-rtx"
         with pytest.raises(EnvironmentProblem, match=r"--builder tensorrt: .*none here"):
             find_builder("tensorrt")
+    with monkeypatch.context() as both:
+        both.setattr(plan, "cuda_device_count", lambda: 1)
+        both.setitem(plan.BUILDERS, "tensorrt", "tensorrt_rtx")  # a module that imports, in TensorRT's place
+        assert find_builder("auto") == "tensorrt"
     monkeypatch.setitem(plan.BUILDERS, "tensorrt-rtx", "no_such_module")
     with pytest.raises(EnvironmentProblem, match=r"no_such_module does not import.*pip install tensorrt-rtx"):
         find_builder("tensorrt-rtx")

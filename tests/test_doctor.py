@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import platform
@@ -29,7 +30,7 @@ import mura_trt
 from mura_trt import cuda_devices, tables
 from mura_trt.bundle import Bundle, write_manifest
 from mura_trt.cores import usable_cores
-from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, nvidia_cards
+from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, gpu_kind, nvidia_cards
 from mura_trt.doctor import examine, packages, probes, run, toolchain
 from mura_trt.doctor.environment import described, memory
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
@@ -38,6 +39,7 @@ from mura_trt.doctor.process import ask
 from mura_trt.doctor.run import Check, checks
 from mura_trt.doctor.tell import table, verdict
 from mura_trt.offline.install import CUDA_VARIABLES
+from mura_trt.plan import unsupported
 from mura_trt.runtimes import AUTO, RUNTIMES
 
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what is found where there is no GPU")
@@ -119,9 +121,10 @@ def test_every_library_here_was_tried_and_works(here: Told) -> None:
         "onnxruntime",
         "emulated",
         "torch",
-        "plan-tensorrt_rtx",
     )
     assert {name: status[name] for name in working} == dict.fromkeys(working, WORKS)
+    gpu = gpu_kind()
+    assert status["plan-tensorrt_rtx"] == (ABSENT if gpu and unsupported("tensorrt-rtx", gpu) else WORKS)
     assert "is right, |dp|" in here.found["checks"]["onnxruntime"]["found"]
 
 
@@ -135,8 +138,11 @@ def test_without_a_gpu_what_needs_one_is_absent_and_no_problem(here: Told) -> No
 
 @pytest.mark.gpu
 def test_on_a_gpu_what_uses_it_works(here: Told) -> None:
-    for name in ("driver", "decode-gpu", "torch_cuda", "pycuda", "tensorrt_rtx"):
-        assert here.found["checks"][name]["status"] == WORKS, here.found["checks"][name]
+    checks, kind = here.found["checks"], gpu_kind()
+    for name in ("driver", "decode-gpu", "torch_cuda", "pycuda"):
+        assert checks[name]["status"] == WORKS, checks[name]
+    assert kind is not None
+    assert checks["tensorrt_rtx"]["status"] == (ABSENT if unsupported("tensorrt-rtx", kind) else WORKS)
     (gpu, *_) = here.found["environment"]["gpus"]
     properties = torch.cuda.get_device_properties(0)
     assert gpu["name"] == properties.name
@@ -467,7 +473,8 @@ int cuDeviceGetCount(int *count) { *count = 2; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, device ? "Second" : "First", size); return 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 85000000000; return 0; }
-int cuDeviceGetAttribute(int *value, int which, int device) { *value = which == 75 ? 12 : which - 75; return 0; }
+int cuDeviceGetAttribute(int *value, int which, int device)
+{ *value = which == 75 ? told("FAKE_MAJOR", 12) : told("FAKE_MINOR", 1); return 0; }
 int cuDevicePrimaryCtxRetain(void **given, int device) { *given = context; return device ? 46 : 0; }
 int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
 int cuCtxPushCurrent_v2(void *given) { return given == context ? 0 : 201; }
@@ -527,6 +534,19 @@ def test_a_driver_that_refuses_is_told_in_its_words(driver: str, monkeypatch: py
     assert asked(driver, monkeypatch, FAKE_INIT="100")["checks"]["driver"]["status"] == ABSENT  # it counts none
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT, which supports the GPU")
+def test_a_gpu_that_tensorrt_rtx_does_not_support_wants_tensorrt(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = "TensorRT-RTX does not support First (compute capability 9.0)"
+    for name, value in {"LD_LIBRARY_PATH": driver, "FAKE_MAJOR": "9", "FAKE_MINOR": "0"}.items():
+        monkeypatch.setenv(name, value)
+    found = examine(chosen=only("view", "bundle", "plan-tensorrt", "plan-tensorrt_rtx"))["checks"]
+    assert found["plan-tensorrt"]["status"] == PROBLEM
+    assert refusal in found["plan-tensorrt"]["found"]
+    assert found["plan-tensorrt"]["mend"] == packages.LOADER
+    assert found["plan-tensorrt_rtx"]["status"] == ABSENT
+    assert found["plan-tensorrt_rtx"]["found"].endswith(f"for other machines alone: {refusal}")
+
+
 def test_a_gpu_that_computes_nothing_does_not_end_doctor(driver: str) -> None:
     told = doctor(LD_LIBRARY_PATH=driver)
     found = told.found["checks"]
@@ -539,24 +559,33 @@ def test_a_gpu_that_computes_nothing_does_not_end_doctor(driver: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("built", "told"),
+    ("capability", "built", "told", "otherwise"),
     [
-        ({"version": "1.2.3.4"}, "and a plan loads with the release that built it alone"),
-        ({"least_compute_capability": [13, 0]}, "the GPU here is SM121, which is older than any"),
+        ("12.1", {"version": "1.2.3.4"}, "and a plan loads with the release that built it alone", ""),
+        ("12.1", {"least_compute_capability": [13, 0]}, "the GPU here is SM121, which is older than any", ""),
+        ("9.0", {}, "not support First (compute capability 9.0); score with PyTorch", " --builder tensorrt"),
     ],
 )
 def test_a_plan_that_cannot_load_is_told_with_its_own_rebuilding(
-    built: dict[str, Any], told: str, driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capability: str,
+    built: dict[str, Any],
+    told: str,
+    otherwise: str,
+    driver: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = with_plan(write_bundle(tmp_path / "tiny"), "tensorrt-rtx", tmp_path / "planned")
     entry = {**(whole.manifest.builder or {}), **built, "rebuild": "mura-trt build-engine just so"}
     write_manifest(whole.folder, dataclasses.replace(whole.manifest, builder=entry))
-    monkeypatch.setenv("LD_LIBRARY_PATH", driver)
+    major, minor = capability.split(".")
+    for name, value in {"LD_LIBRARY_PATH": driver, "FAKE_MAJOR": major, "FAKE_MINOR": minor}.items():
+        monkeypatch.setenv(name, value)
     found = examine(whole.folder, chosen=only("bundle", "plan"))
     plan = found["checks"]["plan"]
     assert plan["status"] == PROBLEM
     assert told in plan["found"] and "just so" not in plan["found"]
-    assert plan["mend"] == "rebuild it: mura-trt build-engine just so"
+    assert plan["mend"] == f"rebuild it: mura-trt build-engine just so{otherwise}"
     assert found["engine"]["suits_gpu"] is False
 
 

@@ -15,11 +15,12 @@ from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import LIBRARY
 from mura_trt.decode import Decoder, GpuDecoder
 from mura_trt.errors import RuntimeUnavailable
-from mura_trt.runtimes import DevicePixels, Session, SessionOptions, open_session
+from mura_trt.runtimes import DevicePixels, Session, SessionOptions
 from mura_trt.runtimes.base import Piece
 from mura_trt.runtimes.cuda import Device
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
+from tests.gpu import opened
 
 pytestmark = pytest.mark.gpu
 
@@ -33,15 +34,20 @@ def files(archive: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(archive.rglob("*.png"))[: 3 * BATCH]]
 
 
-@pytest.fixture(params=RUNTIMES)
-def session(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Session]:
-    """Each runtime that works on this GPU; the others skip with their reason."""
-    try:
-        opened, _ = open_session(request.param, bundle, SessionOptions(batch=BATCH))
-    except RuntimeUnavailable as error:
-        pytest.skip(str(error))
-    yield opened
-    opened.close()
+@pytest.fixture(scope="module", params=RUNTIMES)
+def loaded(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Session]:
+    """Each runtime that works on this GPU, its model loaded once; the others skip with their reason."""
+    session = opened(request.param, bundle, SessionOptions(batch=BATCH))
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def session(loaded: Session) -> Iterator[Session]:
+    """The same, with nothing pending from one test to the next."""
+    yield loaded
+    while loaded.pending:  # where a test failed midway
+        loaded.collect()
 
 
 def on_host(pixels: DevicePixels, session: Session) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from mura_trt.errors import BundleError, RuntimeUnavailable
 from mura_trt.inspect_bundle import in_words, inspected
 from mura_trt.plan_layers import Layer, layers_of, plan_layers, timed_layers
 from tests.bundles import remade
+from tests.gpu import skip_where_refused
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -130,6 +131,7 @@ def test_layers_have_the_median_of_their_times() -> None:
 
 @pytest.mark.gpu
 def test_layers_of_a_plan_take_time(bundle: Bundle) -> None:
+    skip_where_refused(bundle)
     layers = plan_layers(bundle)
     assert any(layer.kind for layer in layers)  # else the plan was built without details
     assert sum(layer.ms or 0 for layer in layers) > 0

@@ -19,6 +19,7 @@ from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import RuntimeUnavailable, UsageError
 from mura_trt.model import MuraNet
 from mura_trt.runtimes import Scores, SessionOptions, open_session
+from tests.gpu import opened
 
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what happens where there is no GPU")
 
@@ -158,12 +159,12 @@ def test_gpu_runtime_says_that_there_is_no_gpu(runtime: str, bundle: Bundle) -> 
 @pytest.mark.parametrize(
     ("runtime", "bound"),
     # FP16's bound is that of this network, whose random head magnifies small differences.
-    [("tensorrt_rtx", 2e-2), ("torch", 1e-4)],
+    [("tensorrt_rtx", 2e-2), ("torch_cuda", 2e-2), ("torch", 1e-4)],
 )
 def test_gpu_runtime_agrees_with_the_reference(
     runtime: str, bound: float, bundle: Bundle, pixels: NDArray[np.uint8], expected: Scores
 ) -> None:
-    session, _ = open_session(runtime, bundle, SessionOptions(batch=16))
+    session = opened(runtime, bundle, SessionOptions(batch=16))
     assert session.device == "cuda"
     assert close(session.run(pixels), expected, bound)
     tail = session.run(pixels[:3])

@@ -15,6 +15,7 @@ from mura_trt.errors import EnvironmentProblem
 from mura_trt.plan import build_plan
 from mura_trt.runtimes import Pixels, Session, SessionOptions, open_session
 from mura_trt.sweep import BATCHES, Rates, busy_seconds, chosen, measured_rates, sweep, timed
+from tests.gpu import skip_where_refused
 from tests.graphs import tiny_graph
 
 
@@ -106,6 +107,7 @@ def test_plan_that_does_not_run_is_left_out(bundle: Bundle, caplog: pytest.LogCa
 
 @pytest.mark.gpu
 def test_plan_is_measured(bundle: Bundle) -> None:
+    skip_where_refused(bundle)
     (rate,) = measured_rates([bundle]).values()
     assert rate is not None
     assert rate > 100

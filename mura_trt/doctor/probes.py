@@ -192,7 +192,7 @@ def plan(builder: str, folder: str) -> Finding:
     """Builds the tiny network's plan, in a bundle of the runtime's name."""
     from mura_trt.bundle import Bundle
     from mura_trt.doctor.network import with_plan
-    from mura_trt.plan import BUILDERS
+    from mura_trt.plan import BUILDERS, unsupported
 
     trt = _imported(BUILDERS[builder])
     if isinstance(trt, Finding):
@@ -201,7 +201,11 @@ def plan(builder: str, folder: str) -> Finding:
         return Finding(ABSENT, f"tensorrt {trt.__version__} imports; it builds on the GPU it builds for: none here")
     built = with_plan(Bundle.open(Path(folder, "bundle")), builder, Path(folder, BUILDERS[builder])).manifest.builder
     assert built is not None
-    return Finding(WORKS, f"{builder} {built['version']} built a plan in {built['seconds']} s")
+    told = f"{builder} {built['version']} built a plan in {built['seconds']} s"
+    gpu = gpu_kind()
+    if gpu and (refused := unsupported(builder, gpu)):
+        return Finding(ABSENT, f"{told}, for other machines alone: {refused}")
+    return Finding(WORKS, told)
 
 
 def runtime(name: str, folder: str, bundle: str) -> Finding:

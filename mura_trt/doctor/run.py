@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mura_trt.cuda_devices import GpuKind
 from mura_trt.doctor import packages
 from mura_trt.doctor.environment import described, driver_finding
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
 from mura_trt.doctor.process import ask
 from mura_trt.errors import EXIT_ENVIRONMENT, EXIT_OK
+from mura_trt.plan import unsupported
 
 SCHEMA = 1
 CPU_SECONDS, GPU_SECONDS = 90.0, 240.0  # the latter for kernels that are compiled, and for slow starts of drivers
@@ -145,10 +147,8 @@ def examine(
                 check.probe, check.arguments, folder, GPU_SECONDS if gpus else CPU_SECONDS, check.mend
             )
     found = _with_scores_judged(found)
-    builds = [f"plan-{name}" for name in PLAN_RUNTIMES if f"plan-{name}" in found]
-    if gpus and builds and all(found[name].status == ABSENT for name in builds):
-        told = "not installed, nor is TensorRT, and one of them is what a GPU is used best with"
-        found[builds[-1]] = dataclasses.replace(found[builds[-1]], status=PROBLEM, found=told)
+    if gpus:
+        found = _with_builders_judged(found, driver.facts["gpus"][0])
     runtimes = [name for name in SCORING if name in found and found[name].status == WORKS]
     can_score = bool(runtimes) and all(name in found and found[name].status in good for name, good in NEEDED.items())
     return {
@@ -207,6 +207,19 @@ def _with_scores_judged(found: dict[str, Finding]) -> dict[str, Finding]:
             mend = f"do not use this runtime here; mura-trt parity --runtime {name} shows more, on many views"
             judged[name] = dataclasses.replace(found[name], status=PROBLEM, found=f"wrong: {told}", mend=mend)
     return judged
+
+
+def _with_builders_judged(found: dict[str, Finding], gpu: dict[str, Any]) -> dict[str, Finding]:
+    """The findings, with a problem where no builder has plans for the GPU; ``gpu`` as the driver's facts have it."""
+    builds = [f"plan-{name}" for name in PLAN_RUNTIMES if f"plan-{name}" in found]
+    if not builds or any(found[name].status != ABSENT for name in builds):
+        return found
+    major, minor = map(int, gpu["compute_capability"].split("."))
+    if refused := unsupported("tensorrt-rtx", GpuKind(gpu["name"], (major, minor))):
+        wanted, told = builds[0], f"not installed, and nothing else builds plans for the GPU: {refused}"
+    else:
+        wanted, told = builds[-1], "not installed, nor is TensorRT, and one of them is what a GPU is used best with"
+    return {**found, wanted: dataclasses.replace(found[wanted], status=PROBLEM, found=told)}
 
 
 def _engine(engine: Path, found: dict[str, Finding]) -> dict[str, Any]:

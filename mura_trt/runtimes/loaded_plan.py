@@ -44,7 +44,7 @@ class LoadedPlan:
             self.trt = importlib.import_module(module)
         except Exception as error:  # its loader raises whatever it meets: a missing library, a stub, a driver
             raise RuntimeUnavailable(f"{module} does not import: {error}") from error
-        if problem := why_not(built, self.trt.__version__, gpu.compute_capability):
+        if problem := why_not(built, self.trt.__version__, gpu):
             raise RuntimeUnavailable(problem)
         self.context: Any = None
         self._kernels: Any = None
