@@ -48,6 +48,7 @@ SLOWEST_TESTS = 15  # that are told with their times
 TEST_PROCESSES = 6  # on one GPU: what takes long is the CPU's
 TEST_SECONDS = 100  # that one test may take, with what it needs first
 TEST_LINES = 60  # of what pytest says, below each of its headings
+PEERS_BATCH = 256  # at which PyTorch is fastest, so that starting kernels is not what is compared
 FLOOR_SIZE = 8192  # rows and columns of the matrices that the card's rate is measured with
 # Of a view at 320 px in FP16: the network's arithmetic, and what must be moved, by how much is fused (see the README).
 GFLOP_A_VIEW = 12.6
@@ -179,7 +180,8 @@ def gpu_tests(_: Work) -> dict[str, Any]:
     files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
     # What addopts ask for may not be installed here, either.
     command = [sys.executable, "-u", "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider"]
-    command += ["-v", "-ra", "--tb=short", f"--durations={SLOWEST_TESTS}"]
+    # pytest-benchmark, where it is, warns of xdist, and a warning is an error here.
+    command += ["-p", "no:benchmark", "-v", "-ra", "--tb=short", f"--durations={SLOWEST_TESTS}"]
     several = importlib.util.find_spec("xdist") is not None
     if several:
         # Neighbours share a model that is loaded: each process begins with a run of them, and helps out at the end.
@@ -475,21 +477,26 @@ def card(_: Work) -> dict[str, Any]:
 
 
 def peers(work: Work) -> dict[str, Any]:
-    """The same weights in what a user would pick instead, batch 64, pixels on the device, FP16."""
+    """The same weights in what a user would pick instead, and in ours, in turns: FP16, pixels on the device."""
     import torch
 
     from mura_trt.checkpoint import load_network
+    from mura_trt.fused import fused
 
     model = load_network([work.checkpoint])
-    pixels = np.random.default_rng(1).integers(0, 256, (64, 320, 320, 1), np.uint8)
+    pixels = np.random.default_rng(1).integers(0, 256, (PEERS_BATCH, 320, 320, 1), np.uint8)
     with torch.inference_mode():
         expected = model(torch.from_numpy(pixels[:4].copy()))[0]
-    model = model.half_body().cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ours = fused(model.cuda())
+    model = model.half_body().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.from_numpy(pixels).cuda()
-    compiled = torch.compile(model, mode="max-autotune")
     found: dict[str, Any] = {}
     takes: dict[str, Callable[[], float]] = {}
-    for name, function in (("torch eager", model), ("torch.compile max-autotune", compiled)):
+    for name, function in (
+        ("torch eager", model),
+        ("torch.compile", torch.compile(model)),
+        ("torch_fused, no graph", ours),
+    ):
         started = time.perf_counter()
         with torch.inference_mode():
             scores = function(images)[0][:4].float().cpu()

@@ -13,7 +13,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -123,9 +124,9 @@ def by_block(network: Any, batch: int) -> dict[str, Any]:
 
     def take(name: str, tile: Tile, function: Callable[[], object]) -> None:
         try:
-            found.setdefault(name, {})[str(tile)[4:]] = round(1e6 * seconds(in_graph(function)) / batch, 3)
+            found.setdefault(name, {})[_numbers(tile)] = round(1e6 * seconds(in_graph(function)) / batch, 3)
         except Exception as error:  # a tile that this GPU has no room for is a finding, too
-            found.setdefault(name, {})[str(tile)[4:]] = f"{type(error).__name__}: {error}"[:200]
+            found.setdefault(name, {})[_numbers(tile)] = f"{type(error).__name__}: {error}"[:200]
 
     for side, channels in BLOCKS:
         rows = batch * side * side
@@ -144,7 +145,25 @@ def by_block(network: Any, batch: int) -> dict[str, Any]:
     return found
 
 
-def whole(network: Any, batches: tuple[int, ...], compiled: bool) -> dict[str, Any]:
+def _numbers(tile: Tile) -> str:
+    return ",".join(map(str, astuple(tile)))
+
+
+def best(found: dict[str, Any]) -> Tiles:
+    """The fastest tiles of those measured."""
+
+    def of(kernel: str, sides: Sequence[int]) -> tuple[Tile, ...]:
+        chosen = []
+        for side in sides:
+            times = {name: time for name, time in found[f"{kernel} {side}"].items() if not isinstance(time, str)}
+            chosen.append(Tile(*map(int, min(times, key=lambda name: times[name]).split(","))))
+        return tuple(chosen)
+
+    blocks, transitions = [side for side, _ in BLOCKS], [side for side, _ in TRANSITIONS]
+    return Tiles(of("pointwise", blocks), of("grow", blocks), of("halved", transitions))
+
+
+def whole(network: Any, batches: Sequence[int], tiles: dict[str, Tiles], compiled: bool) -> dict[str, Any]:
     """Views/s of the forward pass, and how far its probabilities are from the network's in FP32."""
     import torch
 
@@ -153,11 +172,12 @@ def whole(network: Any, batches: tuple[int, ...], compiled: bool) -> dict[str, A
         images = torch.randint(0, 256, (batch, 320, 320, 1), dtype=torch.uint8, device="cuda")
         with torch.inference_mode():
             expected = network(images[:16])
-            net = fused(network)
-            outputs = net(images)
-            differs = [float((a[:16] - b).abs().max()) for a, b in zip(outputs, expected, strict=True)]
-            rate = batch / seconds(in_graph(partial(net, images)))
-        found[f"fused {batch}"] = {"views_per_s": round(rate, 1), "differs_p_logit_cam": differs}
+            for name, chosen in tiles.items():
+                net = fused(network, chosen)
+                outputs = net(images)
+                differs = [float((a[:16] - b).abs().max()) for a, b in zip(outputs, expected, strict=True)]
+                rate = batch / seconds(in_graph(partial(net, images)))
+                found[f"fused, {name}, {batch}"] = {"views_per_s": round(rate, 1), "differs_p_logit_cam": differs}
     network.half_body().to(memory_format=torch.channels_last)
     with torch.inference_mode():
         rate = batch / seconds(in_graph(lambda: network(images)))
@@ -215,13 +235,15 @@ def main() -> None:
     keep()
     result["tiles_us_a_view"] = by_block(network, given.batch)
     for kernel, tiles in result["tiles_us_a_view"].items():
-        best = sorted((time, tile) for tile, time in tiles.items() if not isinstance(time, str))
-        print(f"{kernel:14}" + "; ".join(f"{tile} {time}" for time, tile in best[:4]), flush=True)
+        fastest = sorted((time, tile) for tile, time in tiles.items() if not isinstance(time, str))
+        print(f"{kernel:14}" + "; ".join(f"{tile} {time}" for time, tile in fastest[:4]), flush=True)
         print(f"{'':14}failed: {[f'{k}: {v}' for k, v in tiles.items() if isinstance(v, str)][:3]}")
+    chosen = best(result["tiles_us_a_view"])
+    print(chosen)
     keep()
-    result["whole"] = whole(network, (64, 128, given.batch), not given.quick)
-    for name, found in result["whole"].items():
-        print(f"{name:32}{found}")
+    result["whole"] = whole(network, (64, 128, given.batch), {"as it is": Tiles(), "best": chosen}, not given.quick)
+    for name, figures in result["whole"].items():
+        print(f"{name:32}{figures}")
     keep()
 
 

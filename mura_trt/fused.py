@@ -5,7 +5,7 @@ It takes half the time that ``torch.compile`` does and a quarter of PyTorch's, f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,12 +41,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles by kernel, the fastest of those tried on an H100. Another tile may sum in another order: none is chosen by
-    how fast it is here and now."""
+    """Tiles by kernel and dense block, the fastest of those tried on an H100 (``python -m benchmarks.tiles``).
 
-    pointwise: Tile = Tile(128, 128, 64, 8, 3)
-    halved: Tile = Tile(64, 128, 32, 4, 3)
-    grow: Tile = Tile(128, 32, 64, 4, 4)
+    Another tile may sum in another order, so that none is chosen by how fast it is here and now.
+    """
+
+    pointwise: Sequence[Tile] = (Tile(128, 128, 64, 8, 3),) * 4
+    grow: Sequence[Tile] = (Tile(128, 32, 64, 4, 4),) * 4
+    halved: Sequence[Tile] = (Tile(64, 128, 32, 4, 3),) * 3
+    """Of the transition behind a block."""
 
 
 def fused(network: Network, tiles: Tiles | None = None) -> Forward:
@@ -120,7 +123,7 @@ class FusedNet:
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores views as the network does; the map's memory is used again by the next call."""
-        half = self._torch.float16
+        half, tiles = self._torch.float16, self._tiles
         views, height, width = image.shape[:3]
         weight, bias = self._stem
         rows = views * (height // 2) * (width // 2)
@@ -138,12 +141,14 @@ class FusedNet:
                     x, block, rows, 2 * height, 2 * width, stride, STEM_CHANNELS, 32, num_warps=4
                 )
             else:
-                self.pointwise(x, between, self._zeros, block, rows, channels, width, self._tiles.halved, True)
+                tile = tiles.halved[number - 1]
+                self.pointwise(x, between, self._zeros, block, rows, channels, width, tile, True)
             narrow = self._kept("narrow", (rows, bottleneck), half)
             for scale, shift, first, middle, second in layers:
                 weights = (scale, shift, first)
-                self.pointwise(block, weights, middle, narrow, rows, bottleneck, width, self._tiles.pointwise, False)
-                self.grow(narrow, second, block[:, channels:], rows, height, width, stride, self._tiles.grow)
+                tile = tiles.pointwise[number]
+                self.pointwise(block, weights, middle, narrow, rows, bottleneck, width, tile, False)
+                self.grow(narrow, second, block[:, channels:], rows, height, width, stride, tiles.grow[number])
                 channels += GROWTH
             x, between = block, transition
             if between is not None:

@@ -161,7 +161,9 @@ def weigh(x, scale, shift, weight, out, rows, channels, BM: tl.constexpr, BK: tl
     for begin in range(0, channels, BK):
         channel = begin + tl.arange(0, BK)
         known = channel < channels
-        value = tl.load(x + row.to(tl.int64)[:, None] * channels + channel[None, :], there[:, None] & known[None, :], other=0.0)
+        value = tl.load(
+            x + row.to(tl.int64)[:, None] * channels + channel[None, :], there[:, None] & known[None, :], other=0.0
+        )
         value = value * tl.load(scale + channel, known, other=0.0)[None, :]
         value = tl.maximum(value + tl.load(shift + channel, known, other=0.0)[None, :], 0.0)
         total += value * tl.load(weight + channel, known, other=0.0)[None, :]

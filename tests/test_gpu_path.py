@@ -25,7 +25,7 @@ from tests.gpu import opened
 pytestmark = pytest.mark.gpu
 
 SIZE = (320, 320)
-RUNTIMES = ["tensorrt", "tensorrt_rtx", "torch_cuda", "torch"]
+RUNTIMES = ["tensorrt", "tensorrt_rtx", "torch_fused", "torch_cuda", "torch"]
 BATCH = 8
 
 

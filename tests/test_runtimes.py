@@ -144,7 +144,7 @@ def test_onnxruntime_keeps_nothing_for_its_makers(bundle: Bundle, tmp_path: Path
 def test_auto_takes_onnxruntime_without_a_gpu_and_says_why(bundle: Bundle) -> None:
     session, passed_over = open_session("auto", bundle, SessionOptions())
     assert session.name == "onnxruntime"
-    assert [line.split(":")[0] for line in passed_over] == ["tensorrt", "tensorrt_rtx", "torch_cuda"]
+    assert [line.split(":")[0] for line in passed_over] == ["tensorrt", "tensorrt_rtx", "torch_fused", "torch_cuda"]
     assert all("no GPU" in line for line in passed_over)
 
 
@@ -159,7 +159,7 @@ def test_gpu_runtime_says_that_there_is_no_gpu(runtime: str, bundle: Bundle) -> 
 @pytest.mark.parametrize(
     ("runtime", "bound"),
     # FP16's bound is that of this network, whose random head magnifies small differences.
-    [("tensorrt_rtx", 2e-2), ("torch_cuda", 2e-2), ("torch", 1e-4)],
+    [("tensorrt_rtx", 2e-2), ("torch_fused", 2e-2), ("torch_cuda", 2e-2), ("torch", 1e-4)],
 )
 def test_gpu_runtime_agrees_with_the_reference(
     runtime: str, bound: float, bundle: Bundle, pixels: NDArray[np.uint8], expected: Scores

@@ -34,6 +34,13 @@ def _torch() -> Any:
     return torch
 
 
+def _cuda_torch() -> Any:
+    torch = _torch()
+    if not torch.cuda.is_available():
+        raise RuntimeUnavailable("PyTorch sees no GPU here, or is a build for CPUs")
+    return torch
+
+
 def _model(bundle: Bundle) -> Network:
     """Channels last, FP32, on the CPU."""
     if bundle.manifest.imported is not None:
@@ -81,9 +88,7 @@ class TorchCudaSession(DeviceSession):
     _graph: Any
 
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
-        torch = self._torch = _torch()
-        if not torch.cuda.is_available():
-            raise RuntimeUnavailable("PyTorch sees no GPU here, or is a build for CPUs")
+        torch = self._torch = _cuda_torch()
         # Rounded to TF32, FP32 would differ in the third digit; and kernels that were chosen by their time would give
         # other bits the next time.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -97,16 +102,16 @@ class TorchCudaSession(DeviceSession):
         model = _model(self._bundle)
         half = self._bundle.manifest.precision != "fp32" if self._half is None else self._half
         try:
-            self._model = self._placed(model.half_body() if half else model, there)
+            self._model = self._placed(model, half, there)
             self._image = torch.zeros((self.batch, *self._shape), dtype=torch.uint8, device=there)
             self._torch_stream = torch.cuda.ExternalStream(self._compute.handle, device=there)
             self._graph = self._captured() if self._in_graph else None
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeUnavailable(f"no memory on {self._gpu.name}: {error}; give a smaller --batch") from error
 
-    def _placed(self, model: Network, there: str) -> Any:
+    def _placed(self, model: Network, half: bool, there: str) -> Any:
         """What computes a batch: called with pixels on the device ``there``, it returns the network's outputs."""
-        return model.to(there)
+        return (model.half_body() if half else model).to(there)
 
     def _captured(self) -> Any:
         with self._torch.cuda.stream(self._torch_stream), self._torch.inference_mode():
@@ -139,6 +144,7 @@ class TorchFusedSession(TorchCudaSession):
     name = "torch_fused"
 
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
+        _cuda_torch()  # raises
         if bundle.manifest.precision == "fp32":
             raise RuntimeUnavailable("it computes in half precision, and the bundle is FP32; use torch_cuda")
         try:
@@ -150,7 +156,7 @@ class TorchFusedSession(TorchCudaSession):
         except triton.TritonError as error:
             raise RuntimeUnavailable(f"Triton cannot compile for this GPU: {error}") from error
 
-    def _placed(self, model: Network, there: str) -> Any:
+    def _placed(self, model: Network, half: bool, there: str) -> Any:
         from mura_trt.fused import fused
 
         return fused(model.to(there))
