@@ -1,9 +1,10 @@
 """Which tiles the fused kernels are fastest with on this GPU, by block, and what the whole network makes of them.
 
-    python -m benchmarks.tiles [--checkpoint FILE] [--out FILE] [--batch 256] [--quick]
+    python -m benchmarks.tiles [--checkpoint FILE] [--out FILE] [--batch 256]
 
 Each kernel is timed by itself on the shapes of one layer in the middle of each dense block, then the whole forward pass
-in a CUDA graph, beside PyTorch eager and ``torch.compile`` in turns. Times are medians of CUDA events.
+with the usual tiles and with the fastest ones, in a CUDA graph. Times are medians of CUDA events. The section ``peers``
+of ``benchmarks.gpu_acceptance`` has it beside PyTorch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from functools import partial
@@ -22,7 +22,7 @@ from typing import Any, cast
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mura_trt.fused import FusedNet, Tile, Tiles, fused  # noqa: E402
+from mura_trt.fused import Pointwise, Tile, Tiles, fused, grow, pointwise  # noqa: E402
 
 POINTWISE = [
     Tile(*numbers)
@@ -83,7 +83,7 @@ def seconds(function: Callable[[], object], repeats: int = 5, inner: int = 8) ->
             function()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3 / inner)
+        times.append(float(begin.elapsed_time(end)) / 1e3 / inner)
     return statistics.median(times)
 
 
@@ -108,18 +108,17 @@ def _normal(*shape: int) -> Any:
     return torch.randn(shape, dtype=torch.float16, device="cuda")
 
 
-def _layer(rows: int, channels: int, columns: int, positions: int = 1) -> tuple[Any, tuple[Any, ...], Any, Any]:
+def _layer(rows: int, channels: int, columns: int, positions: int = 1) -> tuple[Any, Pointwise, Any]:
     """What a pointwise kernel takes, but for numbers."""
     import torch
 
     scale, shift, bias = (torch.randn(size, device="cuda") for size in (channels, channels, columns))
     x, weight = _normal(positions * rows, channels), _normal(channels, columns) / channels**0.5
-    return x, (scale, shift, weight), bias, _normal(rows, columns)
+    return x, Pointwise(scale, shift, weight, bias), _normal(rows, columns)
 
 
-def by_block(network: Any, batch: int) -> dict[str, Any]:
+def by_block(batch: int) -> dict[str, Any]:
     """Microseconds a view of each kernel, by tile and block."""
-    net = FusedNet(network, Tiles())
     found: dict[str, Any] = {}
 
     def take(name: str, tile: Tile, function: Callable[[], object]) -> None:
@@ -130,18 +129,17 @@ def by_block(network: Any, batch: int) -> dict[str, Any]:
 
     for side, channels in BLOCKS:
         rows = batch * side * side
-        x, weights, bias, out = _layer(rows, channels, 128)
+        x, weights, out = _layer(rows, channels, 128)
         for tile in POINTWISE:
-            take(f"pointwise {side}", tile, partial(net.pointwise, x, weights, bias, out, rows, 128, side, tile, False))
+            take(f"pointwise {side}", tile, partial(pointwise, x, weights, out, side, tile))
         second, block = _normal(9 * 128, 32), _normal(rows, 256)
         for tile in GROW:
-            take(f"grow {side}", tile, partial(net.grow, out, second, block, rows, side, side, 256, tile))
+            take(f"grow {side}", tile, partial(grow, out, second, block, side, side, tile))
     for side, channels in TRANSITIONS:
         rows = batch * side * side
-        x, weights, bias, out = _layer(rows, channels, channels // 2, 4)
+        x, weights, out = _layer(rows, channels, channels // 2, 4)
         for tile in HALVED:
-            arguments = (x, weights, bias, out, rows, channels // 2, side, tile, True)
-            take(f"halved {side}", tile, partial(net.pointwise, *arguments))
+            take(f"halved {side}", tile, partial(pointwise, x, weights, out, side, tile, halved=True))
     return found
 
 
@@ -163,7 +161,7 @@ def best(found: dict[str, Any]) -> Tiles:
     return Tiles(of("pointwise", blocks), of("grow", blocks), of("halved", transitions))
 
 
-def whole(network: Any, batches: Sequence[int], tiles: dict[str, Tiles], compiled: bool) -> dict[str, Any]:
+def whole(network: Any, batches: Sequence[int], tiles: dict[str, Tiles]) -> dict[str, Any]:
     """Views/s of the forward pass, and how far its probabilities are from the network's in FP32."""
     import torch
 
@@ -178,17 +176,6 @@ def whole(network: Any, batches: Sequence[int], tiles: dict[str, Tiles], compile
                 differs = [float((a[:16] - b).abs().max()) for a, b in zip(outputs, expected, strict=True)]
                 rate = batch / seconds(in_graph(partial(net, images)))
                 found[f"fused, {name}, {batch}"] = {"views_per_s": round(rate, 1), "differs_p_logit_cam": differs}
-    network.half_body().to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        rate = batch / seconds(in_graph(lambda: network(images)))
-        found[f"eager in a graph {batch}"] = {"views_per_s": round(rate, 1)}
-        if compiled:
-            started = time.monotonic()
-            function = torch.compile(network)
-            function(images)
-            taken = round(time.monotonic() - started, 1)
-            rate = batch / seconds(in_graph(lambda: function(images)))
-            found[f"torch.compile in a graph {batch}"] = {"views_per_s": round(rate, 1), "compile_s": taken}
     return found
 
 
@@ -220,10 +207,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "engines" / "demo" / "model.safetensors")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--quick", action="store_true", help="no torch.compile")
     given = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    network = load_network([given.checkpoint]).eval().cuda()
+    network: Any = load_network([given.checkpoint]).eval().cuda()
     result: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "batch": given.batch}
 
     def keep() -> None:
@@ -233,7 +219,7 @@ def main() -> None:
     result["profile_us_a_view"] = profile(network, given.batch)
     print(json.dumps(result["profile_us_a_view"], indent=1))
     keep()
-    result["tiles_us_a_view"] = by_block(network, given.batch)
+    result["tiles_us_a_view"] = by_block(given.batch)
     for kernel, tiles in result["tiles_us_a_view"].items():
         fastest = sorted((time, tile) for tile, time in tiles.items() if not isinstance(time, str))
         print(f"{kernel:14}" + "; ".join(f"{tile} {time}" for time, tile in fastest[:4]), flush=True)
@@ -241,7 +227,7 @@ def main() -> None:
     chosen = best(result["tiles_us_a_view"])
     print(chosen)
     keep()
-    result["whole"] = whole(network, (64, 128, given.batch), {"as it is": Tiles(), "best": chosen}, not given.quick)
+    result["whole"] = whole(network, (64, 128, given.batch), {"as they are": Tiles(), "fastest": chosen})
     for name, figures in result["whole"].items():
         print(f"{name:32}{figures}")
     keep()

@@ -1,20 +1,21 @@
 """A DenseNet's forward pass on a GPU by the kernels of :mod:`mura_trt.fused_kernels`, from the torch module's weights.
 
-It takes half the time that ``torch.compile`` does and a quarter of PyTorch's, for it moves less: see benchmarks/NOTES.
+On an H100 it has 1.6 times the rate of ``torch.compile`` and 3.6 times PyTorch's, for it moves less
+(benchmarks/NOTES.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from mura_trt import fused_kernels as kernels
 from mura_trt.contract import IMAGENET_MEAN, IMAGENET_STD
-from mura_trt.model import BOTTLENECK, GROWTH, STEM_CHANNELS, DenseLayer, Ensemble, MuraNet, Network, vote
+from mura_trt.model import BOTTLENECK, GROWTH, STEM_CHANNELS, Ensemble, MuraNet, Network, vote
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -41,15 +42,43 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles by kernel and dense block, the fastest of those tried on an H100 (``python -m benchmarks.tiles``).
+    """Tiles by kernel and dense block: of those that a GPU with 100 KB of shared memory has room for, the fastest on an
+    H100 (``python -m benchmarks.tiles``).
 
     Another tile may sum in another order, so that none is chosen by how fast it is here and now.
     """
 
-    pointwise: Sequence[Tile] = (Tile(128, 128, 64, 8, 3),) * 4
-    grow: Sequence[Tile] = (Tile(128, 32, 64, 4, 4),) * 4
-    halved: Sequence[Tile] = (Tile(64, 128, 32, 4, 3),) * 3
+    pointwise: Sequence[Tile] = (
+        Tile(64, 128, 32, 4, 4),
+        Tile(64, 128, 64, 4, 3),
+        Tile(64, 128, 64, 4, 3),
+        Tile(128, 128, 64, 4, 3),
+    )
+    grow: Sequence[Tile] = (Tile(128, 32, 64, 4, 3),) * 4
+    halved: Sequence[Tile] = (Tile(64, 128, 64, 4, 2), Tile(64, 128, 64, 4, 2), Tile(64, 128, 32, 4, 3))
     """Of the transition behind a block."""
+
+
+class Pointwise(NamedTuple):
+    """What :func:`pointwise` computes with, of C channels in and D out."""
+
+    scale: Tensor
+    """float32 (C,): channels in are multiplied by it ..."""
+    shift: Tensor
+    """... and this is added, float32 (C,)."""
+    weight: Tensor
+    """float16 (C, D)."""
+    bias: Tensor
+    """float32 (D,)."""
+
+
+class Layer(NamedTuple):
+    """A dense layer."""
+
+    first: Pointwise
+    """Its first normalisation and convolution, and its second normalisation in the weights and the bias."""
+    second: Tensor
+    """Its second convolution, float16 (9 * 128, 32)."""
 
 
 def fused(network: Network, tiles: Tiles | None = None) -> Forward:
@@ -58,7 +87,7 @@ def fused(network: Network, tiles: Tiles | None = None) -> Forward:
     Parameters
     ----------
     network
-        In FP32 or with a half body, on a GPU; what it does later to its weights is not seen here.
+        In FP32, on a GPU; what is done later to its weights is not seen here.
     tiles
         None takes the usual ones.
     """
@@ -81,108 +110,110 @@ class FusedNet:
         import torch
 
         self._torch, self._tiles = torch, tiles
-        parts = dict(network.features.named_children())
-        self._stem = self._stem_weights(parts["conv0"], parts["norm0"])
-        self._blocks = []
-        for number in range(1, 1 + sum(name.startswith("denseblock") for name in parts)):
-            layers = [self._layer_weights(layer) for layer in cast("nn.Sequential", parts[f"denseblock{number}"])]
-            between = parts.get(f"transition{number}")
-            transition = between and (*_affine(between.norm), _half(between.conv.weight[:, :, 0, 0].T))
-            self._blocks.append((layers, transition))
-        classifier = network.classifier
-        self._last = (*_affine(parts["norm5"]), classifier.weight[0].detach().float().contiguous())
-        self._bias = classifier.bias.detach().float()
-        self._zeros = torch.zeros(classifier.in_features, device=self._bias.device)
+        parts: dict[str, Any] = dict(network.features.named_children())
+        self._stem = _stem(parts["conv0"], parts["norm0"])
+        blocks = [part for name, part in parts.items() if name.startswith("denseblock")]
+        self._blocks = [[_layer(layer) for layer in block] for block in blocks]
+        self._transitions = [_transition(part) for name, part in parts.items() if name.startswith("transition")]
+        self._last = (*_affine(parts["norm5"]), network.classifier.weight[0].detach().float().contiguous())
+        self._bias = network.classifier.bias.detach().float()
         self._memory: dict[Any, Tensor] = {}
-
-    def _stem_weights(self, conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-        torch = self._torch
-        scale, shift = _affine(norm)
-        weight = conv.weight.detach().double() * scale.double()[:, None, None, None]  # (64, 3, 7, 7)
-        mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64, device=weight.device) * 255
-        std = torch.tensor(IMAGENET_STD, dtype=torch.float64, device=weight.device) * 255
-        of_gray = (weight / std[:, None, None]).sum(1) * kernels.SPREAD
-        of_ones = (weight * ((kernels.CENTRE - mean) / std)[:, None, None]).sum(1)
-        both = torch.zeros((2, TAPS, len(weight)), dtype=torch.float64, device=weight.device)
-        for at, one in enumerate((of_gray, of_ones)):
-            both[at, :49] = one.flatten(1).T
-        return _half(both.flatten(0, 1)), shift
-
-    def _layer_weights(self, layer: DenseLayer) -> tuple[Tensor, ...]:
-        scale, shift = _affine(layer.norm2)
-        first = layer.conv1.weight.detach().float()[:, :, 0, 0] * scale[:, None]
-        second = layer.conv2.weight.detach().permute(2, 3, 1, 0).flatten(0, 2)
-        return (*_affine(layer.norm1), _half(first.T), shift, _half(second))
-
-    def _kept(self, name: Any, shape: tuple[int, ...], dtype: Any) -> Tensor:
-        """The same memory for the same name and shape, call after call, so that a CUDA graph may hold its address."""
-        key = (name, shape)
-        if key not in self._memory:
-            self._memory[key] = self._torch.zeros(shape, dtype=dtype, device=self._bias.device)
-        return self._memory[key]
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores views as the network does; the map's memory is used again by the next call."""
-        half, tiles = self._torch.float16, self._tiles
-        views, height, width = image.shape[:3]
-        weight, bias = self._stem
-        rows = views * (height // 2) * (width // 2)
-        x = self._kept("stem", (rows, STEM_CHANNELS), half)
-        kernels.stem[(_over(rows, 64),)](image, weight, bias, x, rows, height, width, TAPS, 64, STEM_CHANNELS)
-        height, width, channels = height // 4, width // 4, STEM_CHANNELS
-        rows = views * height * width
-        bottleneck = BOTTLENECK * GROWTH
-        between: tuple[Tensor, ...] | None = None
-        for number, (layers, transition) in enumerate(self._blocks):
-            stride = channels + GROWTH * len(layers)
-            block = self._kept(number, (rows, stride), half)
-            if between is None:
-                kernels.pool[(_over(rows, 32),)](
-                    x, block, rows, 2 * height, 2 * width, stride, STEM_CHANNELS, 32, num_warps=4
-                )
+        views, height, width = image.shape[0], image.shape[1] // 2, image.shape[2] // 2
+        rows, columns = views * height * width, STEM_CHANNELS
+        x = self._kept("stem", (rows, columns))
+        kernels.stem[(_over(rows, 64),)](image, *self._stem, x, rows, 2 * height, 2 * width, TAPS, 64, columns)
+        for number, layers in enumerate(self._blocks):
+            height, width = height // 2, width // 2
+            rows = views * height * width
+            block = self._kept(number, (rows, columns + GROWTH * len(layers)))
+            if number == 0:
+                arguments = (rows, 2 * height, 2 * width, block.stride(0), columns)
+                kernels.pool[(_over(rows, 32),)](x, block, *arguments, 32, num_warps=4)
             else:
-                tile = tiles.halved[number - 1]
-                self.pointwise(x, between, self._zeros, block, rows, channels, width, tile, True)
-            narrow = self._kept("narrow", (rows, bottleneck), half)
-            for scale, shift, first, middle, second in layers:
-                weights = (scale, shift, first)
-                tile = tiles.pointwise[number]
-                self.pointwise(block, weights, middle, narrow, rows, bottleneck, width, tile, False)
-                self.grow(narrow, second, block[:, channels:], rows, height, width, stride, tiles.grow[number])
-                channels += GROWTH
-            x, between = block, transition
-            if between is not None:
-                height, width, channels = height // 2, width // 2, channels // 2
-                rows = views * height * width
+                pointwise(x, self._transitions[number - 1], block, width, self._tiles.halved[number - 1], halved=True)
+            narrow = self._kept("narrow", (rows, BOTTLENECK * GROWTH))
+            for layer in layers:
+                pointwise(block, layer.first, narrow, width, self._tiles.pointwise[number])
+                grow(narrow, layer.second, block[:, columns:], height, width, self._tiles.grow[number])
+                columns += GROWTH
+            x, columns = block, columns // 2
         cam = self._kept("cam", (views, height, width), self._torch.float32)
-        kernels.weigh[(_over(rows, 16),)](x, *self._last, cam, rows, channels, 16, 128, num_warps=4)
+        kernels.weigh[(_over(rows, 16),)](x, *self._last, cam, rows, x.shape[1], 16, 128, num_warps=4)
         logit = cam.mean((1, 2)) + self._bias
         return self._torch.sigmoid(logit), logit, cam
 
-    def pointwise(
-        self, x: Tensor, weights: Any, bias: Tensor, out: Tensor, rows: int, columns: int, across: int, tile: Tile,
-        halved: bool,
-    ) -> None:  # fmt: skip
-        scale, shift, weight = weights
-        grid = (columns // tile.columns, _over(rows, tile.rows))
-        kernels.pointwise[grid](
-            x, scale, shift, weight, bias, out, rows, len(scale), across, x.stride(0), out.stride(0), columns,
-            halved, not halved, tile.rows, tile.columns, tile.depth, **tile.how,
-        )  # fmt: skip
+    def _kept(self, name: Any, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
+        """The same memory for the same name and shape, call after call, so that a CUDA graph may hold its address."""
+        key = (name, shape)
+        if key not in self._memory:
+            dtype = dtype or self._torch.float16
+            self._memory[key] = self._torch.zeros(shape, dtype=dtype, device=self._bias.device)
+        return self._memory[key]
 
-    def grow(
-        self, x: Tensor, weight: Tensor, out: Tensor, rows: int, height: int, width: int, stride: int, tile: Tile
-    ) -> None:
-        kernels.grow[(_over(rows, tile.rows),)](
-            x, weight, out, rows, height, width, stride, x.shape[1], GROWTH, tile.rows, tile.depth, **tile.how
-        )
+
+def pointwise(x: Tensor, weights: Pointwise, out: Tensor, across: int, tile: Tile, halved: bool = False) -> None:
+    """Normalisation, ReLU and convolution 1 x 1, by :func:`mura_trt.fused_kernels.pointwise`.
+
+    Parameters
+    ----------
+    x
+        float16 (positions, C or more), of which the first C channels are taken.
+    out
+        float16 (rows, D or more), of which the first D are written; with another ReLU, but for ``halved``.
+    across
+        Positions of ``out`` in a line of the picture.
+    halved
+        The mean of 2 x 2 positions is taken on the way.
+    """
+    (channels, columns), rows = weights.weight.shape, len(out)
+    kernels.pointwise[(columns // tile.columns, _over(rows, tile.rows))](
+        x, *weights, out, rows, channels, across, x.stride(0), out.stride(0), columns,
+        halved, not halved, tile.rows, tile.columns, tile.depth, **tile.how,
+    )  # fmt: skip
+
+
+def grow(x: Tensor, weight: Tensor, out: Tensor, height: int, width: int, tile: Tile) -> None:
+    """Convolution 3 x 3 of float16 (N * height * width, 128) to the first 32 channels of ``out``."""
+    rows, channels = x.shape
+    kernels.grow[(_over(rows, tile.rows),)](
+        x, weight, out, rows, height, width, out.stride(0), channels, GROWTH, tile.rows, tile.depth, **tile.how
+    )
+
+
+def _stem(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weights and bias of :func:`mura_trt.fused_kernels.stem`, input normalisation and batch normalisation in them."""
+    import torch
+
+    scale, shift = _affine(norm)
+    weight = conv.weight.detach().double() * scale.double()[:, None, None, None]  # (64, 3, 7, 7)
+    numbers = {"dtype": torch.float64, "device": weight.device}
+    mean, std = (255 * torch.tensor(one, **numbers)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
+    both = torch.zeros((2, TAPS, len(weight)), **numbers)
+    both[0, :49] = (weight * (kernels.SPREAD / std)).sum(1).flatten(1).T
+    both[1, :49] = (weight * ((kernels.CENTRE - mean) / std)).sum(1).flatten(1).T
+    return _half(both), shift
+
+
+def _layer(layer: Any) -> Layer:
+    scale, shift = _affine(layer.norm2)
+    first = layer.conv1.weight.detach()[:, :, 0, 0].float() * scale[:, None]
+    second = layer.conv2.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return Layer(Pointwise(*_affine(layer.norm1), _half(first.T), shift), _half(second))
+
+
+def _transition(transition: Any) -> Pointwise:
+    weight = _half(transition.conv.weight[:, :, 0, 0].T)
+    return Pointwise(*_affine(transition.norm), weight, weight.new_zeros(weight.shape[1]).float())
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     """What a batch normalisation multiplies by and adds, float32 (C,)."""
     scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
     shift = norm.bias.detach().double() - norm.running_mean.double() * scale
-    return scale.float().contiguous(), shift.float().contiguous()
+    return scale.float(), shift.float()
 
 
 def _half(weight: Tensor) -> Tensor:

@@ -1,0 +1,69 @@
+"""The fused forward pass, its kernels run by Triton's interpreter on the CPU: what it computes, not how fast.
+
+The interpreter is chosen when Triton is imported, and for a whole process: tests on a GPU need it off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+# Differences from the module in FP32, of two networks of one architecture and of both as an ensemble, on pictures whose
+# borders are as good as all of them.
+PROGRAM = """
+import json
+import torch
+from mura_trt.fused import fused
+from mura_trt.model import Ensemble, MuraNet
+
+def network(seed):
+    torch.manual_seed(seed)
+    made = MuraNet("densenet121").eval()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+    # Red has another mean than gray: what the border is padded with then matters.
+    made.features.conv0.weight.data[:, 0] += 0.1
+    return made
+
+pixels = torch.randint(0, 256, (3, 32, 64, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+pixels[0] = 255  # nothing in it but its border
+networks = [network(1), network(2)]
+found = {}
+with torch.inference_mode():
+    for name, one in {"one": networks[0], "ensemble": Ensemble(networks)}.items():
+        forward = fused(one)
+        if name == "one":
+            forward(pixels.flip(0))  # what it leaves in its memory makes no difference
+        outputs, expected = forward(pixels), one(pixels)
+        assert [output.shape for output in outputs] == [there.shape for there in expected]
+        found[name] = [
+            float((output - there).abs().max() / there.abs().max()) for output, there in zip(outputs, expected)
+        ]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> Any:
+    pytest.importorskip("triton", reason="Triton is for Linux alone")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("network", ["one", "ensemble"])
+def test_outputs_are_the_networks_own_but_for_half_precision(network: str, found: Any) -> None:
+    probability, logit, cam = found[network]
+    assert probability < 1e-4
+    assert logit < 1e-3
+    assert cam < 3e-3
