@@ -43,7 +43,9 @@ logger = logging.getLogger(__name__)
 SHARDS_AHEAD, BATCHES_AHEAD, LEAST_BATCHES = 3, 8, 2
 # A dry run scores so many views, and so many times more until that takes long enough to tell the speed.
 SAMPLE_VIEWS, SAMPLE_GROWTH, ENOUGH_SECONDS = 64, 16, 4.0
-LIBRARIES = ("nvidia-dali-cuda130", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas")
+LIBRARIES = (
+    "nvidia-dali-cuda130", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas",
+)  # fmt: skip
 
 
 def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: None) -> dict[str, Any]:

@@ -22,8 +22,12 @@ SHARD_VIEWS = {"cpu": 256, "cuda": 2048, MIXED: 256}
 CHOSEN = ("runtime", "device", "batch", "shard_views")
 # Of a recipe, what a run that updates another may have of its own.
 FREE_IN_UPDATES = ("listing", "batch", "shard_views")
-# Of runtimes that are not called as their library is.
-LIBRARY_OF = {"emulated": "onnxruntime", "torch_cuda": "torch"}
+# Of runtimes that are not called as their one library is.
+LIBRARIES_OF = {
+    "emulated": ("onnxruntime",),
+    "torch_cuda": ("torch",),
+    "torch_fused": ("torch", "triton"),  # another Triton may compile sums of another order
+}
 DICOM_LIBRARIES = ("pydicom", "python-gdcm", "pyjpegls", "pylibjpeg-openjpeg")
 
 
@@ -67,7 +71,7 @@ def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
             (
                 "nvidia-dali-cuda130",
                 "isal",
-                LIBRARY_OF.get(runtime, runtime),
+                *LIBRARIES_OF.get(runtime, (runtime,)),
                 *(DICOM_LIBRARIES if listing.disclosure else ()),
             )
         ),

@@ -27,7 +27,7 @@ import pytest
 import torch
 
 import mura_trt
-from mura_trt import cuda_devices, tables
+from mura_trt import cuda_devices, fused_kernels, tables
 from mura_trt.bundle import Bundle, write_manifest
 from mura_trt.cores import usable_cores
 from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, gpu_kind, nvidia_cards
@@ -130,7 +130,7 @@ def test_every_library_here_was_tried_and_works(here: Told) -> None:
 
 @no_gpu
 def test_without_a_gpu_what_needs_one_is_absent_and_no_problem(here: Told) -> None:
-    for name in ("driver", "decode-gpu", "torch_cuda", "pycuda", "tensorrt", "tensorrt_rtx"):
+    for name in ("driver", "decode-gpu", "torch_cuda", "torch_fused", "pycuda", "tensorrt", "tensorrt_rtx"):
         assert here.found["checks"][name]["status"] == ABSENT, name
     assert here.found["environment"]["gpus"] == []
     assert "To mend" not in table(here.found)
@@ -139,7 +139,7 @@ def test_without_a_gpu_what_needs_one_is_absent_and_no_problem(here: Told) -> No
 @pytest.mark.gpu
 def test_on_a_gpu_what_uses_it_works(here: Told) -> None:
     checks, kind = here.found["checks"], gpu_kind()
-    for name in ("driver", "decode-gpu", "torch_cuda", "pycuda"):
+    for name in ("driver", "decode-gpu", "torch_cuda", "torch_fused", "pycuda"):
         assert checks[name]["status"] == WORKS, checks[name]
     assert kind is not None
     assert checks["tensorrt_rtx"]["status"] == (ABSENT if unsupported("tensorrt-rtx", kind) else WORKS)
@@ -374,6 +374,76 @@ def test_what_dali_says_of_a_sound_file_is_told(tmp_path: Path) -> None:
     assert finding.found.startswith("DALI: Failed to decode sample #0")
 
 
+# --- Triton ---
+
+
+def test_a_kernel_of_the_fused_runtime_computes_as_pytorch_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # the same kernel on the CPU
+    finding = ask("mura_trt.doctor.probes:triton", {"device": "cpu"}, tmp_path, 60, "do this")
+    assert finding.status == WORKS, finding
+    assert f"Triton {packages.installed()['triton']}: a kernel of the runtime's on cpu, off" in finding.found
+
+
+class Planted:
+    """In place of a kernel: takes its tiles' grid and arguments, and leaves ``value`` everywhere."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *arguments, **how: arguments[5].fill_(self.value)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_kernel_that_computes_wrong_is_a_problem(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_kernels, "pointwise", Planted(value))
+    finding = probes.triton("cpu")
+    assert finding.status == PROBLEM
+    assert "off PyTorch by" in finding.found
+
+
+def on_gpus(driver: str, monkeypatch: pytest.MonkeyPatch, *names: str, engine: Path | None = None) -> dict[str, Any]:
+    """Some checks where the driver tells of GPUs."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", driver)
+    checks: dict[str, Any] = examine(engine, chosen=only(*names))["checks"]
+    return checks
+
+
+def test_a_broken_triton_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton/__init__.py").write_text("raise OSError('libx.so')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (check,) = only("torch_fused")(tmp_path, None)
+    finding = ask(check.probe, {"device": "cpu"}, tmp_path, 60, check.mend)
+    assert (finding.status, finding.found) == (PROBLEM, "OSError: libx.so")
+    assert finding.mend and "C compiler" in finding.mend and "--force-reinstall triton" in finding.mend
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_without_triton_its_runtime_is_absent(
+    given: bool, driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = write_bundle(tmp_path / "tiny").folder if given else None
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    check = on_gpus(driver, monkeypatch, "torch_fused", engine=engine)["torch_fused"]
+    assert (check["status"], check["found"]) == (ABSENT, "not installed: triton")
+    assert check["mend"] == "pip install triton"
+
+
+def test_an_fp32_bundle_has_no_use_for_the_fused_runtime(
+    driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = write_bundle(tmp_path / "tiny")
+    write_manifest(tiny.folder, dataclasses.replace(tiny.manifest, precision="fp32"))
+    found = on_gpus(driver, monkeypatch, "bundle", "torch_fused", engine=tiny.folder)
+    assert found["bundle"]["status"] == WORKS, found
+    assert found["torch_fused"]["status"] == ABSENT
+    assert found["torch_fused"]["found"] == "it computes in half precision, and the bundle is FP32"
+
+
 # --- libraries that are broken, or installed twice ---
 
 
@@ -552,6 +622,9 @@ def test_a_gpu_that_computes_nothing_does_not_end_doctor(driver: str) -> None:
     found = told.found["checks"]
     assert found["driver"]["status"] == found["decode-cpu"]["status"] == found["onnxruntime"]["status"] == WORKS
     assert found["decode-gpu"]["status"] == found["torch_cuda"]["status"] == PROBLEM
+    assert (found["torch_fused"]["status"], found["torch_fused"]["found"]) == (
+        UNKNOWN, "cannot be tried without torch_cuda",
+    )  # fmt: skip
     assert found["tensorrt_rtx"]["status"] in (PROBLEM, UNKNOWN)
     assert told.code == 0
     assert "the GPU would stand idle" in table(told.found)

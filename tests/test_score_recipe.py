@@ -14,13 +14,13 @@ from mura_trt.errors import UsageError
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
-from mura_trt.score_recipe import LIBRARY_OF, installed_versions
+from mura_trt.score_recipe import LIBRARIES_OF, installed_versions
 
 
 @pytest.mark.parametrize("runtime", sorted(set(RUNTIMES) - {"null", "tensorrt"}))  # of which one has no library
-def test_every_runtimes_library_is_noted_with_its_version(runtime: str) -> None:
-    library = LIBRARY_OF.get(runtime, runtime)
-    assert installed_versions([library]) == {library: metadata.version(library)}
+def test_every_runtimes_libraries_are_noted_with_their_versions(runtime: str) -> None:
+    libraries = LIBRARIES_OF.get(runtime, (runtime,))
+    assert installed_versions(libraries) == {library: metadata.version(library) for library in libraries}
 
 
 def test_a_run_goes_on_only_where_it_is_decoded_as_it_began(

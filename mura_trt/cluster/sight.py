@@ -21,6 +21,7 @@ LIBRARIES = (
     "isal",
     "onnxruntime",
     "torch",
+    "triton",
     "tensorrt",
     "tensorrt_rtx",
     "numpy",

@@ -19,7 +19,10 @@ def predict(
         Path | None, typer.Option(envvar="MURA_TRT_ENGINE", help="Engine bundle, made by build-engine.")
     ] = None,
     runtime: Annotated[
-        str, typer.Option(help="auto, tensorrt, tensorrt_rtx, onnxruntime, emulated, torch or null.")
+        str,
+        typer.Option(
+            help="auto, tensorrt, tensorrt_rtx, torch_fused, torch_cuda, onnxruntime, emulated, torch or null."
+        ),
     ] = "auto",
     threshold: Annotated[float, typer.Option(help="Abnormal is a mean strictly above this.")] = 0.5,
     batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,

@@ -71,7 +71,10 @@ def parity(
     ],
     runtime: Annotated[
         str,
-        typer.Option(help="auto, tensorrt, tensorrt_rtx, emulated (the plan's graph on a CPU), onnxruntime or torch."),
+        typer.Option(
+            help="auto, tensorrt, tensorrt_rtx, torch_fused, torch_cuda, emulated (the plan's graph on a CPU),"
+            " onnxruntime or torch."
+        ),
     ] = "auto",
     studies: Annotated[int | None, typer.Option(help="How many studies, evenly spaced [all].")] = None,
     bound: Annotated[list[str] | None, typer.Option(help="Another bound, such as model.dp_max=0.01.")] = None,

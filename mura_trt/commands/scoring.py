@@ -17,7 +17,10 @@ def score(
     engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
     runtime: Annotated[
-        str, typer.Option(help="auto, tensorrt, tensorrt_rtx, torch_cuda, onnxruntime, emulated, torch or null.")
+        str,
+        typer.Option(
+            help="auto, tensorrt, tensorrt_rtx, torch_fused, torch_cuda, onnxruntime, emulated, torch or null."
+        ),
     ] = "auto",
     devices: Annotated[
         str, typer.Option(help="auto, all GPUs, GPUs by number as 0,1, or cpu, once for each worker.")

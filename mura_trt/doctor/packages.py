@@ -15,6 +15,7 @@ LIBRARIES = {
     "ONNX Runtime": r"onnxruntime(-.+)?",
     "onnx": r"onnx",
     "PyTorch": r"torch",
+    "Triton": r"triton",
     "TensorRT": r"tensorrt(-cu\d+)?",
     "TensorRT-RTX": r"tensorrt-rtx(-cu\d+)?",
     "PyCUDA": r"pycuda",

@@ -5,11 +5,13 @@ All raise what they like: that, too, is a finding. Paths come as text, because a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import io
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ DRIVERS = {12: 525, 13: 580}
 PIXELS, PNG, JPEG = "pixels.npy", "view.png", "view.jpg"
 _INSIDE, _BORDER = 1, 12  # levels of 255 that DALI's pixels may be off Pillow's
 _GPU_INSIDE = 4  # likewise; a GPU's JPEG decoder rounds in its own way
+_HALF = 1e-2  # how far half precision, of numbers up to 8, may be off double
 
 
 def driver() -> Finding:
@@ -216,7 +219,7 @@ def runtime(name: str, folder: str, bundle: str) -> Finding:
     from mura_trt.runtimes import SessionOptions, open_session
 
     opened = Bundle.open(Path(bundle))
-    if opened.manifest.imported is not None and name in ("torch", "torch_cuda"):
+    if opened.manifest.imported is not None and name in ("torch", "torch_cuda", "torch_fused"):
         return Finding(ABSENT, "the bundle's network comes from an ONNX file, and PyTorch has no module for it")
     with Image.open(Path(folder, PNG)) as image:
         pixels = _resized(image.convert("L"), opened.contract)
@@ -243,7 +246,7 @@ def torch(device: str, folder: str) -> Finding:
     stem, head, bias = weights()
     pixels = np.load(Path(folder, PIXELS))
     arrays = (normalised(pixels), stem, head)
-    devices = [f"cuda:{ordinal}" for ordinal in range(torch.cuda.device_count())] if device == "cuda" else ["cpu"]
+    devices = _torch_devices(device)
     scores = []
     for each in devices:
         image, wide, narrow = (torch.from_numpy(array).to(each) for array in arrays)
@@ -258,6 +261,39 @@ def torch(device: str, folder: str) -> Finding:
     if off <= BOUND and device == "cuda" and importlib.util.find_spec("pycuda") is None:
         return Finding(PROBLEM, f"{told}, and PyCUDA, which is not installed", "pip install pycuda")
     return Finding(WORKS if off <= BOUND else PROBLEM, told)
+
+
+def triton(device: str) -> Finding:
+    """A kernel of the runtime ``torch_fused``, with its tile, compiled for the GPU and compared with PyTorch."""
+    import torch
+
+    from mura_trt import fused_kernels as kernels
+    from mura_trt.fused import Tiles
+
+    tile = Tiles().pointwise[-1]
+    rows, across, channels, columns = 300, 10, 96, 128  # neither rows nor channels fill their last tile
+    chance = torch.Generator().manual_seed(7)
+    x = torch.randn((rows, channels), generator=chance).half()
+    scale, shift = torch.randn((2, channels), generator=chance)
+    weight = (torch.randn((channels, columns), generator=chance) / channels**0.5).half()
+    bias = torch.randn(columns, generator=chance)
+    right = torch.relu(torch.relu(x.double() * scale + shift) @ weight.double() + bias)
+    devices = _torch_devices(device)
+    outputs = []
+    for each in devices:
+        arrays = [array.to(each) for array in (x, scale, shift, weight, bias, torch.empty(right.shape).half())]
+        with torch.cuda.device(each) if device == "cuda" else contextlib.nullcontext():  # Triton's is PyTorch's current
+            kernels.pointwise[(columns // tile.columns, -(-rows // tile.rows))](
+                *arrays, rows, channels, across, channels, columns, columns, False, True,
+                tile.rows, tile.columns, tile.depth, **tile.how,
+            )  # fmt: skip
+        outputs.append(arrays[-1].double().cpu())
+    off = float((torch.stack(outputs) - right).abs().max())  # NaN, too, goes through
+    told = (
+        f"Triton {metadata.version('triton')}: a kernel of the runtime's on {', '.join(devices)}, off PyTorch by"
+        f" {off:.0e}; the runtime itself takes a DenseNet's graph (--engine)"
+    )
+    return Finding(WORKS if off <= _HALF else PROBLEM, told)
 
 
 def pycuda() -> Finding:
@@ -293,6 +329,13 @@ def pycuda() -> Finding:
     if came_back != [1, 2, 3, 4]:
         return Finding(PROBLEM, f"1, 2, 3, 4 came back from the GPU as {came_back}")
     return Finding(WORKS, f"a copy to {gpu.name} and back")
+
+
+def _torch_devices(device: str) -> list[str]:
+    """PyTorch's names of the CPU, or of every GPU (``cuda``)."""
+    import torch
+
+    return [f"cuda:{ordinal}" for ordinal in range(torch.cuda.device_count())] if device == "cuda" else ["cpu"]
 
 
 def _imported(module: str) -> Any:

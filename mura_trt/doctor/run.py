@@ -21,7 +21,7 @@ from mura_trt.plan import unsupported
 SCHEMA = 1
 CPU_SECONDS, GPU_SECONDS = 90.0, 240.0  # the latter for kernels that are compiled, and for slow starts of drivers
 PLAN_RUNTIMES = ("tensorrt", "tensorrt_rtx")
-GPU_RUNTIMES = (*PLAN_RUNTIMES, "torch_cuda")
+GPU_RUNTIMES = (*PLAN_RUNTIMES, "torch_fused", "torch_cuda")
 # In the order in which `score --runtime auto` tries them; torch must be asked for.
 SCORING = (*GPU_RUNTIMES, "onnxruntime", "torch")
 NEEDED = {"tables": (WORKS,), "decode-cpu": (WORKS,), "decode-png": (WORKS, ABSENT)}  # whichever runtime scores
@@ -78,14 +78,22 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
     ]
     found.append(Check("pycuda", f"{_PROBES}:pycuda", _reinstall("pycuda")))
     modules = ("torch", "onnx")  # with onnx the runtimes read their weights
+    compiled = (
+        f"give Triton a C compiler and Python's headers (gcc, python3-dev); where it has them, {_reinstall('triton')};"
+        " where it cannot compile for the GPU, torch_cuda does without it"
+    )
     if engine:
         found.append(runtime("torch", engine, "torch", with_view, *modules))
         found.append(runtime("torch_cuda", engine, "torch", (*with_view, "pycuda"), *modules))
+        fused = runtime("torch_fused", engine, "triton", (*with_view, "pycuda"), *modules, "triton")
+        found.append(dataclasses.replace(fused, mend=compiled))
     else:
         arithmetic, torch = f"{_PROBES}:torch", _reinstall("torch")
         cpu, cuda = ({"device": device, **scratch} for device in ("cpu", "cuda"))
         found.append(Check("torch", arithmetic, torch, cpu, modules, ("view",)))
         found.append(Check("torch_cuda", arithmetic, torch, cuda, modules, ("view",), gpu=True))
+        kernel, there, needed = f"{_PROBES}:triton", {"device": "cuda"}, (*modules, "triton")
+        found.append(Check("torch_fused", kernel, compiled, there, needed, ("torch_cuda",), gpu=True))
     for name in PLAN_RUNTIMES:
         package = name.replace("_", "-")
         if engine:
@@ -132,8 +140,8 @@ def examine(
     - ``checks``: by name, each with ``status`` (``works``, ``problem``, ``absent`` for what is not here and not needed,
       ``unknown`` for what could not be tried), ``found``, ``mend`` (what to do, or None) and ``seconds``. They are
       ``driver``, ``packages``, ``view``, ``tables``, ``bundle``, ``decode-png``, ``decode-cpu``, ``decode-gpu``,
-      ``onnxruntime``, ``emulated``, ``pycuda``, ``torch``, ``torch_cuda``, ``tensorrt`` and ``tensorrt_rtx``; with a
-      bundle ``plan``, else ``plan-tensorrt`` and ``plan-tensorrt_rtx``.
+      ``onnxruntime``, ``emulated``, ``pycuda``, ``torch``, ``torch_cuda``, ``torch_fused``, ``tensorrt`` and
+      ``tensorrt_rtx``; with a bundle ``plan``, else ``plan-tensorrt`` and ``plan-tensorrt_rtx``.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -171,9 +179,12 @@ def _left_out(check: Check, found: dict[str, Finding], gpus: bool) -> Finding | 
         return Finding(ABSENT, f"not installed: {names}", mend)
     if check.gpu and not gpus:
         return Finding(ABSENT, "no GPU here")
-    built = found[BUNDLE].facts.get("builder") if BUNDLE in found else None
+    bundle = found[BUNDLE].facts if BUNDLE in found else {}
+    built = bundle.get("builder")
     if check.name in PLAN_RUNTIMES and built and built["name"] != check.name.replace("_", "-"):
         return Finding(ABSENT, f"the bundle's plan is {built['name']}'s")
+    if check.name == "torch_fused" and bundle.get("precision") == "fp32":
+        return Finding(ABSENT, "it computes in half precision, and the bundle is FP32")
     failed = [name for name in check.needs if name not in found or found[name].status != WORKS]
     if not failed:
         return None
