@@ -33,7 +33,8 @@ from mura_trt.processes import send_output_to, work_for
 from mura_trt.readahead import Batch, ReadAhead
 from mura_trt.runtimes import Session, SessionOptions, open_session
 
-BATCHES_DECODING = 2  # ahead of the engine
+# Ahead of the engine: with two, threads that are through with one wait while the main thread hands the other to a GPU.
+BATCHES_DECODING = 3
 PULSE_SECONDS = 1.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,17 +152,25 @@ class TorchFusedSession(TorchCudaSession):
             raise RuntimeUnavailable("it computes in half precision, and the bundle is FP32; use torch_cuda")
         try:
             import triton
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise RuntimeUnavailable(f"Triton does not import ({error}): pip install triton") from error
-        try:
-            super().__init__(bundle, options)
-        except triton.TritonError as error:
-            raise RuntimeUnavailable(f"Triton cannot compile for this GPU: {error}") from error
+        self._triton_error = triton.TritonError
+        super().__init__(bundle, options)
 
     def _placed(self, model: Network, there: str) -> Any:
         from mura_trt.fused import fused
 
-        return fused(model.to(there))
+        torch = self._torch
+        forward = fused(model.to(there))
+        first = torch.zeros((self.batch, *self._shape), dtype=torch.uint8, device=there)
+        # With the first batch, Triton compiles: with a C compiler, against Python's headers and the driver.
+        try:
+            with torch.inference_mode():
+                forward(first)
+        except (self._triton_error, SubprocessError, OSError, AssertionError) as error:
+            raise RuntimeUnavailable(f"Triton cannot compile for this GPU: {error}") from error
+        torch.cuda.synchronize(there)
+        return forward
 
 
 class TorchCudaReference(TorchCudaSession):
