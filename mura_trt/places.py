@@ -69,12 +69,12 @@ class Place:
 def places_of(devices: str) -> list[Place]:
     """The places of ``--devices``, a worker each.
 
-    Workers on the CPU, and on more than one GPU, share out the usable cores: disjoint sets of neighbours.
+    Workers on the CPU, and several on GPUs, share out the usable cores: disjoint sets of neighbours.
 
     Parameters
     ----------
     devices
-        ``auto``; ``all`` GPUs; GPUs by number, as ``0,2``; or ``cpu`` once for each worker, as ``cpu,cpu``.
+        ``auto``; ``all`` GPUs; GPUs by number, as ``0,2``, once for each worker; or ``cpu``, as ``cpu,cpu``, likewise.
 
     Raises
     ------
@@ -110,8 +110,6 @@ def _gpus(devices: str, names: list[str]) -> list[int]:
     for gpu in gpus:
         if gpu >= there:
             raise UsageError(f"--devices {devices}: no GPU {gpu} here; there are {there}, counted from 0")
-        if gpus.count(gpu) > 1:
-            raise UsageError(f"--devices {devices}: GPU {gpu} is named twice")
     return gpus
 
 

@@ -28,7 +28,7 @@ class ScoreOptions:
     out: Path
     runtime: str = "auto"
     devices: str = AUTO
-    """Where workers work, one each: ``auto``, ``all`` GPUs, GPUs by number (``0,2``), or ``cpu`` once for each."""
+    """Where workers work, one each: ``auto``, ``all`` GPUs, GPUs by number (``0,2``) or ``cpu``."""
     cluster: str | None = None
     """Ray's: ``auto`` for the one that this machine is part of, ``ray://HOST:PORT``, or ``local`` for one of its own.
     None takes processes of this machine."""

@@ -31,6 +31,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0,2", [(0, {2, 3, 4}), (2, {5, 6, 7, 8})]),
         ("2, 0", [(2, {2, 3, 4}), (0, {5, 6, 7, 8})]),
         ("1", [(1, None)]),
+        ("1,1", [(1, {2, 3, 4}), (1, {5, 6, 7, 8})]),
         ("cpu", [(None, {2, 3, 4, 5, 6, 7, 8, 9})]),
         ("cpu,cpu", [(None, {2, 3, 4}), (None, {5, 6, 7, 8})]),
         ("cpu,cpu,cpu,cpu,cpu,cpu,cpu", [(None, {core}) for core in range(2, 9)]),
@@ -46,7 +47,6 @@ def test_each_worker_has_its_place(devices: str, expected: list[tuple[int | None
     [
         ("3", "no GPU 3 here; there are 3, counted from 0"),
         ("0,7", "no GPU 7 here"),
-        ("1,1", "GPU 1 is named twice"),
         ("0,cpu", "results of one run come from one kind of device"),
         ("all,cpu", "results of one run come from one kind of device"),
         ("-1", "give auto, all, GPUs by number"),
