@@ -1,6 +1,6 @@
 """A DenseNet's forward pass on a GPU by the kernels of :mod:`mura_trt.fused_kernels`, from the torch module's weights.
 
-On an H100 it has 1.6 times the rate of ``torch.compile`` and 3.6 times PyTorch's, for it moves less
+On an H100 it had 1.6 times the rate of ``torch.compile`` and 3.6 times PyTorch's, for it moves less
 (benchmarks/NOTES.md).
 """
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Forward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    Memory = dict[tuple[str | int, tuple[int, int]], Tensor]
 
+LEAST = (8, 0)  # compute capability; Triton makes no use of the tensor cores of earlier GPUs
 TAPS = 64  # the stem's 7 x 7, to the next power of 2
 
 
@@ -42,8 +44,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles by kernel and dense block: of those that a GPU with 100 KB of shared memory has room for, the fastest on an
-    H100 (``python -m benchmarks.tiles``).
+    """Tiles by kernel and dense block, the fastest of those tried on an H100 (``python -m benchmarks.tiles``).
 
     Another tile may sum in another order, so that none is chosen by how fast it is here and now.
     """
@@ -54,7 +55,12 @@ class Tiles:
         Tile(64, 128, 64, 4, 3),
         Tile(128, 128, 64, 4, 3),
     )
-    grow: Sequence[Tile] = (Tile(128, 32, 64, 4, 3),) * 4
+    grow: Sequence[Tile] = (
+        Tile(256, 32, 64, 8, 3),
+        Tile(256, 32, 64, 8, 3),
+        Tile(128, 32, 64, 4, 3),
+        Tile(128, 32, 64, 4, 3),
+    )
     halved: Sequence[Tile] = (Tile(64, 128, 64, 4, 2), Tile(64, 128, 64, 4, 2), Tile(64, 128, 32, 4, 3))
     """Of the transition behind a block."""
 
@@ -91,10 +97,12 @@ def fused(network: Network, tiles: Tiles | None = None) -> Forward:
     tiles
         None takes the usual ones.
     """
+    tiles = tiles or Tiles()
     if isinstance(network, Ensemble):
-        members = [FusedNet(cast("MuraNet", member), tiles or Tiles()) for member in network.members]
+        memory: Memory = {}
+        members = [FusedNet(cast("MuraNet", member), tiles, memory) for member in network.members]
         return lambda image: vote([member(image) for member in members])
-    return FusedNet(cast("MuraNet", network), tiles or Tiles())
+    return FusedNet(cast("MuraNet", network), tiles, {})
 
 
 class FusedNet:
@@ -104,12 +112,14 @@ class FusedNet:
     ----------
     network, tiles
         As for :func:`fused`.
+    memory
+        What it keeps, by what it is for: 12 MB a view of 320 x 320 pixels. Networks that run one by one share it.
     """
 
-    def __init__(self, network: MuraNet, tiles: Tiles) -> None:
+    def __init__(self, network: MuraNet, tiles: Tiles, memory: Memory) -> None:
         import torch
 
-        self._torch, self._tiles = torch, tiles
+        self._torch, self._tiles, self._memory = torch, tiles, memory
         parts: dict[str, Any] = dict(network.features.named_children())
         self._stem = _stem(parts["conv0"], parts["norm0"])
         blocks = [part for name, part in parts.items() if name.startswith("denseblock")]
@@ -117,10 +127,9 @@ class FusedNet:
         self._transitions = [_transition(part) for name, part in parts.items() if name.startswith("transition")]
         self._last = (*_affine(parts["norm5"]), network.classifier.weight[0].detach().float().contiguous())
         self._bias = network.classifier.bias.detach().float()
-        self._memory: dict[Any, Tensor] = {}
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores views as the network does; the map's memory is used again by the next call."""
+        """Scores views as the network does."""
         views, height, width = image.shape[0], image.shape[1] // 2, image.shape[2] // 2
         rows, columns = views * height * width, STEM_CHANNELS
         x = self._kept("stem", (rows, columns))
@@ -140,17 +149,16 @@ class FusedNet:
                 grow(narrow, layer.second, block[:, columns:], height, width, self._tiles.grow[number])
                 columns += GROWTH
             x, columns = block, columns // 2
-        cam = self._kept("cam", (views, height, width), self._torch.float32)
+        cam = self._torch.empty((views, height, width), device=image.device)
         kernels.weigh[(_over(rows, 16),)](x, *self._last, cam, rows, x.shape[1], 16, 128, num_warps=4)
         logit = cam.mean((1, 2)) + self._bias
         return self._torch.sigmoid(logit), logit, cam
 
-    def _kept(self, name: Any, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
-        """The same memory for the same name and shape, call after call, so that a CUDA graph may hold its address."""
+    def _kept(self, name: str | int, shape: tuple[int, int]) -> Tensor:
+        """The same half-precision memory for the same name and shape, call after call."""
         key = (name, shape)
         if key not in self._memory:
-            dtype = dtype or self._torch.float16
-            self._memory[key] = self._torch.zeros(shape, dtype=dtype, device=self._bias.device)
+            self._memory[key] = self._torch.zeros(shape, dtype=self._torch.float16, device=self._bias.device)
         return self._memory[key]
 
 
@@ -192,8 +200,8 @@ def _stem(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     numbers = {"dtype": torch.float64, "device": weight.device}
     mean, std = (255 * torch.tensor(one, **numbers)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
     both = torch.zeros((2, TAPS, len(weight)), **numbers)
-    both[0, :49] = (weight * (kernels.SPREAD / std)).sum(1).flatten(1).T
-    both[1, :49] = (weight * ((kernels.CENTRE - mean) / std)).sum(1).flatten(1).T
+    both[0, :49] = (weight * (kernels.SPREAD.value / std)).sum(1).flatten(1).T
+    both[1, :49] = (weight * ((kernels.CENTRE.value - mean) / std)).sum(1).flatten(1).T
     return _half(both), shift
 
 

@@ -25,10 +25,21 @@ except (
 
             jit = staticmethod(lambda function: function)
 
+        class tl:
+            """Stands in for its language where the module is read."""
+
+            constexpr = staticmethod(lambda number: number)
+
 
 # Gray levels are centred on this and divided by SPREAD, both exact in half precision, before they are multiplied.
-CENTRE = 114
-SPREAD = 64
+CENTRE = tl.constexpr(114)
+SPREAD = tl.constexpr(64)
+
+
+@triton.jit
+def relu(x):
+    """As PyTorch's: what is no number stays none, so that an overflow is seen in the scores."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -53,7 +64,7 @@ def stem(
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (tap < 49)[None, :] & there[:, None]
     view = (row // (across * down)).to(tl.int64)[:, None] * (height * width)
     level = tl.load(image + view + y * width + x, inside, other=0).to(tl.float32)
-    gray = tl.where(inside, (level - 114.0) / 64.0, 0.0).to(tl.float16)
+    gray = tl.where(inside, (level - CENTRE) / SPREAD, 0.0).to(tl.float16)
     ones = tl.where(inside, 1.0, 0.0).to(tl.float16)
     column = tl.arange(0, BN)
     of_gray = tl.load(weight + tap[:, None] * BN + column[None, :])
@@ -79,7 +90,8 @@ def pool(x, out, rows, height, width, stride, C: tl.constexpr, BM: tl.constexpr)
         at_y = top + tap // 3
         inside = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height) & there
         at = (view + at_y * width + at_x) * C
-        most = tl.maximum(most, tl.load(x + at[:, None] + column[None, :], inside[:, None], other=0.0))
+        value = tl.load(x + at[:, None] + column[None, :], inside[:, None], other=0.0)
+        most = tl.maximum(most, value, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out + row.to(tl.int64)[:, None] * stride + column[None, :], most, there[:, None])
 
 
@@ -109,18 +121,18 @@ def pointwise(
         plus = tl.load(shift + channel, known, other=0.0)[None, :]
         wanted = there[:, None] & known[None, :]
         from_here = start + channel[None, :]
-        value = tl.maximum(tl.load(from_here, wanted, other=0.0) * times + plus, 0.0)
+        value = relu(tl.load(from_here, wanted, other=0.0) * times + plus)
         if HALVED:
             below = from_here + 2 * across * x_stride
-            value += tl.maximum(tl.load(from_here + x_stride, wanted, other=0.0) * times + plus, 0.0)
-            value += tl.maximum(tl.load(below, wanted, other=0.0) * times + plus, 0.0)
-            value += tl.maximum(tl.load(below + x_stride, wanted, other=0.0) * times + plus, 0.0)
+            value += relu(tl.load(from_here + x_stride, wanted, other=0.0) * times + plus)
+            value += relu(tl.load(below, wanted, other=0.0) * times + plus)
+            value += relu(tl.load(below + x_stride, wanted, other=0.0) * times + plus)
             value *= 0.25
         by = tl.load(weight + channel[:, None] * columns + column[None, :], known[:, None], other=0.0)
         total = tl.dot(value.to(tl.float16), by, total)
     total += tl.load(bias + column)[None, :]
     if RELU:
-        total = tl.maximum(total, 0.0)
+        total = relu(total)
     tl.store(out + row.to(tl.int64)[:, None] * out_stride + column[None, :], total.to(tl.float16), there[:, None])
 
 
@@ -165,6 +177,6 @@ def weigh(x, scale, shift, weight, out, rows, channels, BM: tl.constexpr, BK: tl
             x + row.to(tl.int64)[:, None] * channels + channel[None, :], there[:, None] & known[None, :], other=0.0
         )
         value = value * tl.load(scale + channel, known, other=0.0)[None, :]
-        value = tl.maximum(value + tl.load(shift + channel, known, other=0.0)[None, :], 0.0)
+        value = relu(value + tl.load(shift + channel, known, other=0.0)[None, :])
         total += value * tl.load(weight + channel, known, other=0.0)[None, :]
     tl.store(out + row, tl.sum(total, 1), there)

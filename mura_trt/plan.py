@@ -227,7 +227,10 @@ def rebuild(built: Mapping[str, Any], builder: str | None = None) -> str:
         Another one to build it with.
     """
     if "rebuild" in built:
-        return f"{built['rebuild']} --builder {builder}" if builder else str(built["rebuild"])  # the last one counts
+        if not builder:
+            return str(built["rebuild"])
+        targets = " (from a recipe without builder_options.targets)" if built.get("options", {}).get("targets") else ""
+        return f"{built['rebuild']} --builder {builder}{targets}"  # the last --builder counts
     return f"mura-trt build-engine --checkpoint CHECKPOINT --builder {builder or built['name']} -o BUNDLE --overwrite"
 
 

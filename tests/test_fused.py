@@ -48,6 +48,9 @@ with torch.inference_mode():
         found[name] = [
             float((output - there).abs().max() / there.abs().max()) for output, there in zip(outputs, expected)
         ]
+    too_large = network(3)
+    too_large.features.denseblock1.denselayer2.conv2.weight.data *= 1e6
+    found["overflow"] = [bool(output.isnan().all()) for output in fused(too_large)(pixels)[:2]]
 print(json.dumps(found))
 """
 
@@ -67,3 +70,7 @@ def test_outputs_are_the_networks_own_but_for_half_precision(network: str, found
     assert probability < 1e-4
     assert logit < 1e-3
     assert cam < 3e-3
+
+
+def test_an_overflow_of_half_precision_is_no_number(found: Any) -> None:
+    assert found["overflow"] == [True, True]

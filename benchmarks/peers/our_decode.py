@@ -22,7 +22,7 @@ from mura_trt.host_decode import AnyDecoder, open_decoder
 
 
 def decoded(decoder: AnyDecoder, views: Sequence[Path], batch: int) -> Iterator[NDArray[np.uint8]]:
-    """Pixels, uint8 (batch, 320, 320, 1), decoded two batches ahead of whoever takes them, as in our worker."""
+    """Pixels, uint8 (batch, 320, 320, 1), decoded ahead of whoever takes them."""
     for run in runs_of(views, batch):
         decoder.submit([view.read_bytes() for view in run])
         if decoder.pending > AHEAD:

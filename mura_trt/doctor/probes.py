@@ -267,9 +267,13 @@ def triton(device: str) -> Finding:
     """A kernel of the runtime ``torch_fused``, with its tile, compiled for the GPU and compared with PyTorch."""
     import torch
 
-    from mura_trt import fused_kernels as kernels
-    from mura_trt.fused import Tiles
+    from mura_trt.fused import LEAST, Pointwise, Tiles, pointwise
 
+    devices = _torch_devices(device)
+    if device == "cuda" and any(torch.cuda.get_device_capability(each) < LEAST for each in devices):
+        return Finding(
+            ABSENT, "a GPU here is older than SM80, of whose tensor cores Triton makes no use; torch_cuda does"
+        )
     tile = Tiles().pointwise[-1]
     rows, across, channels, columns = 300, 10, 96, 128  # neither rows nor channels fill their last tile
     chance = torch.Generator().manual_seed(7)
@@ -278,16 +282,13 @@ def triton(device: str) -> Finding:
     weight = (torch.randn((channels, columns), generator=chance) / channels**0.5).half()
     bias = torch.randn(columns, generator=chance)
     right = torch.relu(torch.relu(x.double() * scale + shift) @ weight.double() + bias)
-    devices = _torch_devices(device)
     outputs = []
     for each in devices:
-        arrays = [array.to(each) for array in (x, scale, shift, weight, bias, torch.empty(right.shape).half())]
+        weights = Pointwise(*(array.to(each) for array in (scale, shift, weight, bias)))
+        out = torch.empty(right.shape, dtype=torch.float16, device=each)
         with torch.cuda.device(each) if device == "cuda" else contextlib.nullcontext():  # Triton's is PyTorch's current
-            kernels.pointwise[(columns // tile.columns, -(-rows // tile.rows))](
-                *arrays, rows, channels, across, channels, columns, columns, False, True,
-                tile.rows, tile.columns, tile.depth, **tile.how,
-            )  # fmt: skip
-        outputs.append(arrays[-1].double().cpu())
+            pointwise(x.to(each), weights, out, across, tile)
+        outputs.append(out.double().cpu())
     off = float((torch.stack(outputs) - right).abs().max())  # NaN, too, goes through
     told = (
         f"Triton {metadata.version('triton')}: a kernel of the runtime's on {', '.join(devices)}, off PyTorch by"
