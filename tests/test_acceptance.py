@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_acceptance import TEST_LINES, pytest_said
+from benchmarks.acceptance.gpu_tests import TEST_LINES, pytest_said
 
 TESTS = """
 import pytest

@@ -1,0 +1,69 @@
+"""What a run comes to, for a reader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.acceptance.work import problem
+
+
+def table(result: dict[str, Any]) -> str:
+    """What it comes to, in some thirty lines."""
+    lines = [f"commit {result['commit'][:10]}"]
+    for precision in ("fp32", "fp16", "int8"):
+        for runtime, found in result.get(f"parity_{precision}", {}).items():
+            if isinstance(found, dict) and "kept" in found:
+                kept = "kept" if found["kept"] else "MISSED"
+                dp = f"|dp| mean {found.get('model.dp_mean', 0):.1e}, max {found.get('model.dp_max', 0):.1e}"
+                lines.append(f"parity  {runtime:14}{precision:6}{kept:8}{dp} on {found['views']} views")
+            elif isinstance(found, dict):
+                lines.append(f"parity  {runtime:14}{precision:6}{found.get('error', '')[:90]}")
+    for section, title in (
+        ("model_fp16", "model"),
+        ("model_all", "model"),
+        ("decode", "decode"),
+        ("end_to_end", "score"),
+    ):
+        for name, found in result.get(section, {}).items():
+            if isinstance(found, dict) and "median" in found:
+                lines.append(
+                    f"{title:8}{name:42}{found['median']:10.1f} views/s ({found['least']:.1f} to {found['most']:.1f})"
+                )
+    if counts := result.get("gpu_tests", {}).get("counts"):
+        lines.append(f"tests   {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
+    floors = result.get("card", {}).get("floor_views_per_s", {})
+    best = max((found["median"] for found in _rates(result, "tensorrt", "torch")), default=None)
+    for name, floor in floors.items():
+        share = f"; the best model reaches {100 * best / floor:.0f} % of it" if best else ""
+        lines.append(f"floor   {name:42}{floor:10.1f} views/s{share}")
+    lines += [f"gap     {kind}: {text}" for kind, text in gaps(result).items()]
+    for name, seconds in result["seconds"].items():
+        if why := problem(result[name]):
+            lines.append(f"FAILED  {name} after {seconds} s: {why}")
+    return "\n".join(lines)
+
+
+def _rates(result: dict[str, Any], *runtimes: str) -> list[dict[str, float]]:
+    both = {**result.get("model_fp16", {}), **result.get("model_all", {})}
+    return [found for name, found in both.items() if name.startswith(runtimes) and isinstance(found, dict)]
+
+
+def gaps(result: dict[str, Any]) -> dict[str, str]:
+    """By kind of file: how the whole compares with the slower of decoding alone and the model alone."""
+    found = {}
+    for kind in ("png", "jpeg"):
+        for runtime in ("auto", "onnxruntime"):
+            whole = result.get("end_to_end", {}).get(f"{runtime} {kind}", {})
+            if "median" not in whole:
+                continue
+            device = "gpu" if whole["device"] == "cuda" else "cpu"
+            decode = result.get("decode", {}).get(f"{device} {kind}", {})
+            rates = _rates(result, f"{whole['runtime']} fp16 {whole['batch']}")
+            if "median" in decode and rates:
+                model = rates[0]["median"]
+                ratio = whole["median"] / min(decode["median"], model)
+                found[kind] = (
+                    f"{whole['median']:.0f} views/s with {whole['runtime']} is {ratio:.2f} of the slower of decoding"
+                    f" ({decode['median']:.0f}) and model ({model:.0f})"
+                )
+    return found
