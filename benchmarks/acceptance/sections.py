@@ -15,6 +15,7 @@ from benchmarks.acceptance.gpu_tests import gpu_tests
 from benchmarks.acceptance.made import archives, build
 from benchmarks.acceptance.peers import peers
 from benchmarks.acceptance.right import decoding, doctor, memory, parity, same_bits
+from benchmarks.acceptance.scaling import decode_scaling
 from benchmarks.acceptance.whole import end_to_end
 from benchmarks.acceptance.work import ROOT, Work, problem
 from mura_trt.bench.machine import commit
@@ -31,6 +32,7 @@ SECTIONS: dict[str, tuple[Section, int, bool]] = {
     "card": (card, 30, True),
     "model_fp16": (model_rates, 120, False),
     "decode": (decode_rates, 60, False),
+    "decode_scaling": (decode_scaling, 60, False),
     "end_to_end": (end_to_end, 180, False),
     "memory": (memory, 60, True),
     "peers": (peers, 120, True),

@@ -29,6 +29,7 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(
                     f"{title:8}{name:42}{found['median']:10.1f} views/s ({found['least']:.1f} to {found['most']:.1f})"
                 )
+    lines += scaling(result.get("decode_scaling", {}))
     if counts := result.get("gpu_tests", {}).get("counts"):
         lines.append(f"tests   {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
     floors = result.get("card", {}).get("floor_views_per_s", {})
@@ -41,6 +42,23 @@ def table(result: dict[str, Any]) -> str:
         if why := problem(result[name]):
             lines.append(f"FAILED  {name} after {seconds} s: {why}")
     return "\n".join(lines)
+
+
+def scaling(found: dict[str, Any]) -> list[str]:
+    """How decoding grows with processes and with threads, and what a view costs."""
+    lines = []
+    for name, one in found.items():
+        if name.startswith("processes"):
+            cost = f"{one['cpu_us']:.0f} us of CPU a view"
+        elif name.startswith("threads"):
+            cost = (
+                f"{one['user_us']:.0f} + {one['system_us']:.0f} us of CPU a view (user + system),"
+                f" {one['cores_busy']:.1f} cores busy; {one['waits']:.2f} waits, {one['faults']:.1f} page faults a view"
+            )
+        else:  # what went wrong
+            continue
+        lines.append(f"scaling {name:42}{one['views_per_s']:10.1f} views/s; {cost}")
+    return lines
 
 
 def _rates(result: dict[str, Any], *runtimes: str) -> list[dict[str, float]]:
