@@ -3,10 +3,10 @@
     python -m benchmarks.gpu_acceptance [--checkpoint FILE] [--out FOLDER] [--minutes 8] [--cpu]
 
 It needs the installed package, a checkpoint (the demo model by default) and no network; bundles and archives it makes
-itself. Every section runs in a process of its own, so that a crash or a hang costs that section alone, and what it
-found is in ``FOLDER/acceptance.json`` at once. Correctness comes first; what takes long (the tests that are marked
-``gpu``, INT8's calibration) comes last and is left out, and told, where the time is up. ``--cpu`` runs what needs no
-GPU, with ONNX Runtime.
+itself. Every section, of ``benchmarks/acceptance/``, runs in a process of its own, so that a crash or a hang costs that
+section alone, and what it found is in ``FOLDER/acceptance.json`` at once. Correctness comes first; what takes long (the
+tests that are marked ``gpu``, INT8's calibration) comes last and is left out, and told, where the time is up. ``--cpu``
+runs what needs no GPU, with ONNX Runtime.
 
 Rates are views/s, medians over interleaved repetitions with least and most beside them; scores are compared with the
 reference before anything is timed.

@@ -8,7 +8,7 @@ from benchmarks.acceptance.work import problem
 
 
 def table(result: dict[str, Any]) -> str:
-    """What it comes to, in some thirty lines."""
+    """What it comes to, a line for each figure."""
     lines = [f"commit {result['commit'][:10]}"]
     for precision in ("fp32", "fp16", "int8"):
         for runtime, found in result.get(f"parity_{precision}", {}).items():
@@ -29,6 +29,7 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(
                     f"{title:8}{name:42}{found['median']:10.1f} views/s ({found['least']:.1f} to {found['most']:.1f})"
                 )
+    lines += stages(result.get("end_to_end", {}))
     lines += scaling(result.get("decode_scaling", {}))
     if counts := result.get("gpu_tests", {}).get("counts"):
         lines.append(f"tests   {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
@@ -42,6 +43,20 @@ def table(result: dict[str, Any]) -> str:
         if why := problem(result[name]):
             lines.append(f"FAILED  {name} after {seconds} s: {why}")
     return "\n".join(lines)
+
+
+def stages(found: dict[str, Any]) -> list[str]:
+    """Where the time of whole runs went; or why a run has no rate."""
+    lines = []
+    for name, one in found.items():
+        if not isinstance(one, dict):  # the section ended early
+            continue
+        if "error" in one:
+            lines.append(f"score   {name:42}{one['error'][:90]}")
+        else:
+            spent = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in one["stage_s"].items())
+            lines.append(f"stages  {name:42}{spent} s; all of it {one['wall_s']:.1f} s")
+    return lines
 
 
 def scaling(found: dict[str, Any]) -> list[str]:
