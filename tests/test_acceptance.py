@@ -1,4 +1,4 @@
-"""What the acceptance run on a GPU makes of pytest's words."""
+"""The acceptance run on a GPU: what it makes of pytest's words, and where it says that time goes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_acceptance import TEST_LINES, pytest_said
+from benchmarks.acceptance import scaling, table, whole
+from benchmarks.acceptance.gpu_tests import TEST_LINES, pytest_said
+from benchmarks.acceptance.work import Work
+from mura_trt import gray
+from mura_trt.bundle import Bundle
+from mura_trt.cores import CORES, usable_cores
+from mura_trt.demo.archive import DemoPlan, write_archive
 
 TESTS = """
 import pytest
@@ -41,3 +47,57 @@ def test_pytests_words_come_to_counts_failures_and_reasons(processes: int, tmp_p
 
 def test_a_run_that_was_cut_off_has_no_counts() -> None:
     assert pytest_said(["= test session starts =", "test_it.py::test_good PASSED"]) == {"counts": {}}
+
+
+def test_a_core_parts_of_the_cores_and_all_of_them_are_tried_once_each() -> None:
+    assert [scaling.shares(cores, 4, 2) for cores in (16, 6, 2, 1)] == [[1, 4, 8, 16], [1, 3, 6], [1, 2], [1]]
+    assert scaling.shares(16, 2) == [1, 8, 16]
+
+
+@pytest.mark.skipif(not gray.available(), reason="the C code was not built here")
+def test_decoding_is_measured_in_processes_and_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "SECONDS", 0.2)
+    monkeypatch.setenv(CORES, "2")
+    cores, work = usable_cores(), Work(tmp_path, tmp_path / "none", cpu=True)
+    write_archive(work.png, DemoPlan(studies=4, seed=2))
+    found = scaling.decode_scaling(work)
+    numbers = scaling.shares(cores)
+    runs = [*((threads, scaling.BATCH) for threads in numbers), (cores, scaling.LARGE_BATCH)]
+    assert list(found) == [
+        *(f"processes {number}" for number in numbers),
+        *(f"threads {threads}, batches of {batch}" for threads, batch in runs),
+    ]
+    for number in numbers:  # which have a core each at the most; clocks are not read at one time
+        one = found[f"processes {number}"]
+        assert 0 < one["views_per_s"] * one["cpu_us"] / 1e6 < number * 1.05
+    for threads, batch in runs:  # and the thread that feeds
+        assert 0 < found[f"threads {threads}, batches of {batch}"]["cores_busy"] < threads + 1.05
+    lines = table.scaling({**found, "error": "that ends no table"})
+    assert [line.split("  ")[0] for line in lines] == [f"scaling {name}" for name in found]
+
+
+@pytest.mark.parametrize("seconds", [whole.SECONDS, 0])
+def test_whole_runs_tell_their_stages_and_try_a_second_batch_while_there_is_time(
+    seconds: int, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "SECOND_BATCH", {"null": 2})
+    monkeypatch.setattr(whole, "SECONDS", seconds)
+    monkeypatch.setattr(whole, "CPU_RUNTIMES", ["null"])
+    work = Work(tmp_path, tmp_path / "none", cpu=True)
+    work.bundle("fp16").symlink_to(bundle.folder)
+    for folder in (work.png, work.jpeg):
+        write_archive(folder, DemoPlan(studies=2, seed=2))
+    found = whole.end_to_end(work)
+    assert list(found) == ["null png", "null jpeg", "null png, batch 2", "null jpeg, batch 2"]
+    lines = table.stages({**found, "log": "of a section that ended early"})
+    assert len(lines) == len(found)
+    for name, line in zip(found, lines, strict=True):
+        if name.endswith("batch 2") and not seconds:
+            assert found[name] == {"error": "left out: the time was up"} and "the time was up" in line
+        else:
+            assert found[name]["scored"] == whole.CPU_VIEWS and found[name]["median"] > 0
+            assert (found[name]["batch"] == 2) == name.endswith("batch 2")
+            assert (
+                "score" in found[name]["stage_s"]
+                and f"worker_decode {found[name]['stage_s']['worker_decode']:.2f}" in line
+            )

@@ -136,4 +136,5 @@ def test_acceptance_without_a_gpu_does_all_it_can_in_five_minutes(tmp_path: Path
     assert all(all(found.values()) for found in result["same_bits"].values())
     for section in ("model_fp16", "decode", "end_to_end"):
         assert len(result[section]) >= 2 and all(found["median"] > 0 for found in result[section].values())
+    assert len(result["decode_scaling"]) >= 3 and "scaling threads 1" in told
     assert seconds <= 300

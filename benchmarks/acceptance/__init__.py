@@ -1,0 +1,1 @@
+"""Parts of the acceptance run on a GPU: each section takes :class:`Work` and gives JSON."""

@@ -1,0 +1,64 @@
+"""How fast the whole is: from files to a table of scores."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.acceptance.work import Work, interleaved
+from mura_trt.bench.sample import link_views
+from mura_trt.bench.scoring import scored
+
+CPU_VIEWS, GPU_VIEWS = 100, 16_000
+CPU_RUNTIMES, GPU_RUNTIMES = ("onnxruntime", "null"), ("auto", "null")
+SECOND_BATCH = {"torch_fused": 64}  # views, by runtime, beside its own: what the other runtimes on a GPU take
+SECONDS = 140  # after which no run with it is begun: one takes some 15 s, and the section has 180
+FACTS = ("runtime", "device", "batch", "passed_over", "scored", "wall_s", "stage_s")
+
+
+def end_to_end(work: Work) -> dict[str, Any]:
+    """From files in the page cache to CSV: ``mura-trt score`` as a user runs it, with where its main thread waited.
+
+    Rates of all repetitions, and :data:`FACTS` of the last one. Where the runtime that was taken is one of
+    :data:`SECOND_BATCH`, it has one more run of each kind of files, in batches of that size.
+    """
+    until = time.monotonic() + SECONDS
+    views, runtimes = (CPU_VIEWS, CPU_RUNTIMES) if work.cpu else (GPU_VIEWS, GPU_RUNTIMES)
+    last: dict[str, dict[str, Any]] = {}
+
+    def taking(name: str, archive: Path, *options: str) -> Callable[[], float]:
+        def take() -> float:
+            last[name] = scored(archive, work.bundle("fp16"), "--allow-unproven", *options).run
+            return float(last[name]["views_per_s"])
+
+        return take
+
+    takes: dict[str, Callable[[], float]] = {}
+    archives: dict[str, Path] = {}
+    for kind, folder in (("png", work.png), ("jpeg", work.jpeg)):
+        archives[kind] = work.folder / f"many-{kind}"
+        shutil.rmtree(archives[kind], ignore_errors=True)
+        link_views(folder, archives[kind], views)
+        for runtime in runtimes:
+            name = f"{runtime} {kind}"
+            takes[name] = taking(name, archives[kind], "--runtime", runtime)
+    # Each run warms up by itself: its rate is from the first batch on.
+    rates = interleaved(takes, 1 if work.cpu else 2, warm_up=0)
+    for kind, archive in archives.items():
+        usual = f"{runtimes[0]} {kind}"
+        batch = SECOND_BATCH.get(last[usual]["runtime"]) if usual in last else None
+        if batch is None:
+            continue
+        name = f"{usual}, batch {batch}"
+        if time.monotonic() < until:
+            take = taking(name, archive, "--runtime", runtimes[0], "--batch", str(batch))
+            rates |= interleaved({name: take}, 1, warm_up=0)
+        else:
+            rates[name] = "left out: the time was up"
+    return {
+        name: {**rate, **{fact: last[name][fact] for fact in FACTS}} if isinstance(rate, dict) else {"error": rate}
+        for name, rate in rates.items()
+    }
