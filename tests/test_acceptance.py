@@ -77,10 +77,10 @@ def test_decoding_is_measured_in_processes_and_in_threads(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("seconds", [whole.SECONDS, 0])
-def test_whole_runs_tell_their_stages_and_try_a_second_batch_while_there_is_time(
+def test_whole_runs_tell_their_stages_and_try_variations_while_there_is_time(
     seconds: int, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whole, "SECOND_BATCH", {"null": 2})
+    monkeypatch.setattr(whole, "CPU_VARIATIONS", {"batches of 2": ("--batch", "2")})
     monkeypatch.setattr(whole, "SECONDS", seconds)
     monkeypatch.setattr(whole, "CPU_RUNTIMES", ["null"])
     work = Work(tmp_path, tmp_path / "none", cpu=True)
@@ -88,15 +88,15 @@ def test_whole_runs_tell_their_stages_and_try_a_second_batch_while_there_is_time
     for folder in (work.png, work.jpeg):
         write_archive(folder, DemoPlan(studies=2, seed=2))
     found = whole.end_to_end(work)
-    assert list(found) == ["null png", "null jpeg", "null png, batch 2", "null jpeg, batch 2"]
+    assert list(found) == ["null png", "null jpeg", "null png, batches of 2", "null jpeg, batches of 2"]
     lines = table.stages({**found, "log": "of a section that ended early"})
     assert len(lines) == len(found)
     for name, line in zip(found, lines, strict=True):
-        if name.endswith("batch 2") and not seconds:
+        if name.endswith("batches of 2") and not seconds:
             assert found[name] == {"error": "left out: the time was up"} and "the time was up" in line
         else:
             assert found[name]["scored"] == whole.CPU_VIEWS and found[name]["median"] > 0
-            assert (found[name]["batch"] == 2) == name.endswith("batch 2")
+            assert (found[name]["batch"] == 2) == name.endswith("batches of 2")
             assert (
                 "score" in found[name]["stage_s"]
                 and f"worker_decode {found[name]['stage_s']['worker_decode']:.2f}" in line

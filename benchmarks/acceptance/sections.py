@@ -33,7 +33,7 @@ SECTIONS: dict[str, tuple[Section, int, bool]] = {
     "model_fp16": (model_rates, 120, False),
     "decode": (decode_rates, 60, False),
     "decode_scaling": (decode_scaling, 60, False),
-    "end_to_end": (end_to_end, 180, False),
+    "end_to_end": (end_to_end, 240, False),
     "memory": (memory, 60, True),
     "peers": (peers, 120, True),
     "gpu_tests": (gpu_tests, 300, True),

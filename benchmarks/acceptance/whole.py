@@ -14,16 +14,21 @@ from mura_trt.bench.scoring import scored
 
 CPU_VIEWS, GPU_VIEWS = 100, 16_000
 CPU_RUNTIMES, GPU_RUNTIMES = ("onnxruntime", "null"), ("auto", "null")
-SECOND_BATCH = {"torch_fused": 64}  # views, by runtime, beside its own: what the other runtimes on a GPU take
-SECONDS = 140  # after which no run with it is begun: one takes some 15 s, and the section has 180
+# What else the first runtime is tried with, once: several workers have a Python lock each.
+CPU_VARIATIONS: dict[str, tuple[str, ...]] = {}
+GPU_VARIATIONS = {
+    "4 workers": ("--devices", "0,0,0,0"),
+    "2 workers": ("--devices", "0,0"),
+    "batches of 64": ("--batch", "64"),
+}
+SECONDS = 220  # after which no variation is begun: a run takes some 15 s, and the section has 240
 FACTS = ("runtime", "device", "batch", "passed_over", "scored", "wall_s", "stage_s")
 
 
 def end_to_end(work: Work) -> dict[str, Any]:
     """From files in the page cache to CSV: ``mura-trt score`` as a user runs it, with where its main thread waited.
 
-    Rates of all repetitions, and :data:`FACTS` of the last one. Where the runtime that was taken is one of
-    :data:`SECOND_BATCH`, it has one more run of each kind of files, in batches of that size.
+    Rates of all repetitions, and :data:`FACTS` of the last one.
     """
     until = time.monotonic() + SECONDS
     views, runtimes = (CPU_VIEWS, CPU_RUNTIMES) if work.cpu else (GPU_VIEWS, GPU_RUNTIMES)
@@ -47,17 +52,14 @@ def end_to_end(work: Work) -> dict[str, Any]:
             takes[name] = taking(name, archives[kind], "--runtime", runtime)
     # Each run warms up by itself: its rate is from the first batch on.
     rates = interleaved(takes, 1 if work.cpu else 2, warm_up=0)
-    for kind, archive in archives.items():
-        usual = f"{runtimes[0]} {kind}"
-        batch = SECOND_BATCH.get(last[usual]["runtime"]) if usual in last else None
-        if batch is None:
-            continue
-        name = f"{usual}, batch {batch}"
-        if time.monotonic() < until:
-            take = taking(name, archive, "--runtime", runtimes[0], "--batch", str(batch))
-            rates |= interleaved({name: take}, 1, warm_up=0)
-        else:
-            rates[name] = "left out: the time was up"
+    for variation, options in (CPU_VARIATIONS if work.cpu else GPU_VARIATIONS).items():
+        for kind, archive in archives.items():
+            name = f"{runtimes[0]} {kind}, {variation}"
+            if time.monotonic() < until:
+                take = taking(name, archive, "--runtime", runtimes[0], *options)
+                rates |= interleaved({name: take}, 1, warm_up=0)
+            else:
+                rates[name] = "left out: the time was up"
     return {
         name: {**rate, **{fact: last[name][fact] for fact in FACTS}} if isinstance(rate, dict) else {"error": rate}
         for name, rate in rates.items()
