@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mura_trt.contract import DENSENET169, InputContract
 from mura_trt.errors import BundleError
 from mura_trt.model import MuraNet, Network, architecture_of, network_of
+from mura_trt.precision import lower
 
 if TYPE_CHECKING:
     import onnx
@@ -62,6 +63,14 @@ def exported(model: Network) -> onnx.ModelProto:
     for number, head in enumerate(heads):
         head.name = _HEAD if isinstance(model, MuraNet) else f"members.{number}.{_HEAD}"
     return program.model_proto
+
+
+def write_graph(model: Network, out: Path, half: bool) -> None:
+    """Writes the model's ONNX file: FP32, or half precision but for input, normalisation and head."""
+    import onnx
+
+    graph = exported(model)
+    onnx.save(lower(graph) if half else graph, out)
 
 
 def load_exported(path: Path) -> Network:

@@ -27,16 +27,12 @@ def export(
 ) -> None:
     """Exports a checkpoint to ONNX: raw gray pixels in; probability, logit and activation map out."""
     with errors_told():
-        import onnx
-
         from mura_trt.checkpoint import load_checkpoint
-        from mura_trt.export import exported
-        from mura_trt.precision import lower
+        from mura_trt.export import write_graph
 
         if precision not in ("fp32", "fp16"):
             raise UsageError(f"--precision {precision}: fp32 or fp16; INT8 and FP8 need build-engine")
-        graph = exported(load_checkpoint(checkpoint))
-        onnx.save(graph if precision == "fp32" else lower(graph), out)
+        write_graph(load_checkpoint(checkpoint), out, half=precision == "fp16")
         print(out)
 
 
