@@ -20,7 +20,7 @@ from mura_trt.archives import NamedArchive
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import FILES, Bundle, Manifest, describe_file, new_bundle, write_manifest
 from mura_trt.calibrate import Calibration
-from mura_trt.contract import InputContract
+from mura_trt.contract import NARROW, InputContract
 from mura_trt.cuda_devices import cuda_device_count, gpu_kind
 from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import EnvironmentProblem, UsageError
@@ -28,7 +28,6 @@ from mura_trt.networks.origin import Origin
 from mura_trt.parity.run import synthetic
 from mura_trt.pixels import decoded_views
 from mura_trt.plan import build_plan, find_builder, unsupported
-from mura_trt.precision import FORMATS
 from mura_trt.sample import spread_views
 from mura_trt.sweep import sweep
 
@@ -82,7 +81,7 @@ def build_bundle(
     import onnx
 
     origin.refuse(recipe.precision)
-    narrow = recipe.precision if recipe.precision in FORMATS else None
+    narrow = recipe.precision if recipe.precision in NARROW else None
     if narrow and archive is None:
         raise UsageError(f"--precision {narrow} is calibrated on views: name an archive of some with --calibrate")
     builder = find_builder(recipe.builder)
@@ -182,7 +181,7 @@ def _views(archive: NamedArchive | None, recipe: Recipe, scratch: Path, check: b
         listing = synthetic(scratch)
         return _Views(None, listing.take(np.sort(spread_views(listing, recipe.check_views))))
     listing = archive.listing()
-    wanted = recipe.calibration_views if recipe.precision in FORMATS else 0
+    wanted = recipe.calibration_views if recipe.precision in NARROW else 0
     drawn = spread_views(listing, wanted + recipe.check_views)
     return _Views(listing.take(np.sort(drawn[:wanted])), listing.take(np.sort(drawn[-recipe.check_views :])))
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mura_trt.caches import CacheFile
-from mura_trt.contract import DENSENET169, InputContract
+from mura_trt.contract import DENSENET169, NARROW, InputContract
 from mura_trt.errors import BundleError, UsageError
 from mura_trt.files import new_folder, sha256_of, write_atomically
-from mura_trt.precision import FORMATS
 
 SCHEMA = 3
 OLD_SCHEMA = 2  # of bundles of DenseNet-169 alone, which say nothing of their network
@@ -239,7 +238,7 @@ def _refuse(folder: Path, reason: str, manifest: Manifest | None = None) -> Bund
         command = built["rebuild"]
     else:
         precision = manifest.precision if manifest else "fp16"
-        calibrate = " --calibrate ARCHIVE" if precision in FORMATS else ""
+        calibrate = " --calibrate ARCHIVE" if precision in NARROW else ""
         build = manifest.build_command if manifest else "mura-trt build-engine --checkpoint CHECKPOINT"
         command = f"{build} --precision {precision}{calibrate} -o {folder} --overwrite"
     return BundleError(f"{folder}: {reason}; copy the bundle again or rebuild it: {command}")

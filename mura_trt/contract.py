@@ -13,7 +13,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DENSENET169 = "densenet169"
 
 # Of the network's body; input, normalisation and head are always FP32. What is not INT8 or FP8 beside it is FP16.
-PRECISIONS = ("fp32", "fp16", "int8", "fp8")
+NARROW = ("int8", "fp8")  # formats that are calibrated on images
+PRECISIONS = ("fp32", "fp16", *NARROW)
 
 
 @dataclass(frozen=True)

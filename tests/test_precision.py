@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from mura_trt.bundle import Bundle
+from mura_trt.contract import NARROW
 from mura_trt.plan import build_plan
-from mura_trt.precision import HALF_LEAST, Quantization, convolutions, lower, raised
+from mura_trt.precision import FORMATS, HALF_LEAST, Quantization, convolutions, lower, raised
 
 STEM = "features.conv0"
 FIRST = "features.denseblock1.denselayer1.conv1"
@@ -22,6 +23,10 @@ FIRST = "features.denseblock1.denselayer1.conv1"
 @pytest.fixture(scope="module")
 def graph(bundle: Bundle) -> onnx.ModelProto:
     return onnx.load(bundle.path("fp32_onnx"))
+
+
+def test_every_narrow_format_of_a_bundle_has_a_type_in_graphs() -> None:
+    assert tuple(FORMATS) == NARROW
 
 
 def ranges_of(graph: onnx.ModelProto, largest: float = 12.0) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Never
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.contract import InputContract
+from mura_trt.contract import NARROW, InputContract
 from mura_trt.errors import UsageError
 from mura_trt.networks.batch import freed
 from mura_trt.networks.meaning import abnormal_of, before_ending, kind_of
@@ -23,7 +23,7 @@ from mura_trt.networks.tail import Tail, ending_of, tail_of
 from mura_trt.networks.told import PROBABILITY, Facts, Told
 from mura_trt.networks.trial import agrees, pictures, try_out
 from mura_trt.networks.wrapping import wrapped
-from mura_trt.precision import FORMATS, Quantization
+from mura_trt.precision import Quantization
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -98,7 +98,7 @@ class Imported(Origin):
 
     def refuse(self, precision: str) -> None:
         """Refuses the narrow formats."""
-        if precision in FORMATS:
+        if precision in NARROW:
             raise UsageError(
                 f"{self._told.model}: --precision {precision} needs to know what rounding each layer costs, which is"
                 " measured by PyTorch's gradients, and an ONNX file has none; take --precision fp16 or fp32"
