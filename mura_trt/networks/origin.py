@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.contract import InputContract
-from mura_trt.errors import UsageError
 from mura_trt.files import sha256_of
 from mura_trt.precision import Quantization, lower
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from mura_trt.bundle import Manifest
     from mura_trt.calibrate import Calibration
     from mura_trt.engine_recipe import Recipe
     from mura_trt.parity.reference import Reference
@@ -78,42 +76,3 @@ class Origin(ABC):
     def sha256(self) -> list[str]:
         """Of each file."""
         return [sha256_of(file) for file in self.files]
-
-
-def reference_of(manifest: Manifest, paths: Sequence[Path], ranges: bool) -> tuple[Reference, list[str]]:
-    """What a bundle is judged by, from the files that a user names, and their SHA-256.
-
-    Parameters
-    ----------
-    manifest
-        The bundle's: it says what kind of network they are of.
-    paths
-        Checkpoints, or the ONNX file.
-    ranges
-        Have it note how large its values become.
-
-    Raises
-    ------
-    UsageError
-        They are of the other kind, or cannot be used.
-    """
-    graphs = [path for path in paths if path.suffix.lower() == ".onnx"]
-    if manifest.imported is None:
-        from mura_trt.networks.checkpoints import Checkpoints
-
-        if graphs:
-            raise UsageError(
-                f"{graphs[0]}: the bundle was built from PyTorch checkpoints, by build-engine; name these with"
-                " --checkpoint"
-            )
-        origin = Checkpoints(paths)
-        return origin.reference(ranges), origin.sha256
-    from mura_trt.networks.reading import files_of
-    from mura_trt.networks.told import Facts
-    from mura_trt.parity.onnx_reference import OnnxReference
-
-    if len(paths) != 1:
-        raise UsageError(f"the bundle is of one ONNX file, by import-onnx, and --checkpoint names {len(paths)} files")
-    (path,) = paths
-    hashes = [sha256_of(file) for file in files_of(path)]
-    return OnnxReference(path, manifest.contract, Facts.of(manifest.imported), ranges), hashes

@@ -14,7 +14,7 @@ from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.errors import UsageError
 from mura_trt.files import write_atomically
-from mura_trt.networks.origin import reference_of
+from mura_trt.networks.reference import reference_of
 from mura_trt.parity.bounds import Bounds, with_changes
 from mura_trt.parity.judge import Judgement, judge
 from mura_trt.parity.measure import measure
