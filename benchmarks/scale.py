@@ -39,9 +39,9 @@ from mura_trt import worker
 from mura_trt.archives import folder, list_archive
 from mura_trt.crew import Inbox
 from mura_trt.earlier import identities
-from mura_trt.ledger import Failure, Rows, Task, scores_of
 from mura_trt.processes import work_for
 from mura_trt.results import OutputFolder
+from mura_trt.rows import Failure, Rows, Task, scores_of
 from mura_trt.score_options import ScoreOptions
 from mura_trt.supervisor import Supervisor
 from mura_trt.workerprocess import WorkerProcess

@@ -17,10 +17,10 @@ from pathlib import Path
 from mura_trt.archives.listing import display, plain
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import check_target, write_atomically
+from mura_trt.progress import Progress
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
 from mura_trt.studies import DEFAULT_THRESHOLD
-from mura_trt.supervisor import Progress
 
 _BOM = b"\xef\xbb\xbf"
 

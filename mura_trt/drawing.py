@@ -21,6 +21,7 @@ from mura_trt.archives.listing import Reference, Source
 from mura_trt.contract import InputContract
 from mura_trt.cores import usable_cores
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
+from mura_trt.overlay import encoded, overlay
 from mura_trt.pixels import ViewDecoder
 from mura_trt.processes import send_output_to, work_for
 from mura_trt.worker import Fatal, Pulse, Stop
@@ -245,8 +246,6 @@ class _Artist:
 
     def _draw_one(self, sketch: Sketch, pixels: NDArray[np.uint8]) -> None:
         """Writes a picture; ``pixels`` is uint8 (H, W, 1)."""
-        from mura_trt.heatmaps import encoded, overlay
-
         sketch.file.parent.mkdir(parents=True, exist_ok=True)
         sketch.file.write_bytes(encoded(overlay(pixels[..., 0], sketch.cam.reshape(self._map_shape))))
 

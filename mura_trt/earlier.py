@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mura_trt.archives.listing import HeaderReader, Listing, Reference, Unreadable
 from mura_trt.files import read_checked, write_checked
-from mura_trt.ledger import Rows, ScoreArray, score_type
+from mura_trt.rows import Rows, ScoreArray, score_type
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Earlier:
     hashes
         uint64 (n, 2); the first of equal ones counts.
     scores
-        (n,) of :func:`mura_trt.ledger.score_type`.
+        (n,) of :func:`mura_trt.rows.score_type`.
     """
 
     def __init__(self, hashes: Identities, scores: ScoreArray) -> None:

@@ -5,7 +5,6 @@ The map comes with the score (see :mod:`mura_trt.model`); drawing waits until al
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
@@ -25,9 +24,10 @@ from mura_trt.contract import InputContract
 from mura_trt.drawing import Drawer, Sketch
 from mura_trt.errors import UsageError
 from mura_trt.files import check_target, write_atomically
-from mura_trt.ledger import Rows, ScoreArray, score_type
+from mura_trt.overlay import encoded, overlay
 from mura_trt.pixels import decoded_views
 from mura_trt.progress import LOG_SECONDS
+from mura_trt.rows import Rows, ScoreArray, score_type
 from mura_trt.studies import study_means
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 FOLDER = "heatmaps"
 IN_A_FOLDER = 10_000  # pictures
 IN_A_RUN = 1024  # at the least, views that are drawn together
-# A map's values add up to the logit, as parts of it. Below 2 at its peak, where nothing is found, it is drawn paler.
-FULL_SCALE = 2.0
-OPACITY = 0.6  # of the map at its peak
-JPEG_QUALITY = 88
 KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
 logger = logging.getLogger(__name__)
@@ -127,38 +123,6 @@ def heatmap_tables(
                     logger.info("%d of %d heatmaps", through + at + 1, len(views))
             through += len(numbers)
             yield _table(some.take(np.array(drawn, np.int64)), [files[at] for at in drawn], scores[drawn])
-
-
-def overlay(gray: NDArray[np.uint8], cam: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A class activation map in color over its X-ray, uint8 (H, W, 3).
-
-    What speaks for abnormal is drawn, from yellow to red, up to the map's peak or to ``FULL_SCALE`` where the peak is
-    lower; what speaks against it is left gray.
-
-    Parameters
-    ----------
-    gray
-        uint8 (H, W).
-    cam
-        float32 (h, w), parts of the logit; bilinear between positions.
-    """
-    from PIL import Image
-
-    height, width = gray.shape
-    strength = np.clip(cam / max(float(cam.max()), FULL_SCALE), 0, 1).astype(np.float32)
-    smooth = np.asarray(Image.fromarray(strength).resize((width, height), Image.Resampling.BILINEAR))[..., None]
-    color = np.concatenate([np.full_like(smooth, 255), 255 * (1 - smooth) * 0.85, np.zeros_like(smooth)], 2)
-    opacity = OPACITY * smooth
-    return np.rint(gray[..., None] * (1 - opacity) + color * opacity).astype(np.uint8)
-
-
-def encoded(picture: NDArray[np.uint8], kind: str = "JPEG") -> bytes:
-    """A picture's file: JPEG or PNG."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, kind, quality=JPEG_QUALITY)
-    return file.getvalue()
 
 
 def picture_name(view: int) -> str:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mura_trt.archives.listing import Reader, Reference, Source
 from mura_trt.cores import usable_cores
 from mura_trt.host_decode import open_decoder
-from mura_trt.ledger import Failure
 from mura_trt.readahead import Batch, ReadAhead
+from mura_trt.rows import Failure
 
 BATCH = 64
 

@@ -1,16 +1,52 @@
-"""One line on a run's progress: rewritten in place on a terminal, now and then in a log."""
+"""How far a run has come, and one line on that: rewritten in place on a terminal, now and then in a log."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from mura_trt.supervisor import Progress
+from typing import TextIO
 
 TERMINAL_SECONDS = 0.5  # between lines
 LOG_SECONDS = 30.0
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    views: int
+    studies: int
+    scored: int = 0
+    failed: int = 0
+    under_way: int = 0
+    """Views that workers are through with and that are not committed yet."""
+    before: int = 0
+    """Views that earlier runs have scored or given up, and that are not done again."""
+    fresh: int = 0
+    """Views that workers of this run gave rows of."""
+    nodes: dict[str, int] = field(default_factory=dict)
+    """By machine, views that its workers gave rows of; empty where there is this one only."""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """Views that workers are through with."""
+        return self.scored + self.failed + self.under_way
+
+    @property
+    def rate(self) -> float:
+        """Views per second since the start."""
+        return max(0, self.done - self.before) / self._elapsed
+
+    @property
+    def node_rates(self) -> list[float]:
+        """Views per second of each machine, the slowest first."""
+        return sorted(views / self._elapsed for views in self.nodes.values())
+
+    @property
+    def _elapsed(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
 
 
 class Reporter:

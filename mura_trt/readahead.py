@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mura_trt.archives.listing import DICOM, IMAGE, UNREAD, Reader, Reference, Unreadable
 from mura_trt.convert import Plain, plain_gray
 from mura_trt.dicom import is_dicom, plain_dicom
-from mura_trt.ledger import Failure
+from mura_trt.rows import Failure
 from mura_trt.screen import Rejected, screen
 
 MAX_HELD = 1 << 30  # bytes that are read ahead, beyond what is being read

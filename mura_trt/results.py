@@ -24,8 +24,8 @@ from mura_trt.contract import InputContract
 from mura_trt.earlier import Earlier, identities, read_hashes, write_hashes
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
-from mura_trt.ledger import Failure, Rows
 from mura_trt.recipe import RECIPE, note_recipe, noted_recipe
+from mura_trt.rows import Failure, Rows
 from mura_trt.shards import SHARD_FILE, encoded, read_shard, shard_name
 from mura_trt.studies import study_tables
 from mura_trt.tables import FORMATS, ROWS_AT_ONCE, failure_table, vanished_table, view_tables, write_table

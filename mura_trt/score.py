@@ -27,13 +27,15 @@ from mura_trt.contract import InputContract
 from mura_trt.crew import Crew, Hire
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.heatmaps import Choice
-from mura_trt.ledger import Ledger, Rows
+from mura_trt.ledger import Ledger
 from mura_trt.places import AnyPlace
+from mura_trt.progress import Progress
 from mura_trt.recipe import note_recipe
 from mura_trt.results import HEADERS_FILE, MAP_SIZE, WORKER_LOG, Existing, Outcome, OutputFolder
+from mura_trt.rows import Rows
 from mura_trt.score_options import ScoreOptions
 from mura_trt.score_recipe import CHOSEN, begun, check, installed_versions, map_size
-from mura_trt.supervisor import Progress, Supervisor
+from mura_trt.supervisor import Supervisor
 from mura_trt.workerprocess import WorkerProcess
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mura_trt.ledger import Failure, Rows, scores_of
+from mura_trt.rows import Failure, Rows, scores_of
 
 SHARD_FILE = re.compile(r"\d{12}\.json|\.\d{12}\.json\.part")
 

@@ -11,8 +11,10 @@ from mura_trt import worker
 from mura_trt.archives.listing import Listing
 from mura_trt.crew import Crew, Lost
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
-from mura_trt.ledger import Ledger, Rows, Task
+from mura_trt.ledger import Ledger
+from mura_trt.progress import Progress
 from mura_trt.results import OutputFolder
+from mura_trt.rows import Rows, Task
 from mura_trt.runtimes import runtime_code
 
 logger = logging.getLogger(__name__)
@@ -25,44 +27,6 @@ MAX_CULPRITS_IN_A_ROW = 200
 # When all is handed out, an idle worker does what another is late with, too. Late is one that gave nothing for so long,
 # and for so many times as long as the idle one would take for the task.
 LATE_SECONDS, LATE_TIMES = 10.0, 3.0
-
-
-@dataclass
-class Progress:
-    """How far a run has come."""
-
-    views: int
-    studies: int
-    scored: int = 0
-    failed: int = 0
-    under_way: int = 0
-    """Views that workers are through with and that are not committed yet."""
-    before: int = 0
-    """Views that earlier runs have scored or given up, and that are not done again."""
-    fresh: int = 0
-    """Views that workers of this run gave rows of."""
-    nodes: dict[str, int] = field(default_factory=dict)
-    """By machine, views that its workers gave rows of; empty where there is this one only."""
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def done(self) -> int:
-        """Views that workers are through with."""
-        return self.scored + self.failed + self.under_way
-
-    @property
-    def rate(self) -> float:
-        """Views per second since the start."""
-        return max(0, self.done - self.before) / self._elapsed
-
-    @property
-    def node_rates(self) -> list[float]:
-        """Views per second of each machine, the slowest first."""
-        return sorted(views / self._elapsed for views in self.nodes.values())
-
-    @property
-    def _elapsed(self) -> float:
-        return max(time.monotonic() - self.started, 1e-9)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mura_trt.archives.listing import Listing
 from mura_trt.files import sync_folder
-from mura_trt.ledger import Failure
+from mura_trt.rows import Failure
 from mura_trt.runtimes import runtime_of
 
 if TYPE_CHECKING:

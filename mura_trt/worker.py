@@ -27,10 +27,10 @@ from mura_trt.cores import processor_name, usable_cores
 from mura_trt.cuda_devices import gpu_kind
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.host_decode import AnyDecoder, open_decoder
-from mura_trt.ledger import Failure, Rows, ScoreArray, Task, score_type, scores_of
 from mura_trt.places import AnyPlace, Place
 from mura_trt.processes import send_output_to, work_for
 from mura_trt.readahead import Batch, ReadAhead
+from mura_trt.rows import Failure, Rows, ScoreArray, Task, score_type, scores_of
 from mura_trt.runtimes import Session, SessionOptions, open_session
 
 # Ahead of the engine: with two, threads that are through with one wait while the main thread hands the other to a GPU.

@@ -20,10 +20,10 @@ from mura_trt import submission
 from mura_trt.bundle import Bundle
 from mura_trt.challenge import Prediction, PredictOptions, predict
 from mura_trt.errors import BundleError, EnvironmentProblem, UsageError
+from mura_trt.progress import Progress
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
 from mura_trt.submission import requirements, write_submission
-from mura_trt.supervisor import Progress
 from tests.bundles import remade
 from tests.challenge_rules import checked_predictions
 

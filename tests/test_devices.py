@@ -26,9 +26,10 @@ from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.places import places_of
+from mura_trt.progress import Progress
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
-from mura_trt.supervisor import Progress, Supervisor
+from mura_trt.supervisor import Supervisor
 from mura_trt.workerprocess import WorkerProcess
 from tests.cores import ALL
 

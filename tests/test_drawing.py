@@ -25,8 +25,8 @@ from mura_trt.archives.listing import Listing, Reference, Source
 from mura_trt.contract import InputContract
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.heatmaps import heatmap_tables, picture_name
-from mura_trt.ledger import Rows, scores_of
 from mura_trt.pixels import ViewDecoder
+from mura_trt.rows import Rows, scores_of
 
 CONTRACT = InputContract(map_shape=(10, 10))
 

@@ -20,8 +20,9 @@ from mura_trt.cli import app
 from mura_trt.contract import InputContract
 from mura_trt.drawing import Drawer, Sketch
 from mura_trt.errors import BundleError, EnvironmentProblem, UsageError
-from mura_trt.heatmaps import FULL_SCALE, Choice, heatmap_of_image, overlay
+from mura_trt.heatmaps import Choice, heatmap_of_image
 from mura_trt.model import MuraNet
+from mura_trt.overlay import FULL_SCALE, overlay
 from mura_trt.runtimes import SessionOptions, open_session
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mura_trt.ledger import Failure, Ledger, Rows, Task, scores_of
+from mura_trt.ledger import Ledger
+from mura_trt.rows import Failure, Rows, Task, scores_of
 
 
 def rows_of(start: int, stop: int, failed: frozenset[int] = frozenset()) -> Rows:

@@ -7,9 +7,7 @@ import io
 import pytest
 
 from mura_trt import progress as progress_module
-from mura_trt import supervisor as supervisor_module
-from mura_trt.progress import LOG_SECONDS, TERMINAL_SECONDS, Reporter, describe
-from mura_trt.supervisor import Progress
+from mura_trt.progress import LOG_SECONDS, TERMINAL_SECONDS, Progress, Reporter, describe
 
 
 class Clock:
@@ -30,7 +28,6 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(progress_module, "time", clock)
-    monkeypatch.setattr(supervisor_module, "time", clock)
     return clock
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Reference, Unreadable
-from mura_trt.ledger import Failure
 from mura_trt.readahead import MAX_CHUNK, Batch, ReadAhead
+from mura_trt.rows import Failure
 
 Opened = Callable[[int], ReadAhead]
 

@@ -22,9 +22,9 @@ from mura_trt import tables as tables_module
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing, display
 from mura_trt.errors import EnvironmentProblem, UsageError
-from mura_trt.ledger import Failure, Rows, scores_of
 from mura_trt.recipe import note_recipe
 from mura_trt.results import Existing, Outcome, OutputFolder
+from mura_trt.rows import Failure, Rows, scores_of
 
 STUDIES = {
     "valid/XR_WRIST/patient1/study1_positive": 3,

@@ -30,12 +30,13 @@ from mura_trt.bundle import Bundle
 from mura_trt.crew import PATIENCE, SILENCE_SECONDS, Crew, Inbox, Lost
 from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable, UsageError
 from mura_trt.files import write_atomically
-from mura_trt.ledger import Task
 from mura_trt.places import Place
+from mura_trt.progress import Progress
 from mura_trt.results import Existing, OutputFolder
+from mura_trt.rows import Task
 from mura_trt.score import dry_run, score
 from mura_trt.score_options import ScoreOptions
-from mura_trt.supervisor import Progress, Supervisor
+from mura_trt.supervisor import Supervisor
 from mura_trt.worker import Assignment, WorkerConfig
 from mura_trt.workerprocess import WorkerProcess
 

@@ -19,10 +19,12 @@ from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.crew import Crew, Inbox, Lost, Message
-from mura_trt.ledger import Failure, Ledger, Rows, Task, score_type
+from mura_trt.ledger import Ledger
 from mura_trt.places import Place
+from mura_trt.progress import Progress
 from mura_trt.results import Existing, OutputFolder
-from mura_trt.supervisor import Progress, Supervisor
+from mura_trt.rows import Failure, Rows, Task, score_type
+from mura_trt.supervisor import Supervisor
 from mura_trt.worker import Assignment, Done, Flush, Pulse, Ready, Stop, Worker, WorkerConfig
 from mura_trt.workerprocess import WorkerProcess
 

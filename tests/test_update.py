@@ -17,9 +17,9 @@ from mura_trt.archives import list_archive
 from mura_trt.bundle import Bundle
 from mura_trt.earlier import Earlier, identities
 from mura_trt.errors import UsageError
-from mura_trt.ledger import score_type, scores_of
 from mura_trt.recipe import RECIPE
 from mura_trt.results import EARLIER_FILE, UPDATING
+from mura_trt.rows import score_type, scores_of
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
 

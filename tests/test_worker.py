@@ -16,7 +16,7 @@ from PIL import Image
 from mura_trt.archives.folder import FolderSource
 from mura_trt.contract import InputContract
 from mura_trt.decode import Decoder
-from mura_trt.ledger import Failure, Rows, Task, scores_of
+from mura_trt.rows import Failure, Rows, Task, scores_of
 from mura_trt.runtimes.base import HostSession, Scores
 from mura_trt.runtimes.null import checksums
 from mura_trt.worker import Assignment, Done, Flush, Hungry, Pulse, Stop, Worker, _OpenTask, decoding_threads

@@ -31,10 +31,10 @@ from mura_trt.archives.listing import Reference
 from mura_trt.bundle import Bundle
 from mura_trt.crew import Inbox
 from mura_trt.errors import MuraTrtError
-from mura_trt.ledger import Failure, Rows, Task, scores_of
+from mura_trt.progress import Progress
+from mura_trt.rows import Failure, Rows, Task, scores_of
 from mura_trt.score_options import ScoreOptions
 from mura_trt.shards import read_shard
-from mura_trt.supervisor import Progress
 
 VIEWS, SHARD_VIEWS = 60, 8
 TABLES = ("studies.csv", "views.csv", "failures.csv")

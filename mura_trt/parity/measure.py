@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from mura_trt.archives.listing import Listing
 from mura_trt.contract import InputContract
 from mura_trt.errors import UsageError
-from mura_trt.ledger import Failure
 from mura_trt.parity.reference import Reference
 from mura_trt.pixels import decoded_views
+from mura_trt.rows import Failure
 from mura_trt.runtimes import Session
 
 PILLOW_VIEWS = 32  # that the reference scores once more with Pillow's pixels

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.files import write_atomically
-from mura_trt.ledger import Failure
 from mura_trt.pixels import decoded_views
+from mura_trt.rows import Failure
 from mura_trt.tables import failure_table
 from mura_trt.training.catalogue import Catalogue
 

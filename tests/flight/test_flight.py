@@ -24,7 +24,7 @@ from mura_trt.contract import InputContract
 from mura_trt.decode import Decoder
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.host_decode import AnyDecoder, open_decoder
-from mura_trt.ledger import Rows, Task
+from mura_trt.rows import Rows, Task
 from mura_trt.runtimes.base import Pixels
 from mura_trt.runtimes.cuda import Stream
 from mura_trt.runtimes.device import Output, Slot

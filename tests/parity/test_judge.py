@@ -12,11 +12,11 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Entry, Listing, gather
-from mura_trt.ledger import Failure
 from mura_trt.parity.bounds import BOUNDS
 from mura_trt.parity.judge import Judgement, judge
 from mura_trt.parity.measure import Measured
 from mura_trt.parity.tell import as_json, picture, table
+from mura_trt.rows import Failure
 
 BOUNDS_HERE = BOUNDS["int8"]
 STUDIES, VIEWS_EACH = 60, 2
