@@ -101,3 +101,24 @@ def test_no_pulse_counts_views_of_a_task_that_was_told_to_be_done(
             told.append(done + message.settled)
     assert done == 100 and len(told) > 10
     assert told == sorted(told) and told[-1] <= 100
+
+
+class Overflowing(Quick):
+    """A network whose half precision overflows on the first two views of each batch."""
+
+    def _run(self, images: NDArray[np.uint8]) -> Scores:
+        scores = super()._run(images)
+        scores.probability[0] = np.nan
+        scores.logit[1] = -np.inf
+        return scores
+
+
+def test_a_score_that_is_no_finite_number_is_a_failure_and_costs_no_other_view(tmp_path: Path) -> None:
+    Image.new("L", (16, 16)).save(tmp_path / "view.png")
+    connection: Any = Listening([Task(0, 8)], b"view.png")
+    session, decoder = Overflowing(InputContract(height=32, width=32), 4), Decoder((32, 32), 1, 4)
+    Worker(connection, FolderSource(str(tmp_path)).open(), decoder, session, 0).run()
+    (done,) = [message for message in connection.heard if isinstance(message, Done)]
+    assert done.rows.views.tolist() == [2, 3, 6, 7]
+    found = [(failure.view, failure.stage, failure.code) for failure in done.rows.failures]
+    assert found == [(view, "engine", "NOT_FINITE") for view in (0, 1, 4, 5)]
