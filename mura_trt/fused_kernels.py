@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 try:
     import triton
     import triton.language as tl
-except (
-    ModuleNotFoundError
-):  # the module imports all the same; whoever launches a kernel meets the missing library first
+except ModuleNotFoundError:  # the module imports all the same; whoever launches a kernel meets what is missing
     if not TYPE_CHECKING:
 
         class triton:
