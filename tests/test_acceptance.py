@@ -76,6 +76,7 @@ def test_decoding_is_measured_in_processes_and_in_threads(tmp_path: Path, monkey
     assert [line.split("  ")[0] for line in lines] == [f"scaling {name}" for name in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [whole.SECONDS, 0])
 def test_whole_runs_tell_their_stages_and_try_variations_while_there_is_time(
     seconds: int, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
