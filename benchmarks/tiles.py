@@ -24,45 +24,21 @@ sys.path.insert(0, str(ROOT))
 
 from mura_trt.fused import Pointwise, Tile, Tiles, fused, grow, pointwise  # noqa: E402
 
-POINTWISE = [
-    Tile(*numbers)
-    for numbers in (
-        (128, 128, 64, 8, 3),
-        (128, 128, 64, 8, 4),
-        (128, 128, 64, 4, 3),
-        (128, 128, 32, 4, 4),
-        (128, 128, 32, 8, 4),
-        (64, 128, 64, 4, 3),
-        (64, 128, 64, 4, 4),
-        (64, 128, 32, 4, 4),
-        (128, 64, 64, 4, 3),
-        (64, 64, 64, 4, 4),
-        (256, 128, 64, 8, 3),
-    )
-]
-HALVED = [
-    Tile(*numbers)
-    for numbers in (
-        (64, 128, 32, 4, 3),
-        (64, 128, 64, 4, 2),
-        (128, 128, 32, 8, 3),
-        (128, 128, 32, 8, 2),
-        (64, 64, 64, 4, 3),
-    )
-]
-GROW = [
-    Tile(*numbers)
-    for numbers in (
-        (128, 32, 64, 4, 4),
-        (128, 32, 64, 4, 3),
-        (128, 32, 128, 4, 3),
-        (128, 32, 64, 8, 4),
-        (256, 32, 64, 8, 3),
-        (256, 32, 64, 8, 4),
-        (64, 32, 64, 4, 4),
-        (64, 32, 128, 4, 3),
-    )
-]
+
+def tiles(*numbers: str) -> list[Tile]:
+    """Tiles by their numbers, as :func:`_numbers` has them."""
+    return [Tile(*map(int, one.split(","))) for one in numbers]
+
+
+POINTWISE = tiles(
+    "128,128,64,8,3", "128,128,64,8,4", "128,128,64,4,3", "128,128,32,4,4", "128,128,32,8,4", "64,128,64,4,3",
+    "64,128,64,4,4", "64,128,32,4,4", "128,64,64,4,3", "64,64,64,4,4", "256,128,64,8,3",
+)  # fmt: skip
+HALVED = tiles("64,128,32,4,3", "64,128,64,4,2", "128,128,32,8,3", "128,128,32,8,2", "64,64,64,4,3")
+GROW = tiles(
+    "128,32,64,4,4", "128,32,64,4,3", "128,32,128,4,3", "128,32,64,8,4", "256,32,64,8,3", "256,32,64,8,4",
+    "64,32,64,4,4", "64,32,128,4,3",
+)  # fmt: skip
 # Dense blocks of DenseNet-169 at 320 px: positions along a side, and channels of a layer in the middle.
 BLOCKS = ((80, 160), (40, 320), (20, 768), (10, 1152))
 TRANSITIONS = ((40, 256), (20, 512), (10, 1280))
@@ -151,17 +127,17 @@ def best(found: dict[str, Any]) -> Tiles:
     """The fastest tiles of those measured."""
 
     def of(kernel: str, sides: Sequence[int]) -> tuple[Tile, ...]:
-        chosen = []
+        chosen: list[Tile] = []
         for side in sides:
             times = {name: time for name, time in found[f"{kernel} {side}"].items() if not isinstance(time, str)}
-            chosen.append(Tile(*map(int, min(times, key=lambda name: times[name]).split(","))))
+            chosen += tiles(min(times, key=lambda name: times[name]))
         return tuple(chosen)
 
     blocks, transitions = [side for side, _ in BLOCKS], [side for side, _ in TRANSITIONS]
     return Tiles(of("pointwise", blocks), of("grow", blocks), of("halved", transitions))
 
 
-def whole(network: Any, batches: Sequence[int], tiles: dict[str, Tiles]) -> dict[str, Any]:
+def whole(network: Any, batches: Sequence[int], sets: dict[str, Tiles]) -> dict[str, Any]:
     """Views/s of the forward pass, and how far its probabilities are from the network's in FP32."""
     import torch
 
@@ -170,7 +146,7 @@ def whole(network: Any, batches: Sequence[int], tiles: dict[str, Tiles]) -> dict
         images = torch.randint(0, 256, (batch, 320, 320, 1), dtype=torch.uint8, device="cuda")
         with torch.inference_mode():
             expected = network(images[:16])
-            for name, chosen in tiles.items():
+            for name, chosen in sets.items():
                 net = fused(network, chosen)
                 outputs = net(images)
                 differs = [float((a[:16] - b).abs().max()) for a, b in zip(outputs, expected, strict=True)]
@@ -220,10 +196,10 @@ def main() -> None:
     print(json.dumps(result["profile_us_a_view"], indent=1))
     keep()
     result["tiles_us_a_view"] = by_block(given.batch)
-    for kernel, tiles in result["tiles_us_a_view"].items():
-        fastest = sorted((time, tile) for tile, time in tiles.items() if not isinstance(time, str))
+    for kernel, times in result["tiles_us_a_view"].items():
+        fastest = sorted((time, tile) for tile, time in times.items() if not isinstance(time, str))
         print(f"{kernel:14}" + "; ".join(f"{tile} {time}" for time, tile in fastest[:4]), flush=True)
-        print(f"{'':14}failed: {[f'{k}: {v}' for k, v in tiles.items() if isinstance(v, str)][:3]}")
+        print(f"{'':14}failed: {[f'{k}: {v}' for k, v in times.items() if isinstance(v, str)][:3]}")
     chosen = best(result["tiles_us_a_view"])
     print(chosen)
     keep()

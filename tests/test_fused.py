@@ -9,9 +9,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.tiles import best
+from mura_trt.fused import Tiles
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # Differences from the module in FP32, of two networks of one architecture and of both as an ensemble, on pictures whose
 # borders are as good as all of them.
@@ -74,3 +80,8 @@ def test_outputs_are_the_networks_own_but_for_half_precision(network: str, found
 
 def test_an_overflow_of_half_precision_is_no_number(found: Any) -> None:
     assert found["overflow"] == [True, True]
+
+
+def test_the_usual_tiles_are_the_fastest_that_were_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "acceptance-h100.json").read_text())
+    assert best(measured["tiles"]["tiles_us_a_view"]) == Tiles()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import RuntimeUnavailable, UsageError
 from mura_trt.model import MuraNet
 from mura_trt.runtimes import Scores, SessionOptions, open_session
+from mura_trt.runtimes.torch import TorchFusedSession
 from tests.gpu import opened
 
 no_gpu = pytest.mark.skipif(cuda_device_count() > 0, reason="tells what happens where there is no GPU")
@@ -189,3 +192,53 @@ def test_bundle_without_a_plan_is_refused(bundle: Bundle) -> None:
 def test_a_runtime_that_there_is_not_is_told_with_those_there_are(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match=r"--runtime foo: choose from auto, tensorrt, .*, null"):
         open_session("foo", bundle, SessionOptions())
+
+
+class FakeCuda:
+    """As much of torch's CUDA build as a refusal looks at."""
+
+    def __init__(self, *capability: int) -> None:
+        self.cuda = self
+        self._capability = capability
+
+    def get_device_capability(self, _: int) -> tuple[int, ...]:
+        return self._capability
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "triton", "told"),
+    [
+        ((7, 5), "fp16", True, "needs SM80 or later, and the GPU is SM75; use torch_cuda"),
+        ((9, 0), "fp32", True, "the bundle is FP32; use torch_cuda"),
+        ((9, 0), "int8", False, r"Triton does not import .*pip install triton"),
+    ],
+)
+def test_torch_fused_leaves_to_torch_cuda_what_it_is_not_for(
+    capability: tuple[int, int],
+    precision: str,
+    triton: bool,
+    told: str,
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mura_trt.runtimes.torch._cuda_torch", lambda: FakeCuda(*capability))
+    if not triton:
+        monkeypatch.setitem(sys.modules, "triton", None)
+    other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, precision=precision))
+    with pytest.raises(RuntimeUnavailable, match=told):
+        open_session("torch_fused", other, SessionOptions())
+
+
+@pytest.mark.parametrize("error", [ImportError("noexec"), OSError("no space"), ValueError("damaged")])
+def test_what_triton_fails_with_is_no_error_of_ours(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+
+    def failing(_: object) -> NoReturn:
+        raise error
+
+    session: Any = object.__new__(TorchFusedSession)
+    session._torch, session.batch, session._shape = torch, 1, (32, 32, 1)
+    monkeypatch.setattr("mura_trt.fused.fused", lambda _: failing)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    with pytest.raises(RuntimeUnavailable, match=f"Triton cannot compile for this GPU: {error}"):
+        session._placed(torch.nn.Identity(), "cpu")

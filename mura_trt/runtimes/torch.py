@@ -157,24 +157,26 @@ class TorchFusedSession(TorchCudaSession):
         if bundle.manifest.precision == "fp32":
             raise RuntimeUnavailable("it computes in half precision, and the bundle is FP32; use torch_cuda")
         try:
-            import triton
+            import triton  # noqa: F401  what cannot be imported is told before a model is loaded
         except (ImportError, OSError) as error:
             raise RuntimeUnavailable(f"Triton does not import ({error}): pip install triton") from error
-        # Triton builds with a C compiler, against Python's headers and the driver, and loads what it has built from a
-        # cache: its own errors are not the only ones.
-        self._errors = (triton.TritonError, SubprocessError, OSError, AssertionError, ImportError, ValueError)
         super().__init__(bundle, options)
 
     def _placed(self, model: Network, there: str) -> Any:
+        import triton
+
         from mura_trt.fused import fused
 
         torch = self._torch
+        # Triton builds with a C compiler, against Python's headers and the driver, and loads what it has built from a
+        # cache: its own errors are not the only ones.
+        errors = (triton.TritonError, SubprocessError, OSError, AssertionError, ImportError, ValueError)
         forward = fused(model.to(there))
         first = torch.zeros((self.batch, *self._shape), dtype=torch.uint8, device=there)
         try:
             with torch.cuda.device(there), torch.inference_mode():
                 forward(first)  # for which Triton compiles
-        except self._errors as error:
+        except errors as error:
             raise RuntimeUnavailable(f"Triton cannot compile for this GPU: {error}") from error
         torch.cuda.synchronize(there)
         return forward
