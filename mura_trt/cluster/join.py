@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 # Of a cluster that is started here: rows are all that goes through it, and Ray takes a third of the memory if not told.
 OBJECT_STORE_BYTES = 128 << 20
 CONNECT_SECONDS = 10.0
+# At ray:// the head starts a process for the run. Now and then (once in ten on a busy machine, Ray 2.60) that process
+# dies as it is forked, with an empty log, and Ray waits half a minute to say so; the next one starts.
+CLIENT_STARTS = 3
 
 
 @contextmanager
@@ -119,6 +122,18 @@ def _check_reachable(cluster: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
+def _init_at(ray: Any, cluster: str, quiet: dict[str, Any]) -> None:
+    for left in reversed(range(CLIENT_STARTS)):
+        try:
+            ray.init(address=cluster, **quiet)
+            return
+        except ConnectionAbortedError as error:  # what ray:// raises where that process did not start, and no other
+            if not left:
+                raise
+            logger.warning("--cluster %s: %s; trying again, %d of %d left", cluster, in_a_line(error), left,
+                           CLIENT_STARTS - 1)  # fmt: skip
+
+
 def _init(ray: Any, cluster: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
@@ -133,7 +148,7 @@ def _init(ray: Any, cluster: str) -> None:
                 **quiet,
             )
         else:
-            ray.init(address=cluster, **quiet)
+            _init_at(ray, cluster, quiet)
     # ConnectionError and TimeoutError are OSErrors; RayErrors tell of tokens, ValueErrors of addresses.
     except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
         way = (
