@@ -2,9 +2,9 @@
 
     python -m benchmarks.claims WORK [NAME ...]
 
-Run from a checkout that `make demo` and `make test` have set up. For each it leaves WORK/NAME.log, and in the first line
-of that the command, when, at which commit, the exit code and the seconds. What has a log is passed over, so that a run
-that was stopped goes on; all of it takes some four hours on 2 cores, and wants a machine that does nothing else.
+Run from a checkout that `make demo` and `make test` have set up. For each it leaves WORK/NAME.log, whose first line has the
+command, when, at which commit, the exit code and the seconds. What has a log is passed over, so that a run that was
+stopped goes on; all of it takes some four hours on 2 cores, and wants a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ CLAIMS = {
     "packed": f"python -m benchmarks.pipeline packed {DEMO}",
     "workers": f"python -m benchmarks.pipeline workers {DEMO}",
     "heatmaps": f"python -m benchmarks.heatmaps {DEMO}",
-    "report": "python -m benchmarks.report {work}/report.html --studies 10000",
+    "report": "python -m benchmarks.report --studies 2000",
+    "report-10000": "python -m benchmarks.report --studies 10000",
     "plans": "python -m benchmarks.plans demo/engine --rounds 5",
     "faults": "python -m benchmarks.faults",
     "soak": "make soak",

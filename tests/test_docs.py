@@ -20,6 +20,30 @@ PAGES = sorted(
 )
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
 
+# Pages whose commands test_typed types, in their order: a page's later lines need what the earlier ones left.
+TYPED = ["README.md", "docs/evaluation.md", "docs/training.md", "docs/gpu.md"]
+# What another test runs, or CI, is named with the file that does; what nothing here can run, with what it needs, which
+# then stands beside the command.
+ELSEWHERE = {
+    r"^make (demo|test|test-slow)\b": ".ci/run",
+    r"^pip install ": "Makefile",
+    r"--devices all": "GPU",
+    r"--cluster auto": "tests/cluster/test_ray.py",
+    r"^mura-trt offline ": "tests/test_offline.py",
+    r"^(PYTHON=\S+ )?sh install.sh ": "tests/test_offline.py",
+    r"^/opt/mura-trt/bin/mura-trt score ": "tests/test_offline.py",
+    r"^mura-trt .*(resnet18|archive/valid/XR_WRIST)": "tests/networks/test_resnet.py",
+    r"^mura-trt (evaluate|report) out$": "tests/networks/test_resnet.py",
+    r"^mura-trt .*--precision int8": "tests/test_slow_precision.py",
+    r"^mura-trt parity engines/mine-int8": "tests/test_slow_precision.py",
+    r"^mura-trt bench ": "tests/bench/test_bench.py",
+    r"^python -m benchmarks\.nightly\b": "tests/test_nightly_run.py",
+    r"^python -m benchmarks\.scale": "tests/test_scale.py",
+    r"^python -m benchmarks\.faults": "tests/test_faults.py",
+    r"^python -m benchmarks\.demo_model": "tests/test_slow.py",
+    r"^python -m benchmarks\.peers": "tests/test_peers.py",
+}
+
 
 def named(page: Path) -> str:
     return str(page.relative_to(ROOT))
@@ -45,6 +69,28 @@ def commands_in(text: str) -> Iterator[list[str]]:
     blocks = re.findall(r"^(?: {4,}|\S*/|RAY\S* \S*/)?(?:\S*/)?mura-trt (.*)$", joined, re.MULTILINE)
     for line in [*blocks, *re.findall(r"`mura-trt ([^`]*)`", joined)]:
         yield shlex.split(line.partition(" && ")[0], comments=True)
+
+
+def blocks_of(page: Path) -> list[str]:
+    """The commands in a page's blocks of code, each on one line."""
+    joined = re.sub(r"\\\\\n *", " ", page.read_text())
+    named = r"^    ((?:\S+=\S+ )?(?:\S*/)?(?:mura-trt|python|make|pip|sh) .*)$"
+    return re.findall(named, joined, re.MULTILINE)
+
+
+def said(line: str) -> str:
+    """A command without what is said about it."""
+    return shlex.join(shlex.split(line, comments=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_command_is_run_by_a_test_or_says_what_it_needs(page: Path) -> None:
+    typed = {said(line) for typing in TYPED for line in blocks_of(ROOT / typing) if line.startswith("mura-trt ")}
+    for line in blocks_of(page):
+        ways = [way for what, way in ELSEWHERE.items() if re.search(what, line)]
+        assert ways or said(line) in typed, f"nothing runs: {line}"
+        for way in ways:
+            assert (ROOT / way).exists() or way in line.partition("#")[2], line
 
 
 def check(arguments: list[str]) -> None:

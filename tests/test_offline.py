@@ -30,7 +30,9 @@ from mura_trt.offline.install import (
     read_manifest,
     unpack,
 )
-from mura_trt.offline.make import OfflinePlan, download_command, make_bundle, unmet, write_stub_wheel, write_volumes
+from mura_trt.offline.make import OfflinePlan, download_command, make_bundle
+from mura_trt.offline.volumes import write_volumes
+from mura_trt.offline.wheels import unmet, write_stub_wheel
 
 HERE = ".".join(platform.python_version_tuple()[:2])
 PROGRAM = """

@@ -81,7 +81,7 @@ LIBRARIES = {
     "scipy": "evaluation.figures",
     "matplotlib": "parity.tell training",
     "ray": "cluster",
-    "pip": "offline.make",
+    "pip": "offline.wheels",
 }
 # The exceptions: imported at the top, where it is a base class, a decorator, or light and everywhere.
 AT_TOP = {"torch": "model", "triton": "fused_kernels", "typer": "cli commands", "numpy": "*"}

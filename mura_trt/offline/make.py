@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import email
 import hashlib
-import io
 import json
 import logging
 import platform
@@ -21,21 +20,19 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sha256_of, sync_folder, write_atomically
 from mura_trt.gray import BUILT
 from mura_trt.offline.install import FORMAT, MANIFEST, SCRIPTS, InstallError, find_cuda, pycuda_source
-
-if TYPE_CHECKING:
-    from pip._vendor.packaging.requirements import Requirement
+from mura_trt.offline.volumes import VOLUME, write_volumes
+from mura_trt.offline.wheels import file_name, normal_name, read_wheel, unmet, write_stub_wheel
 
 logger = logging.getLogger(__name__)
 
 VOLUME_MIB = 1900  # below the 2 GiB and 4 GiB at which file systems of sticks and discs end
 SUMS = "SHA256SUMS"
-_VOLUME = "mura-trt.tar."
 _STDERR = 2  # where what pip prints goes
 _WORK = "work"  # in the bundle's folder, until it is whole
 _OWN_FILES = ("pyproject.toml", "README.md", "LICENSE")  # what the wheel is made from, beside the package
@@ -113,7 +110,7 @@ def make_bundle(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
         wanted = [f"{own}{extras}", *requirements]
         _run_pip(download_command(plan, wanted, constraints, wheels, work / "stubs"), plan)
         for name, version in host_names:
-            for stub in wheels.glob(f"{_file_name(name)}-{version}+host-*.whl"):
+            for stub in wheels.glob(f"{file_name(name)}-{version}+host-*.whl"):
                 stub.unlink()
         wanted = [f"mura-trt{extras}", *requirements]
         missing, asked_of_host = unmet(wheels, wanted, plan.python, [name for name, _ in host_names])
@@ -124,7 +121,7 @@ def make_bundle(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
         requirements += missing
     manifest = {
         "format": FORMAT,
-        "mura_trt": _read_wheel(own)[1],
+        "mura_trt": read_wheel(own)[1],
         "python": plan.python,
         "glibc": plan.glibc,
         "extras": list(plan.extras),
@@ -152,114 +149,10 @@ def download_command(
     ]
 
 
-def unmet(wheels: Path, roots: Iterable[str], python: str, host: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """What the host's Python needs of ``roots`` and ``wheels`` has not; and what is asked of the host's own packages.
-
-    pip judges by the Python that it runs in what is needed only by some Pythons, and so can miss what the host needs.
-    The first is a list of requirements; the second gives version specifiers by package.
-    """
-    from pip._vendor.packaging.requirements import Requirement
-    from pip._vendor.packaging.utils import canonicalize_name
-
-    there = {
-        canonicalize_name(name): (version, needs) for name, version, needs in map(_read_wheel, wheels.glob("*.whl"))
-    }
-    asked = {canonicalize_name(name): set[str]() for name in host}
-    missing: list[str] = []
-    seen: set[tuple[str, str]] = set()
-    queue = [Requirement(root) for root in roots]
-    while queue:
-        requirement = queue.pop()
-        name = canonicalize_name(requirement.name)
-        if name in asked:
-            asked[name].update(str(specifier) for specifier in requirement.specifier)
-            continue
-        version, needs = there.get(name, (None, []))
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
-            missing.append(str(requirement).partition(";")[0].strip())
-            continue
-        for extra in ("", *requirement.extras):
-            if (name, extra) not in seen:
-                seen.add((name, extra))
-                queue += [need for need in map(Requirement, needs) if _applies(need, python, extra)]
-    return sorted(set(missing)), {name: ",".join(sorted(specifiers)) for name, specifiers in asked.items()}
-
-
-def write_volumes(files: Iterable[Path], folder: Path, size: int) -> list[dict[str, Any]]:
-    """Writes a tar of ``files`` in volumes of ``size`` bytes; returns each one's name, size and SHA-256.
-
-    The same files give the same bytes.
-    """
-    with _Volumes(folder, size) as volumes, tarfile.open(fileobj=volumes, mode="w|") as tar:
-        for path in files:
-            member = tarfile.TarInfo(path.name)
-            member.size = path.stat().st_size
-            with path.open("rb") as file:
-                tar.addfile(member, file)
-    return volumes.written
-
-
-def write_stub_wheel(folder: Path, name: str, version: str) -> None:
-    """An empty wheel that stands for a package of the host while pip resolves, so that pip brings none of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    version = f"{version}+host"
-    stem = f"{_file_name(name)}-{version}"
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{stem}.dist-info/RECORD", "")
-
-
-class _Volumes(io.RawIOBase):
-    """A file that is written once and falls into volumes of one size."""
-
-    def __init__(self, folder: Path, size: int) -> None:
-        self.written: list[dict[str, Any]] = []
-        self._folder = folder
-        self._size = size
-        self._room = 0
-        self._file: io.BufferedWriter | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data)
-        while rest:
-            if not self._room:
-                self._begin()
-            assert self._file is not None
-            part = rest[: self._room]
-            self._file.write(part)
-            self._digest.update(part)
-            self._room -= len(part)
-            rest = rest[len(part) :]
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._end()
-        super().close()
-
-    def _begin(self) -> None:
-        self._end()
-        self._file = (self._folder / f"{_VOLUME}{len(self.written) + 1:03d}").open("wb")
-        self._digest = hashlib.sha256()
-        self._room = self._size
-
-    def _end(self) -> None:
-        if self._file is None:
-            return
-        self._file.close()
-        path = Path(self._file.name)
-        self.written.append({"name": path.name, "size": path.stat().st_size, "sha256": self._digest.hexdigest()})
-        self._file = None
-
-
 def _write(plan: OfflinePlan, wheels: Path, manifest: dict[str, Any]) -> None:
     """Writes volumes and scripts, and last the manifest, to which it adds what it says of the files."""
     (plan.folder / MANIFEST).unlink(missing_ok=True)
-    for old in plan.folder.glob(f"{_VOLUME}[0-9]*"):
+    for old in plan.folder.glob(f"{VOLUME}[0-9]*"):
         old.unlink()
     files = sorted(wheels.iterdir())
     logger.info("writing %d packages in volumes of %d MiB", len(files), plan.volume_mib)
@@ -316,8 +209,8 @@ def _own_wheel(source: Path, work: Path) -> Path:
 
 def _constraints(plan: OfflinePlan) -> str:
     """The constraints' lines, with the host's own versions in place of those of its packages."""
-    pins = {_normal(name): version for name, version in (_host_pin(plan, name) for name in plan.host)}
-    kept = [line for line in _constraint_lines(plan) if _normal(line.partition("==")[0]) not in pins]
+    pins = {normal_name(name): version for name, version in (_host_pin(plan, name) for name in plan.host)}
+    kept = [line for line in _constraint_lines(plan) if normal_name(line.partition("==")[0]) not in pins]
     return "".join(f"{line}\n" for line in (*kept, *(f"{name}=={version}+host" for name, version in pins.items())))
 
 
@@ -333,7 +226,7 @@ def _host_pin(plan: OfflinePlan, named: str) -> tuple[str, str]:
     name, _, version = named.partition("==")
     if not version:
         pinned = dict(line.split("==", 1) for line in _constraint_lines(plan) if "==" in line)
-        version = next((pin for other, pin in pinned.items() if _normal(other) == _normal(name)), "")
+        version = next((pin for other, pin in pinned.items() if normal_name(other) == normal_name(name)), "")
     if not re.fullmatch(r"[\w.-]+", name) or not re.fullmatch(r"\d[\w.]*", version.partition("+")[0]):
         raise UsageError(f"which version of {name} has the host? Say --without {name}==VERSION")
     return name, version.partition("+")[0]
@@ -341,7 +234,7 @@ def _host_pin(plan: OfflinePlan, named: str) -> tuple[str, str]:
 
 def _get_pycuda(plan: OfflinePlan, wheels: Path) -> list[str]:
     """Brings PyCUDA as a wheel built here or as its source; returns what else that asks for."""
-    pinned = [line for line in _constraint_lines(plan) if _normal(line.partition("==")[0]) == "pycuda"]
+    pinned = [line for line in _constraint_lines(plan) if normal_name(line.partition("==")[0]) == "pycuda"]
     requirement = pinned[0] if pinned else _PYCUDA
     if plan.pycuda == "wheel" and any(wheels.glob("pycuda-*.whl")):
         return [requirement]
@@ -386,7 +279,7 @@ def _sdist_needs(sdist: Path) -> list[str]:
 
 def _build_wheel(name: str, wheels: Path, constraints: Path) -> None:
     """A wheel of a package that has none, but for the one that a run before built."""
-    if any(wheels.glob(f"{_file_name(name)}-*.whl")):
+    if any(wheels.glob(f"{file_name(name)}-*.whl")):
         return
     _pip_wheel([f"--constraint={constraints}", name], wheels, name)
 
@@ -409,37 +302,3 @@ def _run_pip(command: list[str], plan: OfflinePlan) -> None:
             " Run the same again to go on; where it found no version that fits, try a newer --glibc"
             + (libraries if "tensorrt" in plan.extras else "")
         )
-
-
-def _read_wheel(path: Path) -> tuple[str, str, list[str]]:
-    """Name, version and requirements of a wheel."""
-    with zipfile.ZipFile(path) as wheel:
-        (name,) = (name for name in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-        metadata = email.message_from_bytes(wheel.read(name))
-    return metadata["Name"], metadata["Version"], metadata.get_all("Requires-Dist", [])
-
-
-def _applies(need: Requirement, python: str, extra: str) -> bool:
-    """Whether a requirement holds on the host, whatever its Python's patch release."""
-    if need.marker is None:
-        return extra == ""
-    common = {
-        **{"implementation_name": "cpython", "platform_python_implementation": "CPython", "os_name": "posix"},
-        **{"platform_machine": "x86_64", "platform_system": "Linux", "sys_platform": "linux"},
-        **{"platform_release": "", "platform_version": "", "python_version": python, "extra": extra},
-    }
-    patches = (f"{python}.0", f"{python}.99")
-    return any(
-        need.marker.evaluate({**common, "python_full_version": full, "implementation_version": full})
-        for full in patches
-    )
-
-
-def _normal(name: str) -> str:
-    """A package's name as indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _file_name(name: str) -> str:
-    """A package's name as it stands in a wheel's file name."""
-    return _normal(name).replace("-", "_")
