@@ -2,8 +2,8 @@
 
     python -m benchmarks.claims WORK [NAME ...]
 
-Run from a checkout that `make demo` and `make test` have set up. For each it leaves WORK/NAME.log, whose first line has the
-command, when, at which commit, the exit code and the seconds. What has a log is passed over, so that a run that was
+Run from a checkout that `make demo` and `make test` have set up. For each it leaves WORK/NAME.log, whose first line is
+the command, when, at which commit, the exit code and the seconds. What has a log is passed over, so that a run that was
 stopped goes on; all of it takes some four hours on 2 cores, and wants a machine that does nothing else.
 """
 

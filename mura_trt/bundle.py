@@ -80,8 +80,9 @@ class Manifest:
             for figure in self.parity["figures"]
         }
         return (
-            f"{'' if self.parity['kept'] else 'MISSES ITS BOUNDS: '}|dp| mean {values['model', 'dp_mean']:.1e},"
-            f" max {values['model', 'dp_max']:.1e} on {self.parity['views']} views ({self.parity['runtime']})"
+            f"{'' if self.parity['kept'] else 'MISSES ITS BOUNDS: '}probabilities differ by"
+            f" {values['model', 'dp_mean']:.1e} on average, {values['model', 'dp_max']:.1e} at most, on"
+            f" {self.parity['views']} views ({self.parity['runtime']})"
         )
 
     def to_json(self) -> bytes:

@@ -61,7 +61,7 @@ class Lost:
     @property
     def blame(self) -> tuple[str, str]:
         """Code and message for the one view that it was lost on."""
-        company = "twice, the second time with no other view at work"
+        company = "again and again, the last time with no other view at work"
         if self.hangs:
             return "STALLED", f"the worker process hung on this view {company} ({self.hangs})"
         return "DECODER_CRASH", f"the worker process died on this view {company}"

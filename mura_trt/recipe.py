@@ -11,6 +11,14 @@ from mura_trt.errors import UsageError
 from mura_trt.files import write_atomically
 
 RECIPE = "recipe.json"
+# What differs, in words, where the values are hashes or would tell a user nothing.
+WORDS = {
+    "bundle": "another bundle",
+    "listing": "other views in the archive (--update scores what is new or changed)",
+    "uids": "another --uid-salt-file or --keep-uids",
+    "own_decoder": "this package's C code where now there is none, or the other way round",
+    "images": "other images or labels in the archive",
+}
 
 
 def note_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
@@ -41,6 +49,12 @@ def noted_recipe(folder: Path) -> dict[str, Any]:
 def check_recipe(folder: Path, now: Mapping[str, Any]) -> None:
     """Raises UsageError where a value differs from what the run in ``folder`` began with."""
     then = noted_recipe(folder)
-    other = [f"{name} {then.get(name)}, now {value}" for name, value in now.items() if then.get(name) != value]
+    other = [
+        WORDS.get(name) or f"{name} {then.get(name)}, now {value}"
+        for name, value in now.items()
+        if then.get(name) != value
+    ]
     if other:
-        raise UsageError(f"{folder}: the run began with {'; '.join(other)}: give that again, or --overwrite")
+        raise UsageError(
+            f"{folder}: the run began with {'; '.join(other)}: give it what it began with, or begin anew: --overwrite"
+        )

@@ -137,7 +137,9 @@ class OutputFolder:
             return
         if any((path / _SHARDS).iterdir()) or any((path / name).exists() for name in (*_RESULTS, RECIPE)):
             if existing in (Existing.RESUME, Existing.UPDATE):
-                raise UsageError(f"{path} holds results and no {RECIPE}, so they cannot be gone on with; --overwrite?")
+                raise UsageError(
+                    f"{path} holds results and no {RECIPE}, so no run can go on with them; --overwrite begins anew"
+                )
             if existing is Existing.REFUSE:
                 state = "results" if finished else "a run that has not ended; --resume goes on with it"
                 raise UsageError(f"{path} holds {state}; add --overwrite to replace them, or choose another folder")
@@ -182,7 +184,7 @@ class OutputFolder:
         """
         hashes, earlier = self.path / VIEWS_FILE, self.path / EARLIER_FILE
         if not hashes.exists() and self.recipe["listing"] != UPDATING:
-            raise UsageError(f"{self.path}: its run left no {VIEWS_FILE} to know its views by; --overwrite?")
+            raise UsageError(f"{self.path}: its run left no {VIEWS_FILE} to know its views by; --overwrite begins anew")
         with self._told_what_to_do("--update"):
             self._keep_tables()
             known = read_hashes(hashes)

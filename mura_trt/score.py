@@ -25,10 +25,11 @@ from mura_trt.archives.listing import Listing, suffix_of
 from mura_trt.bundle import Bundle
 from mura_trt.contract import InputContract
 from mura_trt.crew import Crew, Hire
+from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.heatmaps import Choice
 from mura_trt.ledger import Ledger
-from mura_trt.places import AnyPlace
+from mura_trt.places import AUTO, AnyPlace
 from mura_trt.progress import Progress
 from mura_trt.recipe import note_recipe
 from mura_trt.results import HEADERS_FILE, MAP_SIZE, WORKER_LOG, Existing, Outcome, OutputFolder
@@ -192,6 +193,8 @@ def score_listing(
             if options.update or not recipe:
                 ready = crew.start()
                 passed_over = ready.passed_over
+                if passed_over and ready.device == "cpu" and options.devices == AUTO and cuda_device_count():
+                    logger.warning("scoring on the CPU: no runtime works on the GPU here: %s", "; ".join(passed_over))
                 if recipe:
                     out.begin_update()
                 recipe = begun(options, bundle, listing, ready)

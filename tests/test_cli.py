@@ -12,9 +12,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+import typer
+from rich.text import Text
 
 import mura_trt
 from mura_trt.bundle import Bundle
+from mura_trt.cli import app
 from mura_trt.commands.shared import command_typed
 from mura_trt.demo.summary import summarise
 from mura_trt.errors import UsageError
@@ -41,6 +44,14 @@ def test_help_is_quick_and_names_the_commands() -> None:
     # Processor time, which does not grow where other tests keep the cores busy; and no waiting to speak of.
     assert min(worked) < 0.5
     assert min(took) < 2
+
+
+def test_help_shows_all_that_is_said_of_an_option() -> None:
+    """Rich takes words in brackets for its own; typer is told of defaults as such."""
+    for name, command in vars(typer.main.get_command(app))["commands"].items():
+        for parameter in command.params:
+            words = getattr(parameter, "help", None) or ""
+            assert str(Text.from_markup(words)) == words, (name, parameter.name)
 
 
 def test_version_and_root_script() -> None:

@@ -29,6 +29,6 @@ def test_each_difference_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         check_recipe(tmp_path, {"runtime": "torch", "batch": 64, "bundle": "cd", "listing": "ef"})
     assert str(caught.value) == (
-        f"{tmp_path}: the run began with runtime null, now torch; bundle ab, now cd; listing None, now ef:"
-        " give that again, or --overwrite"
+        f"{tmp_path}: the run began with runtime null, now torch; another bundle; other views in the archive (--update"
+        " scores what is new or changed): give it what it began with, or begin anew: --overwrite"
     )

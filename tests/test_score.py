@@ -562,6 +562,18 @@ def test_failed_views_are_tried_again_when_asked_and_only_they(
     assert tables(out) == tables(clean)
 
 
+def test_a_gpu_that_no_runtime_works_on_is_told(
+    copied: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = Crew.start
+    monkeypatch.setattr(Crew, "start", lambda crew: start(crew)._replace(passed_over=["tensorrt: not installed"]))
+    for gpus in (0, 1):
+        monkeypatch.setattr("mura_trt.score.cuda_device_count", lambda gpus=gpus: gpus)
+        run_null(copied, bundle, tmp_path / str(gpus))
+        told = [record for record in caplog.records if "no runtime works on the GPU" in record.getMessage()]
+        assert len(told) == gpus
+
+
 def test_what_would_mix_two_runs_is_refused(copied: Path, bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_null(copied, bundle, out, batch=8)
@@ -571,14 +583,14 @@ def test_what_would_mix_two_runs_is_refused(copied: Path, bundle: Bundle, tmp_pa
         ({"shard_views": 5}, "shard_views 256, now 5"),
     ):
         chosen = {"runtime": "auto", **options, "resume": True}
-        with pytest.raises(UsageError, match=rf"the run began with {told}: give that again, or --overwrite"):
+        with pytest.raises(UsageError, match=rf"the run began with {told}: give it what it began with"):
             score(ScoreOptions(copied, bundle.folder, out, **chosen))  # type: ignore[arg-type]
     moved = shutil.copytree(copied, tmp_path / "moved")
     with pytest.raises(UsageError, match=r"began with archive .*, now .*moved"):
         resume(moved, bundle, out)
     other = shutil.copytree(bundle.folder, tmp_path / "other")
     (other / "bundle.json").write_bytes(dataclasses.replace(bundle.manifest, name="other").to_json())
-    with pytest.raises(UsageError, match="began with bundle"):
+    with pytest.raises(UsageError, match="began with another bundle"):
         score(ScoreOptions(copied, other, out, resume=True))
     note = json.loads((out / "recipe.json").read_text())
     (out / "recipe.json").write_text(json.dumps(note | {"nvidia-dali-cuda130": "1.0"}))
@@ -586,7 +598,7 @@ def test_what_would_mix_two_runs_is_refused(copied: Path, bundle: Bundle, tmp_pa
         resume(copied, bundle, out)
     (out / "recipe.json").write_text(json.dumps(note))
     next(copied.rglob("*.png")).rename(copied / "moved.png")
-    with pytest.raises(UsageError, match="began with listing"):
+    with pytest.raises(UsageError, match=r"began with other views in the archive \(--update"):
         resume(copied, bundle, out)
     assert (out / "run.json").exists()  # a run that was refused leaves the finished one as it is
     (out / "recipe.json").write_text('{"images": "of a training run"}')

@@ -103,7 +103,7 @@ def _list(archive: Path | str, study_depth: int | None, root: Path | None) -> Li
         return list_tars(archive, _numbered(located(archive), numbers), study_depth)
     if os.path.exists(archive):
         kinds = ", ".join((".zip", ".tar", ".tar.gz", ".tar.zst", *sorted(LIST_SUFFIXES)))
-        raise UsageError(f"{archive}: neither a folder nor an archive or list file ({kinds})")
+        raise UsageError(f"{archive}: neither a folder nor a zip, tar or list file ({kinds})")
     raise UsageError(f"{archive}: no such folder or file; check the path")
 
 

@@ -28,7 +28,7 @@ def _machine(found: dict[str, Any]) -> list[str]:
     left_out = sum(archive["left_out"].values())
     return [
         f"{machine['cpu'] or 'unknown processor'}, {machine['cores']} cores{mhz}{gpus}",
-        f"mura-trt {machine['mura_trt']} {machine['commit']}, Python {machine['python']}; engine {engine['name']}"
+        f"mura-trt {machine['mura_trt']} {machine['commit']}, Python {machine['python']}; bundle {engine['name']}"
         f" ({engine['precision']})",
         f"{archive['sampled']} of {archive['listed']} views, {archive['mean_bytes'] / 1e3:.0f} kB each,"
         f" again and again{', unpacked' if archive['unpacked'] else ''}"

@@ -152,8 +152,8 @@ def _init(ray: Any, cluster: str) -> None:
     # ConnectionError and TimeoutError are OSErrors; RayErrors tell of tokens, ValueErrors of addresses.
     except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
         way = (
-            "start it with: ray start"
+            "start one with: ray start --head"
             if not cluster.startswith(CLUSTER_URL)
-            else "is its head there, with ray[client]?"
+            else "check that its head node runs, and has ray[client]"
         )
         raise EnvironmentProblem(f"--cluster {cluster}: {in_a_line(error)}; {way}") from error

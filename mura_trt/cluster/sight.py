@@ -1,4 +1,4 @@
-"""What a worker on another machine must find there as the driver does, before it takes a task."""
+"""What a worker on another machine must find there as the supervisor does here, before it takes a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from mura_trt.score_recipe import DICOM_LIBRARIES, installed_versions
 from mura_trt.worker import WorkerConfig
 
 VIEWS = 3  # that are looked for: the first, the last and one between them
-_WAY_OUT = "every node needs the archive and the bundle under the driver's path: a shared folder, or a URL"
+_WAY_OUT = (
+    "every node needs the archive and the bundle under the path that the command was given: a shared folder, or a URL"
+)
 LIBRARIES = (
     "mura-trt",
     "nvidia-dali-cuda130",
@@ -31,7 +33,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Sight:
-    """What the driver sees; it travels to the workers."""
+    """What the supervisor sees; it travels to the workers."""
 
     stamps: Sequence[tuple[str, Reference, bytes]]
     """Of some views: the name, what it is read by, and what changes when it does."""
@@ -69,26 +71,26 @@ class Sight:
         except BundleError as error:
             raise EnvironmentProblem(f"{error}; {_WAY_OUT}") from error
         if there.sha256 != config.bundle.sha256:
-            raise EnvironmentProblem(f"{folder}: another bundle than the driver's; {_WAY_OUT}")
+            raise EnvironmentProblem(f"{folder}: another bundle than where the command runs; {_WAY_OUT}")
         what = config.source.root
         try:
             reader = config.source.open()
             for name, reference, stamp in self.stamps:
                 what = f"{config.source.root}: {name}"
                 if reader.stamp(reference) != stamp:
-                    raise EnvironmentProblem(f"{what} is another file than the driver's; {_WAY_OUT}")
+                    raise EnvironmentProblem(f"{what} is another file than where the command runs; {_WAY_OUT}")
         except (OSError, ValueError, Unreadable) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise EnvironmentProblem(f"{what} cannot be read here ({reason}); {_WAY_OUT}") from error
         if gray.available() != self.own_decoder:
             raise EnvironmentProblem(
-                f"the C library of mura-trt is {'not ' if self.own_decoder else ''}there, other than with the driver:"
-                " install the same environment on all nodes, where there is a compiler"
+                f"the C library of mura-trt is {'not ' if self.own_decoder else ''}there, other than where the command"
+                " runs: install the same environment on all nodes, where there is a compiler"
             )
         here = installed_versions(LIBRARIES)
         for library, version in self.versions.items():
             if here.get(library) != version:
                 raise EnvironmentProblem(
-                    f"{library} is {here.get(library, 'not installed')} here, and {version} with the driver: install"
-                    " the same environment on all nodes"
+                    f"{library} is {here.get(library, 'not installed')} here, and {version} where the command runs:"
+                    " install the same environment on all nodes"
                 )

@@ -26,19 +26,25 @@ if TYPE_CHECKING:
     from mura_trt.engine_recipe import Recipe
     from mura_trt.networks.origin import Origin
 
-RecipeFile = Annotated[Path | None, typer.Argument(help="Recipe file, as in engines/*.toml.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, fp16, int8 or fp8; without it, the recipe's.")]
-Builder = Annotated[str | None, typer.Option(help="auto, tensorrt, tensorrt-rtx or none.")]
+RecipeFile = Annotated[Path | None, typer.Argument(help="Build recipe, as in engines/*.toml.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, fp16, int8 or fp8.", show_default="the recipe's, or fp16")]
+Builder = Annotated[
+    str | None, typer.Option(help="auto, tensorrt, tensorrt-rtx or none.", show_default="the recipe's, or auto")
+]
 Batch = Annotated[
     str | None, typer.Option(help="Views in every batch, or auto: what is measured to be best on this GPU.")
 ]
-TimingCache = Annotated[Path | None, typer.Option(help="Folder of TensorRT's timing caches [beside the bundle].")]
+TimingCache = Annotated[
+    Path | None, typer.Option(help="Folder of TensorRT's timing caches.", show_default="beside the bundle")
+]
 
 
 def build_engine(
     checkpoint: Checkpoints,
     recipe: RecipeFile = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The bundle's folder.", show_default="engines/, and a name")
+    ] = None,
     precision: Precision = None,
     builder: Builder = None,
     batch: Batch = None,
@@ -46,11 +52,17 @@ def build_engine(
     calibrate: Annotated[
         str | None,
         typer.Option(
-            help="Archive whose views INT8 and FP8 are calibrated on, and any bundle is checked on; it names them."
+            help="Archive whose views INT8 and FP8 are calibrated on, and any bundle is checked on; the bundle records"
+            " which.",
+            show_default="none; the check takes synthetic ones",
         ),
     ] = None,
-    calibration_method: Annotated[str | None, typer.Option(help="percentile or max.")] = None,
-    calibration_views: Annotated[int | None, typer.Option(help="How many views to calibrate on [64].")] = None,
+    calibration_method: Annotated[
+        str | None, typer.Option(help="percentile or max.", show_default="the recipe's, or percentile")
+    ] = None,
+    calibration_views: Annotated[
+        int | None, typer.Option(help="How many views to calibrate on.", show_default="the recipe's, or 64")
+    ] = None,
     study_depth: StudyDepth = None,
     root: Root = None,
     uid_salt_file: SaltFile = None,
@@ -81,33 +93,44 @@ def build_engine(
 
 
 def import_onnx(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A network that scores pictures.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A network that scores images.")],
     engine: Annotated[Path, typer.Option("--engine", "--out", "-o", help="The bundle's folder.")],
     recipe: RecipeFile = None,
     mean: Annotated[
         str | None,
-        typer.Option(help="Subtracted from a 0..1 pixel: one number, or one a channel, as 0.485,0.456,0.406."),
+        typer.Option(help="Subtracted from a pixel of 0..1: one number, or one a channel, as 0.485,0.456,0.406."),
     ] = None,
-    std: Annotated[str | None, typer.Option(help="What that is divided by, likewise, as 0.229,0.224,0.225.")] = None,
+    std: Annotated[
+        str | None, typer.Option(help="What the difference is divided by, likewise, as 0.229,0.224,0.225.")
+    ] = None,
     pixels: Annotated[
         str,
-        typer.Option(help="What white is to the network before that: 0..1, or 0..255 to multiply the result by 255."),
+        typer.Option(help="Scale of the network's input: 0..1 is (pixel - mean) / std; 0..255 is 255 times that."),
     ] = "0..1",
-    size: Annotated[str | None, typer.Option(help="Height x width of the picture, as 224x224 [the graph's].")] = None,
-    layout: Annotated[str | None, typer.Option(help="NCHW or NHWC [what the graph's input shape says].")] = None,
-    output: Annotated[str | None, typer.Option(help="Name of the output with the scores [the only one].")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Height x width of the image, as 224x224.", show_default="the graph's")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="NCHW or NHWC.", show_default="what the graph's input shape says")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Name of the output with the scores.", show_default="the only one")
+    ] = None,
     scores: Annotated[
-        str | None, typer.Option(help="What they are: logit, probability or classes [what the graph ends in].")
+        str | None,
+        typer.Option(help="What the scores are: logit, probability or classes.", show_default="what the graph ends in"),
     ] = None,
-    abnormal: Annotated[
-        int | None, typer.Option(help="Of several numbers, which is the abnormal class's, from 0.")
-    ] = None,
+    abnormal: Annotated[int | None, typer.Option(help="Of classes: the number of the abnormal one, from 0.")] = None,
     precision: Precision = None,
     builder: Builder = None,
     batch: Batch = None,
     timing_cache: TimingCache = None,
     calibrate: Annotated[
-        str | None, typer.Option(help="Archive on whose views the bundle is checked; it names them [synthetic ones].")
+        str | None,
+        typer.Option(
+            help="Archive on whose views the bundle is checked; the bundle records which.",
+            show_default="synthetic views",
+        ),
     ] = None,
     study_depth: StudyDepth = None,
     root: Root = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import Overwrite, errors_told
+from mura_trt.commands.shared import AllowUnproven, Batch, Engine, Overwrite, Runtime, errors_told
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 
 
@@ -16,20 +16,13 @@ def predict(
     paths: Annotated[Path, typer.Argument(help="List of images, one path a line, from the working directory.")],
     out: Annotated[Path, typer.Argument(help="File for the predictions; one that is there is replaced.")],
     engine: Annotated[
-        Path | None, typer.Option(envvar="MURA_TRT_ENGINE", help="Engine bundle, made by build-engine.")
+        Path | None,
+        typer.Option(envvar="MURA_TRT_ENGINE", help="Engine bundle: the folder that build-engine or import-onnx made."),
     ] = None,
-    runtime: Annotated[
-        str,
-        typer.Option(
-            help="auto, tensorrt, tensorrt_rtx, torch_fused, torch_cuda, onnxruntime, emulated, torch or null."
-        ),
-    ] = "auto",
+    runtime: Runtime = "auto",
     threshold: Annotated[float, typer.Option(help="Abnormal is a mean strictly above this.")] = 0.5,
-    batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
-    allow_unproven: Annotated[
-        bool,
-        typer.Option("--allow-unproven", help="Score with a bundle that missed a bound, or was not compared."),
-    ] = False,
+    batch: Batch = None,
+    allow_unproven: AllowUnproven = False,
 ) -> None:
     """Predicts studies as the MURA challenge asks: STUDY/,0 or STUDY/,1 a line, without a header.
 
@@ -55,15 +48,15 @@ def predict(
 
 def submission(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
-    engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
+    engine: Engine,
     overwrite: Overwrite = False,
 ) -> None:
-    """Writes the folder that the MURA challenge takes: src/predict.py, with its engine and this package."""
+    """Writes the folder that the MURA challenge takes: src/predict.py, with its bundle and this package."""
     with errors_told():
         from mura_trt.submission import write_submission
 
         bundle = write_submission(folder, engine, overwrite)
         print(
-            f"{folder}: engine {bundle.manifest.name}; there, with the images below it:"
+            f"{folder}: bundle {bundle.manifest.name}; there, with the images below it:"
             " python src/predict.py valid_image_paths.csv predictions.csv"
         )

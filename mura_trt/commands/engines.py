@@ -10,8 +10,13 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import (
+    Archive,
+    Batch,
+    Bundle,
     Checkpoint,
+    Json,
     Root,
+    Runtime,
     SaltFile,
     StudyDepth,
     archive_named,
@@ -37,9 +42,9 @@ def export(
 
 
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="Engine bundle, made by build-engine.")],
+    bundle: Bundle,
     layers: Annotated[bool, typer.Option("--layers", help="The plan's layers and their times, on a GPU.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Shows what is in a bundle: how it was built and checked, its files, its graph, and on a GPU its plan.
 
@@ -59,27 +64,21 @@ def inspect(
 
 
 def parity(
-    bundle: Annotated[Path, typer.Argument(help="Engine bundle, made by build-engine.")],
-    archive: Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")],
+    bundle: Bundle,
+    archive: Archive,
     checkpoint: Annotated[
         list[Path],
         typer.Option("--checkpoint", help="What it was built from: checkpoints, or the ONNX file of import-onnx."),
     ],
-    runtime: Annotated[
-        str,
-        typer.Option(
-            help="auto, tensorrt, tensorrt_rtx, torch_fused, torch_cuda, emulated (the plan's graph on a CPU),"
-            " onnxruntime or torch."
-        ),
-    ] = "auto",
-    studies: Annotated[int | None, typer.Option(help="How many studies, evenly spaced [all].")] = None,
+    runtime: Runtime = "auto",
+    studies: Annotated[int | None, typer.Option(help="How many studies, evenly spaced.", show_default="all")] = None,
     bound: Annotated[list[str] | None, typer.Option(help="Another bound, such as model.dp_max=0.01.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
+    batch: Batch = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for parity.json and parity.png.")] = None,
     study_depth: StudyDepth = None,
     root: Root = None,
     uid_salt_file: SaltFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compares a bundle's scores with what it was built from, in FP32 on the CPU. Exit code 4: a bound is missed."""
     with errors_told():

@@ -10,10 +10,18 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import errors_told
+from mura_trt.commands.shared import Json, SaltFile, errors_told
 
-RunsSalt = Annotated[
-    Path | None, typer.Option(help="What the run hashed DICOM names with [~/.config/mura-trt/uid-salt].")
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Lines of STUDY/,0|1, or of three readers' decisions, of which the majority counts.",
+        show_default="what the studies' names say",
+    ),
+]
+Readers = Annotated[Path | None, typer.Option(help="Decisions of readers to compare with: lines of STUDY/,0|1,...")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Leave out studies that lack a prediction, a label or a score.")
 ]
 logger = logging.getLogger(__name__)
 
@@ -22,26 +30,23 @@ def evaluate(
     predictions: Annotated[
         Path, typer.Argument(help="Output folder of score, its table of studies, or lines of STUDY/,0|1.")
     ],
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="Lines of STUDY/,0|1 or of three readers' decisions [what the studies' names say]."),
-    ] = None,
-    readers: Annotated[
-        Path | None, typer.Option(help="Decisions of readers to compare with: lines of STUDY/,0|1,...")
-    ] = None,
+    labels: Labels = None,
+    readers: Readers = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Abnormal is a probability strictly above this [as it was decided].")
+        float | None,
+        typer.Option(help="Abnormal is a probability strictly above this.", show_default="as score decided"),
     ] = None,
     choose_threshold: Annotated[
-        str | None, typer.Option(help="Choose it on these studies: youden, sensitivity=0.95 or specificity=0.95.")
+        str | None,
+        typer.Option(help="Choose the threshold on these studies: youden, sensitivity=0.95 or specificity=0.95."),
     ] = None,
-    threshold_file: Annotated[Path | None, typer.Option(help="Where to keep it, for score --threshold FILE.")] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Leave out studies that are on one side only or have no score.")
-    ] = False,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
-    uid_salt_file: RunsSalt = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
+    threshold_file: Annotated[
+        Path | None, typer.Option(help="File for the chosen threshold, which score --threshold FILE takes.")
+    ] = None,
+    partial: Partial = False,
+    resamples: Annotated[int, typer.Option(help="How many resamples of patients the bootstrap draws.")] = 2000,
+    uid_salt_file: SaltFile = None,
+    as_json: Json = False,
 ) -> None:
     """Judges scores by a gold standard: kappa, AUROC and more, with 95 % intervals, overall and by body part."""
     with errors_told():
@@ -60,24 +65,19 @@ def evaluate(
 
 def report(
     out: Annotated[Path, typer.Argument(help="Output folder of score.")],
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="Lines of STUDY/,0|1 or of three readers' decisions [what the studies' names say]."),
+    labels: Labels = None,
+    readers: Readers = None,
+    partial: Partial = False,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="File to write.", show_default="report.html in OUT")
     ] = None,
-    readers: Annotated[
-        Path | None, typer.Option(help="Decisions of readers to compare with: lines of STUDY/,0|1,...")
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Evaluate without studies that are on one side only or have no score.")
-    ] = False,
-    page: Annotated[Path | None, typer.Option("--out", help="File to write [report.html in OUT].")] = None,
     studies: Annotated[
-        int, typer.Option(help="So many studies in the worklist, the highest probabilities first.")
+        int, typer.Option(help="How many studies in the worklist, the highest probabilities first.")
     ] = 20_000,
     thumbnails: Annotated[
-        int, typer.Option(help="Pictures of the views of so many studies, the highest probabilities first.")
+        int, typer.Option(help="Of how many studies there are pictures, the highest probabilities first.")
     ] = 2000,
-    uid_salt_file: RunsSalt = None,
+    uid_salt_file: SaltFile = None,
 ) -> None:
     """Writes one HTML file for people: the worklist with pictures, and how the scores do where labels are known."""
     with errors_told():

@@ -14,7 +14,9 @@ from mura_trt.errors import UsageError
 
 def offline(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the volumes and what installs them.")],
-    python: Annotated[str | None, typer.Option(help="The host's Python, such as 3.12 [this one].")] = None,
+    python: Annotated[
+        str | None, typer.Option(help="The host's Python, such as 3.12.", show_default="this one's")
+    ] = None,
     extras: Annotated[str, typer.Option(help="Extras to bundle, with commas between; gpu is --pycuda.")] = (
         "build,rtx,dicom"
     ),
@@ -25,16 +27,18 @@ def offline(
         str, typer.Option(help="wheel (built here: CUDA toolkit, no GPU), sdist (built by the host) or none.")
     ] = "none",
     glibc: Annotated[str, typer.Option(help="The host's glibc, or an older one.")] = "2.28",
-    volume_mib: Annotated[int, typer.Option(help="Size of a volume.")] = 1900,
+    volume_mib: Annotated[int, typer.Option(help="Size of a volume, MiB.")] = 1900,
     source: Annotated[
-        Path | None, typer.Option(help="Checkout or wheel of mura-trt [the checkout that this runs from].")
+        Path | None,
+        typer.Option(help="Checkout or wheel of mura-trt.", show_default="the checkout that this runs from"),
     ] = None,
     constraints: Annotated[
-        Path | None, typer.Option(help="Versions, as pip takes them [the checkout's constraints.txt].")
+        Path | None,
+        typer.Option(help="Versions, as a file of pip's.", show_default="the checkout's constraints.txt"),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Bundles mura-trt and all it needs for a host with no internet: run here, carry, and there `sh install.sh`."""
+    """Bundles mura-trt and all it needs for a machine with no internet, the host: run here, carry, `sh install.sh`."""
     with errors_told():
         from mura_trt.offline.make import OfflinePlan, make_bundle
 

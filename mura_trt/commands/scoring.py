@@ -9,27 +9,37 @@ from typing import Annotated, Any
 
 import typer
 
-from mura_trt.commands.shared import Overwrite, Root, SaltFile, StudyDepth, archive_named, errors_told
+from mura_trt.commands.shared import (
+    AllowUnproven,
+    Archive,
+    Batch,
+    Engine,
+    Json,
+    Overwrite,
+    Root,
+    Runtime,
+    SaltFile,
+    StudyDepth,
+    archive_named,
+    errors_told,
+)
 
 
 def score(
-    archive: Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")],
-    engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
+    archive: Archive,
+    engine: Engine,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
-    runtime: Annotated[
-        str,
-        typer.Option(
-            help="auto, tensorrt, tensorrt_rtx, torch_fused, torch_cuda, onnxruntime, emulated, torch or null."
-        ),
-    ] = "auto",
+    runtime: Runtime = "auto",
     devices: Annotated[
-        str, typer.Option(help="auto, all GPUs, GPUs by number as 0,1, or cpu, once for each worker.")
+        str,
+        typer.Option(help="auto (the first GPU, or the CPU); all GPUs; GPUs by number, as 0,1; or cpu: one a worker."),
     ] = "auto",
     cluster: Annotated[
         str | None, typer.Option(help="Workers in a Ray cluster: auto, ray://HOST:PORT or local; see docs/cluster.md.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Of the cluster [one for each GPU, or for each node where there is none].")
+        int | None,
+        typer.Option(help="How many workers in the cluster.", show_default="one a GPU; without GPUs, one a node"),
     ] = None,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="In the cluster, workers with and without a GPU at once.")
@@ -39,34 +49,47 @@ def score(
     ] = "0.5",
     study_depth: StudyDepth = None,
     root: Root = None,
-    batch: Annotated[int | None, typer.Option(help="Views in a batch [what suits the runtime].")] = None,
-    shard_views: Annotated[int | None, typer.Option(help="Views in a commit [256 on a CPU, 2048 on a GPU].")] = None,
+    batch: Batch = None,
+    shard_views: Annotated[
+        int | None,
+        typer.Option(
+            help="Views in a shard, the unit of commit and of --resume.", show_default="256 on a CPU, 2048 on a GPU"
+        ),
+    ] = None,
     table_format: Annotated[str, typer.Option("--format", help="csv or parquet.")] = "csv",
     keep_paths: Annotated[
-        bool, typer.Option("--keep-paths", help="Of DICOM files: paths in tables, not hashes.")
+        bool, typer.Option("--keep-paths", help="Of DICOM files: tables name paths, not their hashes.")
     ] = False,
-    keep_uids: Annotated[bool, typer.Option("--keep-uids", help="Likewise UIDs.")] = False,
+    keep_uids: Annotated[
+        bool, typer.Option("--keep-uids", help="Of DICOM files: tables name UIDs, not their hashes.")
+    ] = False,
     uid_salt_file: SaltFile = None,
-    null_ms: Annotated[float, typer.Option(help="Milliseconds a batch takes the null runtime.")] = 0.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; else begin.")] = False,
+    null_ms: Annotated[float, typer.Option(help="How long the null runtime takes for a batch, ms.")] = 0.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; begin where there is none.")
+    ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="As --resume, and try the views again that have failed.")
+        bool, typer.Option("--retry-failed", help="As --resume, and try again the views that failed.")
     ] = False,
     update: Annotated[
-        bool, typer.Option("--update", help="Score what is new, changed or failed since the run in --out; else begin.")
+        bool,
+        typer.Option(
+            "--update",
+            help="Score what is new, changed or failed since the run in --out; begin where there is none.",
+        ),
     ] = False,
     overwrite: Overwrite = False,
     heatmaps: Annotated[
         str | None, typer.Option(help="Draw class activation maps of studies: abnormal, all or top:N.")
     ] = None,
-    allow_unproven: Annotated[
-        bool,
-        typer.Option("--allow-unproven", help="Score with a bundle that missed a bound, or was not compared."),
-    ] = False,
+    allow_unproven: AllowUnproven = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what there is, and by a sample how long it would take.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Write nothing: tell what is in the archive, and by a sample how long it would take."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the run's summary as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Scores every study of an archive. Exit code 0: all views scored; 3: some failed, see failures.csv."""
     with errors_told():
@@ -110,7 +133,7 @@ def score(
             raise typer.Exit
         with Reporter(sys.stderr) as reporter:
             run = run_score(options, reporter.update)
-    print(json.dumps(run, indent=2) if as_json else _summary(run))
+    print(json.dumps(run, indent=2) if as_json else _summary(run, table_format))
     raise typer.Exit(run["exit_code"])
 
 
@@ -127,29 +150,26 @@ def _forecast(found: dict[str, Any]) -> str:
     )
 
 
-def _summary(run: dict[str, Any]) -> str:
-    failed = f", {run['failed']} failed (see {run['out']}/failures)" if run["failed"] else ""
-    from mura_trt.runtimes import OWN_RUNTIMES
+def _summary(run: dict[str, Any], table_format: str) -> str:
+    from mura_trt.report.sections import parity
 
-    bundle = run["bundle"]
+    failed = f", {run['failed']} failed (see {run['out']}/failures.{table_format})" if run["failed"] else ""
     return (
         f"{run['studies']} studies, {run['listed']} views: {run['scored']} scored{failed}\n"
         f"{run['views_per_s']:.2f} views/s with {run['runtime']}, {run['wall_s']} s in all;"
-        f" engine {bundle['name']}; results in {run['out']}\n"
-        f"{'its plan' if run['runtime'] in OWN_RUNTIMES else 'its plan, not used here,'} ({bundle['precision']})"
-        f" against {bundle['reference']} in FP32: {bundle['parity']}"
+        f" bundle {run['bundle']['name']}; results in {run['out']}\n{parity(run)}"
     )
 
 
 def heatmap(
     image: Annotated[Path, typer.Argument(help="A PNG, JPEG or DICOM file.")],
-    engine: Annotated[Path, typer.Option(help="Engine bundle, made by build-engine.")],
+    engine: Engine,
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .jpg or .png.")] = Path("heatmap.png"),
-    runtime: Annotated[str, typer.Option(help="As for score.")] = "auto",
-    allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help="As for score.")] = False,
+    runtime: Runtime = "auto",
+    allow_unproven: AllowUnproven = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the map, too, as JSON.")] = False,
 ) -> None:
-    """Scores one image and draws what speaks for abnormal over it."""
+    """Scores one image and draws its class activation map over it."""
     with errors_told():
         from mura_trt.heatmaps import heatmap_of_image
 

@@ -21,14 +21,39 @@ Checkpoints = Annotated[
     ),
 ]
 Checkpoint = Annotated[Path, typer.Argument(help="PyTorch (.pth, .pt) or safetensors file of a DenseNet-169 or 121.")]
-StudyDepth = Annotated[
-    int | None, typer.Option(help="A study is the first so many parts of a view's path [its folder].")
+Archive = Annotated[str, typer.Argument(help="Folder, zip, tar or list of X-rays, or the URL of one.")]
+Engine = Annotated[Path, typer.Option(help="Engine bundle: the folder that build-engine or import-onnx made.")]
+Bundle = Annotated[Path, typer.Argument(help="Engine bundle: the folder that build-engine or import-onnx made.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        help="auto, tensorrt, tensorrt_rtx, torch_fused, torch_cuda, onnxruntime; torch (FP32); emulated (the plan's"
+        " graph on a CPU); or null (no model: checksums in place of scores, for measuring)."
+    ),
 ]
-Root = Annotated[Path | None, typer.Option(help="For a list: the folder its relative paths start from.")]
+Batch = Annotated[int | None, typer.Option(help="Views in a batch.", show_default="what suits the runtime")]
+StudyDepth = Annotated[
+    int | None, typer.Option(help="The first N parts of a view's path name its study.", show_default="its folder")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of a list: the folder that its relative paths start from.",
+        show_default="the list's folder, its parent or the working directory",
+    ),
+]
 SaltFile = Annotated[
-    Path | None, typer.Option(help="Keys the hashes; made where it is not [~/.config/mura-trt/uid-salt].")
+    Path | None,
+    typer.Option(
+        help="File with the secret key of the hashes that stand for DICOM paths and UIDs; made where there is none.",
+        show_default="~/.config/mura-trt/uid-salt",
+    ),
+]
+AllowUnproven = Annotated[
+    bool, typer.Option("--allow-unproven", help="Take a bundle that missed a bound of its parity check, or had none.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager
@@ -40,10 +65,8 @@ def errors_told() -> Iterator[None]:
         print(f"mura-trt: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except ImportError as error:
-        print(
-            f"mura-trt: {error}; install the extra `build`; `train` for training, `evaluate` for evaluation",
-            file=sys.stderr,
-        )
+        extra = {"train": "train", "evaluate": "evaluate"}.get(sys.argv[1] if len(sys.argv) > 1 else "", "build")
+        print(f"mura-trt: {error}: pip install 'mura-trt[{extra}]'", file=sys.stderr)
         raise typer.Exit(EXIT_ENVIRONMENT) from error
     except OSError as error:  # a full disk, a folder that vanished; the error names the file
         print(f"mura-trt: {error}", file=sys.stderr)

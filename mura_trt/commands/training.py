@@ -22,7 +22,7 @@ def demo(
     ] = 1.0,
     lesion_shares: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="Of abnormal studies: fractures, displaced ones, hardware [0.31 0.21 0.48]."),
+        typer.Option(help="Of abnormal studies: fractures, displaced ones, hardware.", show_default="0.31 0.21 0.48"),
     ] = None,
 ) -> None:
     """Draws a synthetic archive in MURA's layout. Not patients, and not for judging a real model."""
@@ -38,21 +38,32 @@ def train(
     archive: Annotated[Path, typer.Argument(help="Folder or list in MURA's layout, its labels in the folders' names.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file for the best weights.")],
     init: Annotated[
-        Path | None, typer.Option(help="Checkpoint to start from, as torchvision's ImageNet one [random weights].")
+        Path | None,
+        typer.Option(
+            help="Checkpoint to start from, such as torchvision's for ImageNet.", show_default="random weights"
+        ),
     ] = None,
     size: Annotated[int, typer.Option(help="Pixels, height and width; a multiple of 32.")] = 320,
-    epochs: Annotated[int, typer.Option(help="At the most.")] = 30,
-    epoch_views: Annotated[int | None, typer.Option(help="Views in an epoch, drawn anew for each [all].")] = None,
+    epochs: Annotated[int, typer.Option(help="Most epochs.")] = 30,
+    epoch_views: Annotated[
+        int | None, typer.Option(help="Views in an epoch, drawn anew for each.", show_default="all")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Views in a step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Adam's, at first.")] = 1e-4,
-    rotation: Annotated[float, typer.Option(help="Degrees that a view is turned at the most.")] = 30.0,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate, of Adam.")] = 1e-4,
+    rotation: Annotated[float, typer.Option(help="Largest random rotation, degrees.")] = 30.0,
     patience: Annotated[
-        int, typer.Option(help="Epochs without a lower validation loss before the learning rate is divided by 10.")
+        int,
+        typer.Option(
+            help="Epochs without a lower validation loss that are tolerated; the next one divides the learning rate by"
+            " 10 (patience, as in PyTorch's ReduceLROnPlateau)."
+        ),
     ] = 1,
-    stop_after: Annotated[int, typer.Option(help="Epochs without a lower validation loss before the end.")] = 5,
-    keep: Annotated[int, typer.Option(help="Epochs whose weights are kept.")] = 5,
+    stop_after: Annotated[
+        int, typer.Option(help="Epochs in a row without a lower validation loss that end the training.")
+    ] = 5,
+    keep: Annotated[int, typer.Option(help="How many epochs' weights are kept: those of lowest validation loss.")] = 5,
     validation_share: Annotated[
-        float, typer.Option(help="Of patients, where the archive has not both train/ and valid/.")
+        float, typer.Option(help="Share of patients to validate on, where the archive has not both train/ and valid/.")
     ] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the first weights, the split, the order and the augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

@@ -50,8 +50,8 @@ def driver() -> Finding:
             return Finding(PROBLEM, f"the kernel has {named}, and {LIBRARY} is missing", mend, facts=facts)
         cards = nvidia_cards()
         if cards:
-            return Finding(PROBLEM, f"{cards} NVIDIA card(s), and no driver", f"install driver {needed}", facts=facts)
-        return Finding(ABSENT, f"no NVIDIA driver ({LIBRARY} is not there), and no card", facts=facts)
+            return Finding(PROBLEM, f"{cards} NVIDIA GPU(s), and no driver", f"install driver {needed}", facts=facts)
+        return Finding(ABSENT, f"no NVIDIA driver ({LIBRARY} is not there), and no GPU", facts=facts)
     named += f", CUDA {found.cuda}"
     if found.problem:
         mend = (

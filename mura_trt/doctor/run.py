@@ -58,7 +58,7 @@ def checks(folder: Path, engine: Path | None) -> list[Check]:
         return Check(name, f"{_PROBES}:runtime", _reinstall(packages), arguments, modules, needs, name in GPU_RUNTIMES)
 
     dali = _reinstall("nvidia-dali-cuda130")
-    png = f"{_reinstall('isal')}, and mura-trt anew from its checkout or bundle"
+    png = f"{_reinstall('isal')}, and mura-trt anew from where it was installed"
     found = [
         Check("view", f"{_PROBES}:view", _reinstall("pillow numpy"), scratch),
         Check("tables", f"{_PROBES}:tables", _reinstall("pandas pyarrow"), scratch),

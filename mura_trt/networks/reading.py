@@ -85,7 +85,7 @@ def read_model(path: Path) -> ModelProto:
     branching = sorted({node.op_type for node in model.graph.node if any(_is_graph(one) for one in node.attribute)})
     if branching:
         raise UsageError(
-            f"{path}: it has branches or loops ({', '.join(branching)}), which hang on the picture or on how it was"
+            f"{path}: it has branches or loops ({', '.join(branching)}), which depend on the image or on how it was"
             " exported; export it with torch.onnx.export(..., dynamo=True), or simplify the graph"
         )
     opset = opset_of(model)

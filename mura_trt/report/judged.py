@@ -55,7 +55,7 @@ def judged(options: EvaluateOptions, report: Report) -> Judged | str:
     except ImportError as error:
         if options.labels is not None or options.readers is not None:
             raise
-        return f"{error}; install the extra `evaluate`"
+        return f"{error}: pip install 'mura-trt[evaluate]'"
     return Judged(found, dict(zip(cohort.names, cohort.truth.tolist(), strict=True)), *_curves(cohort))
 
 

@@ -58,8 +58,9 @@ def summary(run: ScoredRun, judged: Judged | str) -> str:
 def parity(said: dict[str, Any]) -> str:
     """How the bundle compares with its reference, as ``score`` prints it; older runs knew PyTorch alone."""
     bundle = said["bundle"]
-    which = "its plan" if said["runtime"] in OWN_RUNTIMES else "its plan, not used here,"
-    return f"{which} ({bundle['precision']}) against {bundle.get('reference', 'PyTorch')} in FP32: {bundle['parity']}"
+    against = f"{bundle['precision']} plan against {bundle.get('reference', 'PyTorch')} in FP32: {bundle['parity']}"
+    used = "" if said["runtime"] in OWN_RUNTIMES else f"; this run did not use the plan, but {said['runtime']}"
+    return f"parity of the {against}{used}"
 
 
 def failures(run: ScoredRun) -> str:

@@ -356,7 +356,7 @@ def test_the_root_search_names_where_it_looked(tmp_path: Path, monkeypatch: pyte
     [
         ("gone", ["no such folder or file", "check the path"]),
         ("x" * 300, ["check the path"]),
-        ("scan.png", ["neither a folder nor an archive or list file", ".zip, .tar, .tar.gz, .tar.zst, .csv, .txt"]),
+        ("scan.png", ["neither a folder nor a zip, tar or list file", ".zip, .tar, .tar.gz, .tar.zst, .csv, .txt"]),
         ("bare", ["no view found", "others seen: none", ".jpeg, .jpg, .png"]),
         ("dicom", ["no view found", "2 .dcm, 1 .tif, 1 without a suffix", "does not read .tif"]),
         ("texts", ["no view found", "1 .doc"]),

@@ -250,9 +250,9 @@ def test_where_runtimes_may_be_mixed_each_view_tells_its_own(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"versions": {"onnxruntime": "0.1"}}, "onnxruntime is .* here, and 0.1 with the driver"),
-        ({"own_decoder": False}, "the C library of mura-trt is there, other than with the driver"),
-        ({"versions": {"tensorfoo": "0.1"}}, "tensorfoo is not installed here, and 0.1 with the driver"),
+        ({"versions": {"onnxruntime": "0.1"}}, "onnxruntime is .* here, and 0.1 where the command runs"),
+        ({"own_decoder": False}, "the C library of mura-trt is there, other than where the command runs"),
+        ({"versions": {"tensorfoo": "0.1"}}, "tensorfoo is not installed here, and 0.1 where the command runs"),
         ({"stamps": [("a.png", b"a.png", b"1 2")]}, "a.png cannot be read here .*every node needs the archive"),
     ],
 )
@@ -281,7 +281,7 @@ def test_what_is_seen_is_compared(copied: Path, bundle: Bundle, tmp_path: Path) 
     (first,) = listing.keys(0, 1)
     view = copied / os.fsdecode(first)
     view.write_bytes(view.read_bytes() + b"more")
-    with pytest.raises(EnvironmentProblem, match=f"{view.name} is another file than the driver's"):
+    with pytest.raises(EnvironmentProblem, match=f"{view.name} is another file than where the command runs"):
         sight.check(config)
     shutil.rmtree(copied)
     with pytest.raises(EnvironmentProblem, match=f"{copied}: .* cannot be read here .No such file"):
@@ -292,7 +292,7 @@ def test_what_is_seen_is_compared(copied: Path, bundle: Bundle, tmp_path: Path) 
     elsewhere = dataclasses.replace(bundle, folder=tmp_path / "nowhere")
     with pytest.raises(EnvironmentProblem, match=r"nowhere.*every node needs the archive and the bundle"):
         sight.check(dataclasses.replace(config, bundle=elsewhere))
-    with pytest.raises(EnvironmentProblem, match="another bundle than the driver's"):
+    with pytest.raises(EnvironmentProblem, match="another bundle than where the command runs"):
         sight.check(dataclasses.replace(config, bundle=dataclasses.replace(bundle, sha256="0")))
 
 

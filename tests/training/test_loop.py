@@ -262,7 +262,7 @@ def stopped(small: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptio
     ids=["seed", "batch", "learning rate", "two"],
 )
 def test_another_recipe_is_not_gone_on_with(change: dict[str, Any], message: str, stopped: TrainOptions) -> None:
-    with pytest.raises(UsageError, match=f"the run began with {message}: give that again, or --overwrite"):
+    with pytest.raises(UsageError, match=f"the run began with {message}: give it what it began with"):
         train(replace(stopped, resume=True, **change), silent)
 
 
