@@ -73,7 +73,7 @@ def commands_in(text: str) -> Iterator[list[str]]:
 
 def blocks_of(page: Path) -> list[str]:
     """The commands in a page's blocks of code, each on one line."""
-    joined = re.sub(r"\\\\\n *", " ", page.read_text())
+    joined = re.sub(r"\\\n *", " ", page.read_text())
     named = r"^    ((?:\S+=\S+ )?(?:\S*/)?(?:mura-trt|python|make|pip|sh) .*)$"
     return re.findall(named, joined, re.MULTILINE)
 
@@ -107,6 +107,12 @@ def test_commands_have_the_options_that_are_typed(page: Path) -> None:
     for arguments in commands_in(page.read_text()):
         if re.fullmatch(r"[a-z-]+", arguments[0]):  # not COMMAND
             check(arguments)
+
+
+def test_there_are_commands_and_links_to_look_at() -> None:
+    assert sum(len(blocks_of(page)) for page in PAGES) > 60
+    assert sum(len(list(commands_in(page.read_text()))) for page in PAGES) > 60
+    assert any("--history" in line and "--html" in line for line in blocks_of(ROOT / "docs/nightly.md"))  # on two lines
 
 
 def test_commands_that_do_not_exist_would_be_found() -> None:

@@ -1,4 +1,4 @@
-"""Bundles for hosts with no internet: made by a real pip from a folder of small wheels, installed by a real sh."""
+"""Kits for hosts with no internet: made by a real pip from a folder of small wheels, installed by a real sh."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mura_trt.offline.install import (
     read_manifest,
     unpack,
 )
-from mura_trt.offline.make import OfflinePlan, download_command, make_bundle
+from mura_trt.offline.make import OfflinePlan, download_command, make_kit
 from mura_trt.offline.volumes import write_volumes
 from mura_trt.offline.wheels import unmet, write_stub_wheel
 
@@ -95,11 +95,11 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def plan(tmp_path: Path, index: Path) -> OfflinePlan:
-    """A bundle of a small package that goes by this one's name, in volumes of 1 MiB."""
+    """A kit of a small package that goes by this one's name, in volumes of 1 MiB."""
     own = write_wheel(tmp_path / "own", "mura-trt", "0.1.0", ("tiny>=1",), PROGRAM)
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("# versions\ntiny==1.0\nhost-lib==3.1\n")
-    return OfflinePlan(tmp_path / "bundle", HERE, own, constraints, extras=(), volume_mib=1)
+    return OfflinePlan(tmp_path / "kit", HERE, own, constraints, extras=(), volume_mib=1)
 
 
 def names_in(plan: OfflinePlan) -> list[str]:
@@ -137,8 +137,8 @@ def test_pip_is_asked_for_the_hosts_wheels_and_for_nothing_to_build() -> None:
     assert not [option for option in options if "index" in option]  # pip's own configuration says from where
 
 
-def test_a_bundle_has_the_constraints_versions_and_can_be_checked_by_other_tools(plan: OfflinePlan) -> None:
-    manifest = make_bundle(plan)
+def test_a_kit_has_the_constraints_versions_and_can_be_checked_by_other_tools(plan: OfflinePlan) -> None:
+    manifest = make_kit(plan)
     assert names_in(plan) == ["mura_trt-0.1.0-py3-none-any.whl", f"pip-{distribution('pip').version}-py3-none-any.whl",
                               "tiny-1.0-py3-none-any.whl"]  # fmt: skip
     assert len(manifest["volumes"]) > 1
@@ -149,17 +149,17 @@ def test_a_bundle_has_the_constraints_versions_and_can_be_checked_by_other_tools
     assert main(["--check", "--volumes", str(plan.folder)]) == 0
 
 
-def test_a_bundle_is_not_overwritten_unasked(plan: OfflinePlan) -> None:
-    make_bundle(plan)
+def test_a_kit_is_not_overwritten_unasked(plan: OfflinePlan) -> None:
+    make_kit(plan)
     with pytest.raises(UsageError, match="--overwrite"):
-        make_bundle(plan)
-    make_bundle(replace(plan, volume_mib=100), overwrite=True)
+        make_kit(plan)
+    make_kit(replace(plan, volume_mib=100), overwrite=True)
     assert [path.name for path in plan.folder.glob("mura-trt.tar.*")] == ["mura-trt.tar.001"]
 
 
 def test_the_manifest_has_the_version_of_the_wheel(plan: OfflinePlan) -> None:
     own = write_wheel(plan.source.parent, "mura-trt", "9.8.7", ("tiny",), PROGRAM)
-    assert make_bundle(replace(plan, source=own))["mura_trt"] == "9.8.7"
+    assert make_kit(replace(plan, source=own))["mura_trt"] == "9.8.7"
 
 
 def test_what_another_python_needs_is_found_though_pip_judges_by_its_own(plan: OfflinePlan, index: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_another_python_needs_is_found_though_pip_judges_by_its_own(plan: O
     needs = ("newer>=1; python_version >= '3.98'", "older; python_version < '3.98'", "windows; os_name == 'nt'")
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", (*needs, "tiny; extra == 'more'"), PROGRAM)
     write_wheel(index, "older", "1.0")
-    make_bundle(replace(plan, python="3.98", extras=("more",)))
+    make_kit(replace(plan, python="3.98", extras=("more",)))
     stems = {name.partition("-")[0] for name in names_in(plan)}
     assert {"mura_trt", "newer", "deeper", "tiny"} < stems
 
@@ -177,28 +177,28 @@ def test_what_the_host_has_is_left_out_with_all_that_it_alone_needs(plan: Offlin
     write_wheel(index, "host-lib", "3.1", ("heavy",))
     write_wheel(index, "heavy", "1.0")
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny", "Host.Lib>=2,<4"), PROGRAM)
-    assert make_bundle(replace(plan, host=("host_lib",)))["host"] == {"host-lib": "<4,>=2"}
+    assert make_kit(replace(plan, host=("host_lib",)))["host"] == {"host-lib": "<4,>=2"}
     assert [name.partition("-")[0] for name in names_in(plan)] == ["mura_trt", "pip", "tiny"]
     other = replace(plan, folder=plan.folder.with_name("other"), host=("host-lib==4.2",))
     with pytest.raises(EnvironmentProblem, match="pip did not get"):  # the host's version does not do
-        make_bundle(other)
+        make_kit(other)
     with pytest.raises(UsageError, match="--without unheard-of==VERSION"):
-        make_bundle(replace(plan, folder=plan.folder.with_name("third"), host=("unheard-of",)))
+        make_kit(replace(plan, folder=plan.folder.with_name("third"), host=("unheard-of",)))
 
 
 def test_a_run_that_failed_goes_on_and_one_with_another_plan_begins(plan: OfflinePlan, index: Path) -> None:
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny", "late"), PROGRAM)
     with pytest.raises(EnvironmentProblem, match="go on"):
-        make_bundle(plan)
+        make_kit(plan)
     kept = plan.folder / "work" / "wheels" / "tiny-1.0-py3-none-any.whl"
     shutil.copy(index / kept.name, kept)
     (index / kept.name).unlink()  # from now on only what is there already has it
     write_wheel(index, "late", "1.0")
     with pytest.raises(EnvironmentProblem):
-        make_bundle(replace(plan, folder=plan.folder, glibc="2.20"))
+        make_kit(replace(plan, folder=plan.folder, glibc="2.20"))
     assert not kept.exists()
     write_wheel(index, "tiny", "1.0")
-    make_bundle(plan)
+    make_kit(plan)
     assert not (plan.folder / "work").exists()
 
 
@@ -233,10 +233,10 @@ def test_plans_that_cannot_be_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             replace(plan, **change)
     with pytest.raises(UsageError, match=r"Python 3\.98"):
-        make_bundle(replace(plan, python="3.98", pycuda="wheel"))
+        make_kit(replace(plan, python="3.98", pycuda="wheel"))
 
 
-def test_the_command_makes_a_bundle(plan: OfflinePlan) -> None:
+def test_the_command_makes_a_kit(plan: OfflinePlan) -> None:
     arguments = ["offline", str(plan.folder), "--source", str(plan.source), "--extras", "", "--volume-mib", "1"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -252,7 +252,7 @@ def test_the_command_makes_a_bundle(plan: OfflinePlan) -> None:
 
 def test_missing_and_damaged_volumes_are_all_named(plan: OfflinePlan, capfd: pytest.CaptureFixture[str]) -> None:
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny",), f"NOISE = '{os.urandom(3 << 20).hex()}'")
-    manifest = make_bundle(plan)
+    manifest = make_kit(plan)
     first, second, third, *_ = (plan.folder / volume["name"] for volume in manifest["volumes"])
     first.unlink()
     spoil(second)
@@ -272,7 +272,7 @@ def test_missing_and_damaged_volumes_are_all_named(plan: OfflinePlan, capfd: pyt
 
 
 def test_unpacking_goes_on_and_needs_no_volume_where_all_is_there(plan: OfflinePlan, tmp_path: Path) -> None:
-    manifest = make_bundle(plan)
+    manifest = make_kit(plan)
     packages = tmp_path / "packages"
     unpack(plan.folder, manifest, packages)
     for name in names_in(plan):
@@ -290,7 +290,7 @@ def test_unpacking_goes_on_and_needs_no_volume_where_all_is_there(plan: OfflineP
 
 
 def test_a_manifest_that_is_missing_or_damaged_or_newer_is_told(plan: OfflinePlan) -> None:
-    manifest = make_bundle(plan)
+    manifest = make_kit(plan)
     path = plan.folder / "offline.json"
     path.write_text(json.dumps({**manifest, "format": 2}))
     with pytest.raises(InstallError, match="another version"):
@@ -310,7 +310,7 @@ def test_a_manifest_that_is_missing_or_damaged_or_newer_is_told(plan: OfflinePla
 
 
 def test_sh_installs_it_with_no_index_and_again(plan: OfflinePlan, tmp_path: Path) -> None:
-    make_bundle(plan)
+    make_kit(plan)
     environment = tmp_path / "an environment"
     result = run_sh(plan, str(environment))
     assert result.returncode == 0, result.stderr
@@ -322,9 +322,9 @@ def test_sh_installs_it_with_no_index_and_again(plan: OfflinePlan, tmp_path: Pat
     again = run_sh(plan, str(environment))
     assert again.returncode == 0
     assert "already" in again.stdout
-    # A newer bundle of the same version, into the environment that is there.
+    # A newer kit of the same version, into the environment that is there.
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny",), PROGRAM.replace("looks at", "sees"))
-    make_bundle(plan, overwrite=True)
+    make_kit(plan, overwrite=True)
     assert run_sh(plan, str(environment)).returncode == 0
     assert "sees this host" in subprocess.run(program, capture_output=True, text=True, check=True).stdout
 
@@ -335,7 +335,7 @@ def test_a_host_may_lack_what_scoring_needs_and_the_program_must_run(
 ) -> None:
     ends = f"sys.exit({code})" if code >= 0 else f"import os; os.kill(os.getpid(), {-code})"
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny",), PROGRAM.replace("sys.exit(0)", ends))
-    make_bundle(plan)
+    make_kit(plan)
     for _ in range(2):  # what did not run is not taken for installed
         assert main([str(tmp_path / "env"), "--volumes", str(plan.folder)]) == (0 if works else 1)
         told = capfd.readouterr()
@@ -348,9 +348,9 @@ def test_a_host_may_lack_what_scoring_needs_and_the_program_must_run(
 def test_what_pip_is_told_elsewhere_has_no_place(
     variable: str, plan: OfflinePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_bundle(plan)
+    make_kit(plan)
     pins, settings = tmp_path / "pins.txt", tmp_path / "pip" / "pip.conf"
-    pins.write_text("tiny==9.9\n")  # which the bundle has not
+    pins.write_text("tiny==9.9\n")  # which the kit has not
     settings.parent.mkdir()
     settings.write_text(f"[global]\nconstraint = {pins}\n")
     monkeypatch.delenv("PIP_CONFIG_FILE")
@@ -360,14 +360,14 @@ def test_what_pip_is_told_elsewhere_has_no_place(
 
 
 def test_the_installer_needs_nothing_but_its_python(plan: OfflinePlan) -> None:
-    make_bundle(plan)
+    make_kit(plan)
     # -I and -S: neither this folder, nor variables, nor installed packages.
     command = [sys.executable, "-I", "-S", str(plan.folder / "install.py"), "--check"]
     assert "are whole" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_what_is_not_ours_is_not_touched(plan: OfflinePlan, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    make_bundle(plan)
+    make_kit(plan)
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "data").write_text("precious")
@@ -377,7 +377,7 @@ def test_what_is_not_ours_is_not_touched(plan: OfflinePlan, tmp_path: Path, capf
 
 
 def test_an_installation_that_was_stopped_begins_clean(plan: OfflinePlan, tmp_path: Path) -> None:
-    manifest = make_bundle(plan)
+    manifest = make_kit(plan)
     environment = tmp_path / "env"
     unpack(plan.folder, manifest, environment / "offline-packages")
     half = environment / "lib" / f"python{HERE}" / "site-packages" / "tiny-1.0.dist-info"
@@ -390,7 +390,7 @@ def test_an_installation_that_was_stopped_begins_clean(plan: OfflinePlan, tmp_pa
 
 
 def test_sh_finds_the_python_or_says_which_it_wants(plan: OfflinePlan, tmp_path: Path) -> None:
-    make_bundle(plan)
+    make_kit(plan)
     path = plan.folder / "offline.json"
     path.write_text(path.read_text().replace(f'"python": "{HERE}"', '"python": "3.98"'))
     result = run_sh(plan, str(tmp_path / "env"))
@@ -405,7 +405,7 @@ def test_the_hosts_packages_are_seen_and_looked_at(
     """The pytest of this Python stands for what a host has: the environment of the tests is one made by venv, too."""
     version = pytest.__version__
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny", "pytest>=1"), PROGRAM)
-    make_bundle(replace(plan, host=(f"pytest=={version}",)))
+    make_kit(replace(plan, host=(f"pytest=={version}",)))
     environment = tmp_path / "env"
     assert main([str(environment), "--volumes", str(plan.folder)]) == 0
     seen = [str(environment / "bin" / "python"), "-c", "import pytest; print(pytest.__version__)"]
@@ -413,7 +413,7 @@ def test_the_hosts_packages_are_seen_and_looked_at(
     assert "careful" not in capfd.readouterr().out
     python = environment / "bin" / "python"
     check_host(python, {"pytest": ">=9999"})
-    assert f"careful: this host has pytest {version}, and the bundle asks for >=9999" in capfd.readouterr().out
+    assert f"careful: this host has pytest {version}, and the kit asks for >=9999" in capfd.readouterr().out
     with pytest.raises(InstallError, match=r"leaves nowhere-to-be-had \(>=1\) to the host"):
         check_host(python, {"nowhere-to-be-had": ">=1"})
 
@@ -497,7 +497,7 @@ def test_pycuda_is_built_by_the_host(
     write_installed(index, "setuptools")
     assert plan.constraints is not None
     plan.constraints.write_text("pycuda==9.9\n")
-    make_bundle(replace(plan, pycuda="sdist"))
+    make_kit(replace(plan, pycuda="sdist"))
     assert sdist.name in names_in(plan)
     environment = tmp_path / "env"
     monkeypatch.setattr("mura_trt.offline.install.find_cuda", lambda: None)

@@ -44,8 +44,8 @@ def typed(line: str, folder: Path) -> str:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages say a reader has."""
     folder = tmp_path_factory.mktemp("reader")
-    typed("mura-trt demo archive --studies 8 --train-studies 4 --seed 5", folder)
-    (folder / "MURA-v1.1").symlink_to("archive")
+    typed("mura-trt demo archive --studies 8 --seed 5", folder)
+    typed("mura-trt demo MURA-v1.1 --studies 4 --train-studies 6 --seed 6", folder)
     state = load_checkpoint(CHECKPOINT).float().state_dict()
     for name in ("CHECKPOINT.pth", "mine.pth"):
         torch.save(state, folder / name)
@@ -53,6 +53,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({**state, **thousand}, folder / "densenet169-imagenet.pth")
     for name in ("valid_image_paths.csv", "valid_labeled_studies.csv"):
         shutil.copy(folder / "archive" / name, folder)
+    shutil.copy(folder / "valid_labeled_studies.csv", folder / "labels.csv")
     shutil.copy(next((folder / "archive").rglob("*.png")), folder / "image.png")
     (folder / "MODEL.onnx").write_bytes(Small().model().SerializeToString())
     (folder / "engines").mkdir()
@@ -67,14 +68,19 @@ def to_type(page: str) -> Iterator[str]:
             yield line
 
 
-@pytest.mark.parametrize("page", TYPED)
-def test_what_a_page_says_to_type_does_it(page: str, reader: Path) -> None:
-    lines = list(to_type(page))
-    assert lines
-    for line in lines:
-        words = shlex.split(line, comments=True)
-        if words[1] == "score" and not {"--resume", "--update"} & set(words):
-            shutil.rmtree(reader / "out", ignore_errors=True)  # each line of a page stands for itself
-        if words[1] == "demo":
-            (reader / "elsewhere").mkdir()
-        typed(line, reader / "elsewhere" if words[1] == "demo" else reader)
+def test_what_the_pages_say_to_type_does_it(reader: Path) -> None:
+    """In the pages' order: what the README made, later ones go on with."""
+    for page in TYPED:
+        lines = list(to_type(page))
+        assert lines
+        for line in lines:
+            words = shlex.split(line, comments=True)
+            # Each line stands for itself: it is not hindered by what an earlier one left.
+            if words[1] == "score" and not {"--resume", "--update"} & set(words):
+                shutil.rmtree(reader / "out", ignore_errors=True)
+            if words[1] == "train":
+                (reader / "mine.safetensors").unlink(missing_ok=True)
+                shutil.rmtree(reader / "mine-training", ignore_errors=True)
+            if words[1] == "demo":
+                (reader / "elsewhere").mkdir()
+            typed(line, reader / "elsewhere" if words[1] == "demo" else reader)

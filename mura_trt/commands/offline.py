@@ -1,4 +1,4 @@
-"""Bundles for hosts with no internet."""
+"""Kits for hosts with no internet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def offline(
     python: Annotated[
         str | None, typer.Option(help="The host's Python, such as 3.12.", show_default="this one's")
     ] = None,
-    extras: Annotated[str, typer.Option(help="Extras to bundle, with commas between; gpu is --pycuda.")] = (
+    extras: Annotated[str, typer.Option(help="Extras to pack, with commas between; gpu is --pycuda.")] = (
         "build,rtx,dicom"
     ),
     without: Annotated[
@@ -38,9 +38,9 @@ def offline(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Bundles mura-trt and all it needs for a machine with no internet, the host: run here, carry, `sh install.sh`."""
+    """Packs mura-trt and all it needs for a machine with no internet, the host: run here, carry, `sh install.sh`."""
     with errors_told():
-        from mura_trt.offline.make import OfflinePlan, make_bundle
+        from mura_trt.offline.make import OfflinePlan, make_kit
 
         checkout = source or Path(__file__).parents[2]
         if checkout.suffix != ".whl" and not (checkout / "pyproject.toml").is_file():
@@ -57,7 +57,7 @@ def offline(
             glibc,
             volume_mib,
         )
-        manifest = make_bundle(plan, overwrite)
+        manifest = make_kit(plan, overwrite)
     size = sum(volume["size"] for volume in manifest["volumes"]) / 2**20
     print(
         f"{folder}: {len(manifest['files'])} packages for Python {plan.python}, {size:,.0f} MiB in"

@@ -1,4 +1,4 @@
-"""Installs a bundle made by ``mura-trt offline``, with no network; ``install.sh`` runs it from the bundle's folder.
+"""Installs a kit made by ``mura-trt offline``, with no network; ``install.sh`` runs it from the kit's folder.
 
 It runs on its own: only the standard library, and nothing of the package that it installs. All it writes is in the
 environment's folder. After a break it is run again; what was unpacked by then and is whole need not be unpacked again.
@@ -49,7 +49,7 @@ for name, wanted in json.loads(sys.argv[1]).items():
 
 
 class InstallError(Exception):
-    """Why the bundle cannot be installed, and what to do."""
+    """Why the kit cannot be installed, and what to do."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,19 +80,19 @@ def install(folder: Path, manifest: dict[str, Any], environment: Path, host_pack
     Raises
     ------
     InstallError
-        A volume is missing or damaged, the host lacks what the bundle leaves to it, or pip or a compiler failed.
+        A volume is missing or damaged, the host lacks what the kit leaves to it, or pip or a compiler failed.
     """
     packages, mark, program = environment / _PACKAGES, environment / MANIFEST, environment / "bin" / "mura-trt"
     if mark.exists() and json.loads(mark.read_bytes()) == manifest:
         shutil.rmtree(packages, ignore_errors=True)
-        _say(f"{environment} has this bundle already; delete that folder to install it anew")
+        _say(f"{environment} has this kit already; delete that folder to install it anew")
         _greet(program)
         return
     ours = mark.exists() or packages.exists()
     if environment.exists() and not ours and any(environment.iterdir()):
         raise InstallError(f"{environment} holds something else; name a folder that is not there yet")
     unpack(folder, manifest, packages)
-    # What a run that was stopped or an older bundle left there would mix with this one.
+    # What a run that was stopped or an older kit left there would mix with this one.
     for path in environment.iterdir():
         if path != packages:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -103,7 +103,7 @@ def install(folder: Path, manifest: dict[str, Any], environment: Path, host_pack
     _run_pip([str(python), str(pip / "pip")], ["install", *_HERE, str(pip)])
     check_host(python, manifest["host"])
     _say(f"installing {len(wheels)} packages into {environment}")
-    # The bundle holds what was resolved together; a resolver here could only mistake what the host has.
+    # The kit holds what was resolved together; a resolver here could only mistake what the host has.
     command = [str(python), "-m", "pip"]
     _run_pip(command, ["install", *_HERE, "--no-deps", *map(str, wheels)])
     for sdist in packages.glob("pycuda-*.tar.gz"):
@@ -115,7 +115,7 @@ def install(folder: Path, manifest: dict[str, Any], environment: Path, host_pack
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What ``offline.json`` says of the bundle.
+    """What ``offline.json`` says of the kit.
 
     Raises
     ------
@@ -126,11 +126,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InstallError(f"{path} is missing: copy the bundle's files again") from None
+        raise InstallError(f"{path} is missing: copy the kit's files again") from None
     except ValueError as error:
         raise InstallError(f"{path} is damaged ({error}): copy it again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InstallError(f"{path} is of another version: take install.sh and install.py from the same bundle")
+        raise InstallError(f"{path} is of another version: take install.sh and install.py from the same kit")
     return manifest
 
 
@@ -199,7 +199,7 @@ def make_environment(environment: Path, host_packages: bool) -> Path:
 
 
 def check_host(python: Path, wanted: dict[str, str]) -> None:
-    """Looks whether the host has the packages that the bundle leaves to it; says where a version is another one.
+    """Looks whether the host has the packages that the kit leaves to it; says where a version is another one.
 
     Raises
     ------
@@ -213,10 +213,10 @@ def check_host(python: Path, wanted: dict[str, str]) -> None:
         kind, name, specifier, *version = line.split("\t")
         if kind == "missing":
             raise InstallError(
-                f"this bundle leaves {name} ({specifier}) to the host, and {sys.executable} has none: name the Python"
-                f" that has it (PYTHON=... sh install.sh), or make a bundle without `--without {name}`"
+                f"this kit leaves {name} ({specifier}) to the host, and {sys.executable} has none: name the Python"
+                f" that has it (PYTHON=... sh install.sh), or make a kit without `--without {name}`"
             )
-        _say(f"careful: this host has {name} {version[0]}, and the bundle asks for {specifier}")
+        _say(f"careful: this host has {name} {version[0]}, and the kit asks for {specifier}")
 
 
 def cuda_roots() -> list[Path]:
@@ -271,7 +271,7 @@ def _install_pycuda(command: list[str], sdist: Path, packages: Path, cuda: Path 
     if cuda is None:
         raise InstallError(
             "PyCUDA cannot be built here: no CUDA toolkit with include/cuda.h was found; name it with --cuda DIR, or"
-            f" make the bundle with --pycuda wheel where one is, or with --pycuda none ({again})"
+            f" make the kit with --pycuda wheel where one is, or with --pycuda none ({again})"
         )
     _say("building PyCUDA, which takes some minutes")
     try:

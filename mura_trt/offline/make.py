@@ -1,4 +1,4 @@
-"""Writes a bundle for a host with no internet: all packages for its Python, in volumes, with what installs them.
+"""Writes a kit for a host with no internet: all packages for its Python, in volumes, with what installs them.
 
 It needs pip and a network here. What pip is told of its indexes (its configuration, its variables) holds.
 """
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 VOLUME_MIB = 1900  # below the 2 GiB and 4 GiB at which file systems of sticks and discs end
 SUMS = "SHA256SUMS"
 _STDERR = 2  # where what pip prints goes
-_WORK = "work"  # in the bundle's folder, until it is whole
+_WORK = "work"  # in the kit's folder, until it is whole
 _OWN_FILES = ("pyproject.toml", "README.md", "LICENSE")  # what the wheel is made from, beside the package
 # By extra: pure Python packages of which there is no wheel.
 _SOURCE_ONLY = {"rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13"), "tensorrt": ("tensorrt", "tensorrt-cu13")}
@@ -45,10 +45,10 @@ _PYCUDA = "pycuda==2026.1"
 
 @dataclass(frozen=True)
 class OfflinePlan:
-    """What to bundle, and for which host: Linux on x86-64 with CPython.
+    """What to pack, and for which host: Linux on x86-64 with CPython.
 
     ``host`` names packages that the host has already, with its version where it is not that of the constraints
-    (``torch==2.11.0``); nothing that they alone need is bundled. ``pycuda`` is ``wheel`` (built here), ``sdist`` (built
+    (``torch==2.11.0``); nothing that they alone need is packed. ``pycuda`` is ``wheel`` (built here), ``sdist`` (built
     there) or ``none``. ``source`` is a checkout of mura-trt or its wheel, ``constraints`` a file of pip's.
     """
 
@@ -75,20 +75,20 @@ class OfflinePlan:
             raise UsageError("the extra gpu is PyCUDA: say --pycuda wheel or --pycuda sdist in its place")
 
 
-def make_bundle(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
-    """Writes the bundle into ``plan.folder``; returns its manifest.
+def make_kit(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
+    """Writes the kit into ``plan.folder``; returns its manifest.
 
     A run that was stopped leaves what it had downloaded, and the next one with the same plan goes on from there.
 
     Raises
     ------
     UsageError
-        The folder holds a bundle already and ``overwrite`` is not set, or the plan cannot be carried out here.
+        The folder holds a kit already and ``overwrite`` is not set, or the plan cannot be carried out here.
     EnvironmentProblem
         pip found no package that fits, or could not build one.
     """
     if (plan.folder / MANIFEST).exists() and not overwrite:
-        raise UsageError(f"{plan.folder} holds a bundle; add --overwrite to replace it, or choose another folder")
+        raise UsageError(f"{plan.folder} holds a kit; add --overwrite to replace it, or choose another folder")
     if plan.pycuda == "wheel":
         _check_can_build_pycuda(plan)
     work = _work_folder(plan)
