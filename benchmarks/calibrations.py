@@ -31,7 +31,7 @@ from mura_trt.calibrate import METHODS, calibrate, input_ranges, rounded
 from mura_trt.checkpoint import load_network
 from mura_trt.contract import InputContract
 from mura_trt.model import DenseLayer, Network
-from mura_trt.pixels import decoded_views
+from mura_trt.pixels import decoded_listing
 from mura_trt.precision import Quantization
 from mura_trt.sample import spread_views
 
@@ -152,10 +152,7 @@ def _pixels(archive: Path, count: int) -> NDArray[np.uint8]:
     contract = InputContract()
     listing = list_archive(archive)
     listing = listing.take(np.sort(spread_views(listing, count)))
-    size = contract.height, contract.width
-    return np.concatenate(
-        [part.pixels.copy() for part in decoded_views(listing.source, listing.references(0, len(listing)), size)]
-    )
+    return np.concatenate([part.pixels.copy() for part in decoded_listing(listing, contract.size)])
 
 
 def measure(work: Path, checkpoint: Path, views: int) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def batches_of(archive: Path, views: list[str]) -> Iterator[NDArray[np.uint8]]:
 
     contract = InputContract()
     keys = [view.encode() for view in views]
-    for decoded in decoded_views(FolderSource(str(archive)), keys, (contract.height, contract.width)):
+    for decoded in decoded_views(FolderSource(str(archive)), keys, contract.size):
         if decoded.failures:
             raise RuntimeError(f"{archive}: {decoded.failures[0]}")
         for start in range(0, len(decoded.views), BATCH):

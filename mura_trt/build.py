@@ -26,7 +26,7 @@ from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.networks.origin import Origin
 from mura_trt.parity.run import synthetic
-from mura_trt.pixels import decoded_views
+from mura_trt.pixels import decoded_listing
 from mura_trt.plan import build_plan, find_builder, unsupported
 from mura_trt.sample import spread_views
 from mura_trt.sweep import sweep
@@ -188,9 +188,8 @@ def _views(archive: NamedArchive | None, recipe: Recipe, scratch: Path, check: b
 
 def _decoded(views: Listing, contract: InputContract) -> tuple[Listing, NDArray[np.uint8]]:
     """Of the views those that have pixels, and these, uint8 (n, H, W, 1)."""
-    size = contract.height, contract.width
-    rows, pixels, failed = [], [np.empty((0, *size, 1), np.uint8)], []
-    for part in decoded_views(views.source, views.references(0, len(views)), size, views.kinds_of(0, len(views))):
+    rows, pixels, failed = [], [np.empty((0, *contract.size, 1), np.uint8)], []
+    for part in decoded_listing(views, contract.size):
         rows += part.views
         pixels.append(part.pixels.copy())
         failed += part.failures

@@ -66,10 +66,8 @@ def calibrate(
     Raises
     ------
     UsageError
-        An unknown method, or no views.
+        No views.
     """
-    if method not in METHODS:
-        raise UsageError(f"calibration method {method!r}: choose from {', '.join(METHODS)}")
     if not len(pixels):
         raise UsageError("no views to calibrate on")
     ranges = input_ranges(model, pixels, METHODS[method], report)

@@ -11,6 +11,7 @@ import typer
 
 import mura_trt
 from mura_trt.commands import building, challenge, engines, judging, machine, measuring, offline, scoring, training
+from mura_trt.commands.shared import errors_told
 
 app = typer.Typer(
     name="mura-trt",
@@ -62,4 +63,4 @@ for command, name in (
     (offline.offline, "offline"),
     (training.demo_summary, "demo-summary"),
 ):
-    app.command(name)(command)
+    app.command(name)(errors_told(name)(command))

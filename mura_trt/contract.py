@@ -37,6 +37,11 @@ class InputContract:
     """Divided by inside the graph, likewise; of a network that takes pixels of 0..255, a 255th of what it calls so."""
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.height, self.width
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The graph's outputs, in order."""
         return ("probability", "logit") if self.map_shape is None else ("probability", "logit", "cam")

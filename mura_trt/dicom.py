@@ -28,21 +28,7 @@ if TYPE_CHECKING:
 _MARK = b"DICM"
 # Without the preamble a file begins with group 2, a data set alone mostly with group 8, in either order (PS3.5, 7.1).
 _BEGINNINGS = (b"\x02\0\0\0UL", b"\x08\0", b"\0\x08\0")
-_LONG_LENGTHS = (
-    b"OB",
-    b"OD",
-    b"OF",
-    b"OL",
-    b"OV",
-    b"OW",
-    b"SQ",
-    b"SV",
-    b"UC",
-    b"UN",
-    b"UR",
-    b"UT",
-    b"UV",
-)  # PS3.5, 7.1.2
+_LONG_LENGTHS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5, 7.1.2
 _DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1"
 _MAX_INFLATED = 1 << 28  # bytes of a deflated data set
 

@@ -40,8 +40,11 @@ def check_target(target: Path, reads: Iterable[Path], what: str) -> None:
         raise UsageError(f"{target}: {place.parent} is no folder that can be written to; make it, or choose another")
 
 
-def write_atomically(path: Path, *data: bytes | memoryview) -> None:
-    """Writes all ``data`` so that ``path`` holds it whole or what it held before, also after a power cut.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which takes ``path``'s place: that holds it whole or what it held before.
+
+    Also after a power cut.
 
     Raises
     ------
@@ -50,10 +53,8 @@ def write_atomically(path: Path, *data: bytes | memoryview) -> None:
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as file:
-            for part in data:
-                file.write(part)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
@@ -62,6 +63,13 @@ def write_atomically(path: Path, *data: bytes | memoryview) -> None:
             error.filename, error.filename2 = str(path), None
         raise
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, *data: bytes | memoryview) -> None:
+    """Writes all ``data`` by :func:`replacing`."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for part in data:
+            file.write(part)
 
 
 def write_checked(path: Path, data: bytes | memoryview) -> None:

@@ -212,7 +212,7 @@ def heatmap_of_image(
     bundle.require_map()
     if not allow_unproven:
         bundle.require_proof()
-    size = bundle.contract.height, bundle.contract.width
+    size = bundle.contract.size
     source, name = FolderSource(str(image.absolute().parent)), os.fsencode(image.name)
     # Whatever its name says: what begins as DICOM files do is read as one.
     decoded = next(decoded_views(source, [name], size, bytes([DICOM])))

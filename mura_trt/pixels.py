@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import Reader, Reference, Source
+from mura_trt.archives.listing import Listing, Reader, Reference, Source
 from mura_trt.cores import usable_cores
 from mura_trt.host_decode import open_decoder
 from mura_trt.readahead import Batch, ReadAhead
@@ -106,6 +106,12 @@ class ViewDecoder:
             yield
         finally:
             self._stage = ("idle", 0.0)
+
+
+def decoded_listing(listing: Listing, size: tuple[int, int]) -> Iterator[DecodedViews]:
+    """Every view of a listing, by number, as :func:`decoded_views` gives them."""
+    count = len(listing)
+    return decoded_views(listing.source, listing.references(0, count), size, listing.kinds_of(0, count))
 
 
 def decoded_views(

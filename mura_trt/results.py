@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from mura_trt import heatmaps
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Listing
-from mura_trt.contract import InputContract
 from mura_trt.earlier import Earlier, identities, read_hashes, write_hashes
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
@@ -29,6 +28,9 @@ from mura_trt.rows import Failure, Rows
 from mura_trt.shards import SHARD_FILE, encoded, read_shard, shard_name
 from mura_trt.studies import study_tables
 from mura_trt.tables import FORMATS, ROWS_AT_ONCE, failure_table, vanished_table, view_tables, write_table
+
+if TYPE_CHECKING:
+    from mura_trt.tables import Parts
 
 RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
@@ -316,13 +318,9 @@ class OutputFolder:
             rows = {name: write_table(self.path / f"{name}.{table_format}", parts) for name, parts in tables.items()}
         return rows["studies"]
 
-    def write_heatmaps(
-        self, listing: Listing, views: NDArray[np.int64], table_format: str, contract: InputContract
-    ) -> int:
-        """Draws the maps of views and writes their table; returns how many there are."""
+    def write_heatmaps(self, parts: Parts, table_format: str) -> int:
+        """Writes the heatmaps' table, which draws them as it goes on; returns how many there are."""
         with self._told_what_to_do():
-            log = self.path / WORKER_LOG
-            parts = heatmaps.heatmap_tables(listing, views, self.committed(), self.path, log, contract)
             return write_table(self.path / f"heatmaps.{table_format}", parts)
 
     def write_headers(self, index: HeaderIndex) -> None:

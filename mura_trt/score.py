@@ -9,7 +9,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +27,7 @@ from mura_trt.contract import InputContract
 from mura_trt.crew import Crew, Hire
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
-from mura_trt.heatmaps import Choice
+from mura_trt.heatmaps import Choice, heatmap_tables
 from mura_trt.ledger import Ledger
 from mura_trt.places import AUTO, AnyPlace
 from mura_trt.progress import Progress
@@ -35,7 +35,7 @@ from mura_trt.recipe import note_recipe
 from mura_trt.results import HEADERS_FILE, MAP_SIZE, WORKER_LOG, Existing, Outcome, OutputFolder
 from mura_trt.rows import Rows
 from mura_trt.score_options import ScoreOptions
-from mura_trt.score_recipe import CHOSEN, begun, check, installed_versions, map_size
+from mura_trt.score_recipe import CHOSEN, begun, check, continued, installed_versions, map_size
 from mura_trt.supervisor import Supervisor
 from mura_trt.workerprocess import WorkerProcess
 
@@ -171,13 +171,13 @@ def score_listing(
         recipe = out.recipe
         if recipe:
             check(options, recipe, bundle, listing)
-            options = replace(options, heatmaps=options.heatmaps or recipe.get("heatmaps"))
+            options = continued(options, recipe)
         out.write_headers(index)
         config = worker.WorkerConfig(
             bundle,
             listing.source,
-            options.runtime if options.allow_mixed else recipe.get("runtime", options.runtime),
-            options.batch or (None if options.allow_mixed else recipe.get("batch")),
+            options.runtime,
+            options.batch,
             options.null_ms,
             options.out / WORKER_LOG,
             map_size(options, bundle),
@@ -301,10 +301,10 @@ def _workers(crew: Crew, supervisor: Supervisor) -> list[dict[str, Any]]:
 
 def _worker_seconds(supervisor: Supervisor) -> dict[str, float]:
     """By stage, of all workers together."""
-    total: dict[str, float] = {}
+    total: defaultdict[str, float] = defaultdict(float)
     for record in supervisor.records:
         for stage, seconds in record.stage_seconds.items():
-            total[f"worker_{stage}"] = total.get(f"worker_{stage}", 0.0) + seconds
+            total[f"worker_{stage}"] += seconds
     return {stage: round(seconds, 3) for stage, seconds in total.items()}
 
 
@@ -330,7 +330,10 @@ def _draw(options: ScoreOptions, listing: Listing, outcome: Outcome, out: Output
     assert options.heatmaps is not None
     views = Choice.parsed(options.heatmaps).views(listing, outcome.probability, options.threshold)
     logger.info("drawing %d heatmaps", len(views))
-    return out.write_heatmaps(listing, views, options.table_format, contract)
+    log = options.out / WORKER_LOG
+    return out.write_heatmaps(
+        heatmap_tables(listing, views, out.committed(), options.out, log, contract), options.table_format
+    )
 
 
 def _kept(out: OutputFolder, recipe: dict[str, Any], retry_failed: bool, progress: Progress) -> Iterator[Rows]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mura_trt.archives.disclosure import Disclosure, default_salt_file
+from mura_trt.archives.disclosure import Disclosure
 from mura_trt.errors import UsageError
 from mura_trt.heatmaps import Choice
 from mura_trt.places import ALL, AUTO, CPU, Place, places_of
@@ -113,7 +113,7 @@ class ScoreOptions:
     @property
     def disclosure(self) -> Disclosure:
         """How DICOM files' paths and UIDs are shown."""
-        return Disclosure(self.uid_salt_file or default_salt_file(), self.keep_paths, self.keep_uids)
+        return Disclosure.of(self.uid_salt_file, self.keep_paths, self.keep_uids)
 
     @property
     def places(self) -> list[Place]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -55,6 +56,14 @@ def check(options: ScoreOptions, recipe: dict[str, Any], bundle: Bundle, listing
     elif recipe["listing"] == UPDATING:
         raise UsageError(f"{options.out}: an update was stopped before it began; run it again: --update")
     check_recipe(options.out, asked)
+
+
+def continued(options: ScoreOptions, recipe: dict[str, Any]) -> ScoreOptions:
+    """Options of a run that goes on: those that it began with, where the user says nothing else."""
+    options = replace(options, heatmaps=options.heatmaps or recipe.get("heatmaps"))
+    if options.allow_mixed:
+        return options
+    return replace(options, runtime=recipe["runtime"], batch=options.batch or recipe["batch"])
 
 
 def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:

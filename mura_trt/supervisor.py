@@ -113,7 +113,6 @@ class Supervisor:
         self.records = [Record() for _ in range(len(crew))]
         self._first_batch_at: float | None = None
         self._last_commit_at = 0.0
-        self._views_of_nodes: dict[str, int] = {}
 
     @property
     def seconds(self) -> float:
@@ -194,7 +193,7 @@ class Supervisor:
         self._progress.fresh += fresh
         self.records[number].take(done, fresh)
         if (ready := self._crew.ready(number)) and ready.node:
-            self._views_of_nodes[ready.node] = self._views_of_nodes.get(ready.node, 0) + fresh
+            self._progress.nodes[ready.node] = self._progress.nodes.get(ready.node, 0) + fresh
         self._commit(whole)
 
     def _named(self, number: int, rows: Rows) -> Rows:
@@ -220,7 +219,6 @@ class Supervisor:
         waiting = self._ledger.came_back - committed  # for the rest of their shards
         under_way = waiting + sum(record.settled for record in self.records)
         self._progress.under_way = min(under_way, self._progress.views - committed)  # some may be done twice
-        self._progress.nodes = self._views_of_nodes
         self._report(self._progress)
 
     def _replace(self, number: int, lost: Lost) -> None:

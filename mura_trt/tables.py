@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,31 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.archives.listing import Listing
-from mura_trt.files import sync_folder
+from mura_trt.files import replacing
 from mura_trt.rows import Failure
 from mura_trt.runtimes import runtime_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    Parts = Iterator[pd.DataFrame]
+
 FORMATS = ("csv", "parquet")
 ROWS_AT_ONCE = 8192  # of a table in memory: more take more of it and are written a tenth faster
 
 
-def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> int:
+def write_table(path: Path, parts: Parts) -> int:
     """Writes a table, whole or not at all, in the format of its suffix; returns how many rows there are."""
-    temporary = path.with_name(f".{path.name}.part")
     write = _write_csv if path.suffix == ".csv" else _write_parquet
-    try:
-        rows = write(temporary, parts)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-    return rows
+    with replacing(path) as temporary:
+        return write(temporary, parts)
 
 
 def view_tables(
@@ -124,7 +116,7 @@ def _name_hashes(names: list[str]) -> NDArray[np.uint64]:
     )
 
 
-def _write_csv(path: Path, parts: Iterator[pd.DataFrame]) -> int:
+def _write_csv(path: Path, parts: Parts) -> int:
     rows = 0
     with path.open("w", newline="", encoding="utf-8") as file:
         for number, part in enumerate(parts):
@@ -133,7 +125,7 @@ def _write_csv(path: Path, parts: Iterator[pd.DataFrame]) -> int:
     return rows
 
 
-def _write_parquet(path: Path, parts: Iterator[pd.DataFrame]) -> int:
+def _write_parquet(path: Path, parts: Parts) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -161,7 +161,7 @@ def work(line: Line, config: WorkerConfig) -> None:
         session, passed_over = open_session(config.runtime, bundle, options)
         with closing(session):  # or a process that fails would end in what CUDA says to that, not in why it failed
             threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
-            size = bundle.contract.height, bundle.contract.width
+            size = bundle.contract.size
             with closing(open_decoder(size, threads, session.batch, session.stream)) as decoder:
                 reader = config.source.open()
                 # All that is there stays: it need not be looked through whenever garbage is collected.

@@ -277,6 +277,6 @@ def archives(work: Path, engine: Path, count: int, seed: int = 0) -> dict[str, A
 
 
 def _outside(folder: Path) -> set[str]:
-    """What lies about, but for the output folder."""
-    places = (folder, folder.parent, Path("/tmp"))
-    return {os.fspath(path) for place in places for path in place.iterdir() if path.suffix == ".png"}
+    """What lies about, but for the output folder; where others write, too, with a name as the hostile ones have it."""
+    found = [path for place in (folder, folder.parent) for path in place.glob("*.png")]
+    return {os.fspath(path) for path in (*found, *Path("/tmp").glob("[0-9].[0-9]*.png"))}

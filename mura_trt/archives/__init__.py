@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mura_trt.archives.dicoms import HeaderIndex, sorted_by_headers
-from mura_trt.archives.disclosure import Disclosure, default_salt_file
+from mura_trt.archives.disclosure import Disclosure
 from mura_trt.archives.folder import UNREAD_SUFFIXES, list_folder
 from mura_trt.archives.listing import IMAGE_SUFFIXES, Listing
-from mura_trt.archives.lists import LIST_SUFFIXES, list_file
+from mura_trt.archives.lists import LIST_SUFFIXES, is_list, list_file
 from mura_trt.archives.openers import located
 from mura_trt.archives.remote import check_url, list_below
 from mura_trt.archives.tars import is_tar, list_tars
@@ -35,7 +35,7 @@ class NamedArchive:
 
     def listing(self) -> Listing:
         """Its views; raises what :func:`list_archive` does."""
-        disclosure = Disclosure(self.uid_salt_file or default_salt_file())
+        disclosure = Disclosure.of(self.uid_salt_file)
         return list_archive(self.place, study_depth=self.study_depth, root=self.root, disclosure=disclosure)
 
 
@@ -71,7 +71,7 @@ def list_archive(
     EnvironmentProblem
         There are DICOM files and pydicom is not installed, or what a URL needs is not.
     """
-    named = isinstance(archive, Path) and archive.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(archive)
+    named = isinstance(archive, Path) and is_list(archive)
     listing = sorted_by_headers(
         _list(archive, study_depth, root), disclosure, HeaderIndex() if index is None else index, named
     )
@@ -86,14 +86,13 @@ def _list(archive: Path | str, study_depth: int | None, root: Path | None) -> Li
         if root is not None:
             raise UsageError(f"--root is for list files, and {archive} is none; leave it out")
         return _list_url(archive, study_depth)
-    is_list = archive.suffix.lower() in LIST_SUFFIXES
     # Not Path's own questions, which raise where a name is too long or a folder above is closed.
-    if root is not None and not is_list:
+    if root is not None and not is_list(archive):
         raise UsageError(f"--root is for list files, and {archive} is none; leave it out")
     if os.path.isdir(archive):
         return list_folder(archive, study_depth)
     if os.path.isfile(archive):
-        if is_list:
+        if is_list(archive):
             return list_file(archive, study_depth, root)
         if archive.suffix.lower() == ".zip":
             return list_zip(archive, study_depth)

@@ -34,6 +34,11 @@ class Disclosure:
     keep_paths: bool = False
     keep_uids: bool = False
 
+    @classmethod
+    def of(cls, salt_file: Path | None, keep_paths: bool = False, keep_uids: bool = False) -> Disclosure:
+        """Keyed with that file, or with the user's own."""
+        return cls(salt_file or default_salt_file(), keep_paths, keep_uids)
+
     @cached_property
     def salt(self) -> bytes:
         """The key, 32 bytes.

@@ -13,13 +13,13 @@ from typing import ClassVar
 
 from mura_trt.archives.listing import (
     MAX_FILE_BYTES,
-    READ_THREADS,
     Entry,
     Listing,
     Reference,
     display,
     gather,
     is_view,
+    read_threads,
     stamp_of,
 )
 
@@ -33,8 +33,12 @@ class FolderSource:
     """Reads views that are files below ``root``; nothing has to be open for that, so it is its own reader."""
 
     root: str
-    threads: ClassVar[int] = READ_THREADS
     moved_at: ClassVar[float] = 0.0
+
+    @property
+    def threads(self) -> int:
+        """That read at once."""
+        return read_threads()
 
     def open(self) -> FolderSource:
         """Itself."""

@@ -30,7 +30,6 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 KNOWN_SUFFIXES = frozenset({"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip", ".tar", ".tif", ".tiff", NO_IMAGE})
 # A file larger than this is no X-ray: the largest plain radiographs are around 50 MB uncompressed.
 MAX_FILE_BYTES = 1 << 28
-READ_THREADS = max(2, min(4, usable_cores()))  # some, for a disk makes them wait; more are in decoding's way
 
 _AT_ONCE = 1 << 16  # views whose columns are copied
 _BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
@@ -46,6 +45,11 @@ Place = tuple[int, ...]
 """Where a packed archive has a view: whole numbers that its source understands, the last below 0 where it refuses."""
 Reference = bytes | Place
 """What a view is read by: its path in a folder, its place in a packed archive."""
+
+
+def read_threads() -> int:
+    """How many read from a disk, which makes them wait; more are in decoding's way."""
+    return max(2, min(4, usable_cores()))
 
 
 class Unreadable(Exception):

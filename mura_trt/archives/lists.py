@@ -15,6 +15,11 @@ LIST_SUFFIXES = frozenset({".csv", ".txt"})
 LIST_HEADERS = frozenset({"view", "path", "image"})
 
 
+def is_list(path: Path) -> bool:
+    """Whether it is named as a list file, and no folder."""
+    return path.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(path)
+
+
 def list_file(archive: Path, study_depth: int | None, root: Path | None) -> Listing:
     """Lists the images that a file names.
 

@@ -13,7 +13,7 @@ from mura_trt.archives.remote import RemoteFile, is_url, opened_url, url_stamp
 _FARTHEST = 1 << 62  # byte of a file; beyond it, the kernel's own numbers end
 
 
-class AnyPlace(Protocol):
+class RandomAccessFile(Protocol):
     """A file that any thread may read at any place."""
 
     @property
@@ -29,7 +29,7 @@ def located(archive: Path | str) -> str:
     return archive if isinstance(archive, str) else str(archive.resolve())
 
 
-def open_file(path: str) -> AnyPlace:
+def open_file(path: str) -> RandomAccessFile:
     """For reading at any place; raises OSError."""
     return RemoteFile(path) if is_url(path) else OpenFile(path)
 

@@ -23,15 +23,15 @@ import numpy as np
 
 from mura_trt.archives.listing import (
     MAX_FILE_BYTES,
-    READ_THREADS,
     Entry,
     HeaderReader,
     Listing,
     Reference,
     Unreadable,
     gather,
+    read_threads,
 )
-from mura_trt.archives.openers import AnyPlace, file_stamp, open_file, open_stream
+from mura_trt.archives.openers import RandomAccessFile, file_stamp, open_file, open_stream
 from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, bounded, refuse
 from mura_trt.errors import UsageError
 
@@ -88,12 +88,11 @@ class TarSource:
 class TarReader:
     """Reads members of plain tar files by their place, from several threads at once."""
 
-    threads = READ_THREADS
-
     def __init__(self, paths: tuple[str, ...]) -> None:
+        self.threads = read_threads()
         self._paths = paths
         self._stamps = functools.cache(file_stamp)
-        self._open: dict[int, tuple[int, AnyPlace]] = {}  # by thread, the file that it is at
+        self._open: dict[int, tuple[int, RandomAccessFile]] = {}  # by thread, the file that it is at
 
     def read(self, reference: Reference) -> bytes:
         """The bytes of one member; raises OSError or Unreadable."""

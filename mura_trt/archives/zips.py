@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import MAX_FILE_BYTES, READ_THREADS, Entry, Listing, Place, Reference, Unreadable, gather
-from mura_trt.archives.openers import AnyPlace, located, open_file, open_stream
+from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Listing, Place, Reference, Unreadable, gather, read_threads
+from mura_trt.archives.openers import RandomAccessFile, located, open_file, open_stream
 from mura_trt.archives.packed import (
     ENCRYPTED,
     LINK,
@@ -50,9 +50,8 @@ class ZipSource:
 class ZipReader:
     """Reads members by their place, from several threads at once."""
 
-    threads = READ_THREADS
-
     def __init__(self, path: str) -> None:
+        self.threads = read_threads()
         self._file = open_file(path)
 
     @property
@@ -185,7 +184,7 @@ def _overlapping(archive: str, members: list[zipfile.ZipInfo]) -> NDArray[np.boo
     return refused
 
 
-def _has_header(file: AnyPlace, member: zipfile.ZipInfo) -> bool:
+def _has_header(file: RandomAccessFile, member: zipfile.ZipInfo) -> bool:
     name = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437", "replace")
     try:
         header = file.read(_HEADER.size + len(name), member.header_offset)

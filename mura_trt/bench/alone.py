@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mura_trt.archives.listing import DICOM, IMAGE, READ_THREADS
+from mura_trt.archives.listing import DICOM, IMAGE, read_threads
 from mura_trt.bundle import Bundle
 from mura_trt.host_decode import open_decoder
 from mura_trt.places import Place
@@ -155,7 +155,7 @@ def read_batches(batches: Iterable[Sequence[Path]]) -> Iterator[list[bytes]]:
 def _converted(batches: Iterable[Sequence[Path]]) -> Iterator[list[bytes]]:
     """What the decoder takes of them, made in threads, some batches ahead."""
     waiting: deque[Iterator[bytes]] = deque()
-    with ThreadPoolExecutor(READ_THREADS) as pool:
+    with ThreadPoolExecutor(read_threads()) as pool:
         for batch in batches:
             waiting.append(pool.map(_plain, batch))
             if len(waiting) > BATCHES_READ:

@@ -88,7 +88,7 @@ class Subject:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of a view's pixels."""
-        return self.bundle.contract.height, self.bundle.contract.width
+        return self.bundle.contract.size
 
     def decode(self, seconds: float, threads: int | None = None, batch: int = DECODE_BATCH) -> float:
         """Views/s of reading and decoding with nothing behind it."""

@@ -61,7 +61,7 @@ def bench(options: BenchOptions, report: Callable[[str], None] = lambda _: None)
     bundle = Bundle.open(options.engine)
     if not options.allow_unproven:
         bundle.require_proof()
-    size = bundle.contract.height, bundle.contract.width
+    size = bundle.contract.size
     facts, before = machine(), moment()
     with tempfile.TemporaryDirectory() as work:
         report("taking views")

@@ -17,7 +17,6 @@ from mura_trt.commands.shared import (
     StudyDepth,
     archive_named,
     command_typed,
-    errors_told,
 )
 from mura_trt.errors import EXIT_DISAGREES, EXIT_OK
 
@@ -73,22 +72,21 @@ def build_engine(
 
     Exit code 4: it was built, and misses a bound.
     """
-    with errors_told():
-        from mura_trt.archives import NamedArchive
-        from mura_trt.networks.checkpoints import Checkpoints
+    from mura_trt.archives import NamedArchive
+    from mura_trt.networks.checkpoints import Checkpoints
 
-        chosen = _recipe(
-            recipe,
-            precision,
-            builder=builder,
-            batch=batch,
-            calibration_method=calibration_method,
-            calibration_views=calibration_views,
-        )
-        origin = Checkpoints(checkpoint)
-        named = recipe.stem if recipe and not precision else chosen.name or f"{origin.network}-{chosen.precision}"
-        archive = NamedArchive(archive_named(calibrate), study_depth, root, uid_salt_file) if calibrate else None
-        kept = _build(origin, chosen, out or Path("engines") / named, archive, check, overwrite, timing_cache)
+    chosen = _recipe(
+        recipe,
+        precision,
+        builder=builder,
+        batch=batch,
+        calibration_method=calibration_method,
+        calibration_views=calibration_views,
+    )
+    origin = Checkpoints(checkpoint)
+    named = recipe.stem if recipe and not precision else chosen.name or f"{origin.network}-{chosen.precision}"
+    archive = NamedArchive(archive_named(calibrate), study_depth, root, uid_salt_file) if calibrate else None
+    kept = _build(origin, chosen, out or Path("engines") / named, archive, check, overwrite, timing_cache)
     raise typer.Exit(EXIT_OK if kept else EXIT_DISAGREES)
 
 
@@ -142,25 +140,24 @@ def import_onnx(
 
     Exit code 4: it was built, and misses a bound.
     """
-    with errors_told():
-        from mura_trt.archives import NamedArchive
-        from mura_trt.networks.imported import Imported
-        from mura_trt.networks.told import Told, parsed_numbers, parsed_size
+    from mura_trt.archives import NamedArchive
+    from mura_trt.networks.imported import Imported
+    from mura_trt.networks.told import Told, parsed_numbers, parsed_size
 
-        told = Told(
-            model=model,
-            mean=parsed_numbers("mean", mean),
-            std=parsed_numbers("std", std),
-            pixels=pixels,
-            size=parsed_size(size),
-            layout=layout,
-            output=output,
-            scores=scores,
-            abnormal=abnormal,
-        )
-        chosen = _recipe(recipe, precision, builder=builder, batch=batch)
-        archive = NamedArchive(archive_named(calibrate), study_depth, root, uid_salt_file) if calibrate else None
-        kept = _build(Imported(told), chosen, engine, archive, check, overwrite, timing_cache)
+    told = Told(
+        model=model,
+        mean=parsed_numbers("mean", mean),
+        std=parsed_numbers("std", std),
+        pixels=pixels,
+        size=parsed_size(size),
+        layout=layout,
+        output=output,
+        scores=scores,
+        abnormal=abnormal,
+    )
+    chosen = _recipe(recipe, precision, builder=builder, batch=batch)
+    archive = NamedArchive(archive_named(calibrate), study_depth, root, uid_salt_file) if calibrate else None
+    kept = _build(Imported(told), chosen, engine, archive, check, overwrite, timing_cache)
     raise typer.Exit(EXIT_OK if kept else EXIT_DISAGREES)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import AllowUnproven, Batch, Engine, Overwrite, Runtime, errors_told
+from mura_trt.commands.shared import AllowUnproven, Batch, Engine, Overwrite, Runtime
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 
 
@@ -28,16 +28,15 @@ def predict(
 
     Exit code 3: some views could not be scored, standard error says which; a study with none that could gets 1.
     """
-    with errors_told():
-        from mura_trt.challenge import PredictOptions
-        from mura_trt.challenge import predict as run_predict
-        from mura_trt.progress import Reporter
+    from mura_trt.challenge import PredictOptions
+    from mura_trt.challenge import predict as run_predict
+    from mura_trt.progress import Reporter
 
-        if engine is None:
-            raise UsageError("no engine bundle: name one with --engine, or in the variable MURA_TRT_ENGINE")
-        options = PredictOptions(paths, out, engine, runtime, threshold, batch, allow_unproven)
-        with Reporter(sys.stderr) as reporter:
-            predictions = run_predict(options, reporter.update)
+    if engine is None:
+        raise UsageError("no engine bundle: name one with --engine, or in the variable MURA_TRT_ENGINE")
+    options = PredictOptions(paths, out, engine, runtime, threshold, batch, allow_unproven)
+    with Reporter(sys.stderr) as reporter:
+        predictions = run_predict(options, reporter.update)
     incomplete = [prediction for prediction in predictions if prediction.failures]
     for prediction in incomplete:
         print(f"mura-trt: {prediction.told}", file=sys.stderr)
@@ -52,11 +51,10 @@ def submission(
     overwrite: Overwrite = False,
 ) -> None:
     """Writes the folder that the MURA challenge takes: src/predict.py, with its bundle and this package."""
-    with errors_told():
-        from mura_trt.submission import write_submission
+    from mura_trt.submission import write_submission
 
-        bundle = write_submission(folder, engine, overwrite)
-        print(
-            f"{folder}: bundle {bundle.manifest.name}; there, with the images below it:"
-            " python src/predict.py valid_image_paths.csv predictions.csv"
-        )
+    bundle = write_submission(folder, engine, overwrite)
+    print(
+        f"{folder}: bundle {bundle.manifest.name}; there, with the images below it:"
+        " python src/predict.py valid_image_paths.csv predictions.csv"
+    )

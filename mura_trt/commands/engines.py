@@ -20,7 +20,6 @@ from mura_trt.commands.shared import (
     SaltFile,
     StudyDepth,
     archive_named,
-    errors_told,
 )
 from mura_trt.errors import EXIT_DISAGREES, EXIT_ENVIRONMENT, EXIT_OK, UsageError
 
@@ -31,14 +30,13 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32 or fp16; INT8 and FP8 need build-engine.")] = "fp32",
 ) -> None:
     """Exports a checkpoint to ONNX: raw gray pixels in; probability, logit and activation map out."""
-    with errors_told():
-        from mura_trt.checkpoint import load_checkpoint
-        from mura_trt.export import write_graph
+    from mura_trt.checkpoint import load_checkpoint
+    from mura_trt.export import write_graph
 
-        if precision not in ("fp32", "fp16"):
-            raise UsageError(f"--precision {precision}: fp32 or fp16; INT8 and FP8 need build-engine")
-        write_graph(load_checkpoint(checkpoint), out, half=precision == "fp16")
-        print(out)
+    if precision not in ("fp32", "fp16"):
+        raise UsageError(f"--precision {precision}: fp32 or fp16; INT8 and FP8 need build-engine")
+    write_graph(load_checkpoint(checkpoint), out, half=precision == "fp16")
+    print(out)
 
 
 def inspect(
@@ -50,10 +48,9 @@ def inspect(
 
     Exit code 5: a file is not as it was built, or the layers were asked for and cannot be had.
     """
-    with errors_told():
-        from mura_trt.inspect_bundle import in_words, inspected
+    from mura_trt.inspect_bundle import in_words, inspected
 
-        found = inspected(bundle, layers)
+    found = inspected(bundle, layers)
     print(json.dumps(found, indent=2) if as_json else in_words(found))
     problems = [file["problem"] for file in found["files"] if file["problem"]]
     if found["layers_problem"]:
@@ -81,26 +78,25 @@ def parity(
     as_json: Json = False,
 ) -> None:
     """Compares a bundle's scores with what it was built from, in FP32 on the CPU. Exit code 4: a bound is missed."""
-    with errors_told():
-        from mura_trt.archives import NamedArchive
-        from mura_trt.parity.bounds import parsed
-        from mura_trt.parity.run import ParityOptions
-        from mura_trt.parity.run import parity as run_parity
-        from mura_trt.parity.tell import table
-        from mura_trt.progress import Reporter
+    from mura_trt.archives import NamedArchive
+    from mura_trt.parity.bounds import parsed
+    from mura_trt.parity.run import ParityOptions
+    from mura_trt.parity.run import parity as run_parity
+    from mura_trt.parity.tell import table
+    from mura_trt.progress import Reporter
 
-        options = ParityOptions(
-            bundle=bundle,
-            archive=NamedArchive(archive_named(archive), study_depth, root, uid_salt_file),
-            checkpoints=checkpoint,
-            runtime=runtime,
-            studies=studies,
-            changes=parsed(bound or ()),
-            batch=batch,
-            out=out,
-        )
-        with Reporter(sys.stderr) as reporter:
-            judgement, found = run_parity(options, reporter.show)
+    options = ParityOptions(
+        bundle=bundle,
+        archive=NamedArchive(archive_named(archive), study_depth, root, uid_salt_file),
+        checkpoints=checkpoint,
+        runtime=runtime,
+        studies=studies,
+        changes=parsed(bound or ()),
+        batch=batch,
+        out=out,
+    )
+    with Reporter(sys.stderr) as reporter:
+        judgement, found = run_parity(options, reporter.show)
     head = (
         f"{found['name']} ({found['precision']}) with {found['runtime']} on {found['device']}: {found['views']} views"
     )

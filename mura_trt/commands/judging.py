@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import Json, SaltFile, errors_told
+from mura_trt.commands.shared import Json, SaltFile
 
 Labels = Annotated[
     Path | None,
@@ -49,18 +49,17 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judges scores by a gold standard: kappa, AUROC and more, with 95 % intervals, overall and by body part."""
-    with errors_told():
-        from mura_trt.evaluation.run import EvaluateOptions
-        from mura_trt.evaluation.run import evaluate as run_evaluation
-        from mura_trt.evaluation.tell import table
-        from mura_trt.progress import Reporter
+    from mura_trt.evaluation.run import EvaluateOptions
+    from mura_trt.evaluation.run import evaluate as run_evaluation
+    from mura_trt.evaluation.tell import table
+    from mura_trt.progress import Reporter
 
-        options = EvaluateOptions(
-            predictions, labels, readers, threshold, choose_threshold, threshold_file, partial, resamples, uid_salt_file
-        )
-        with Reporter(sys.stderr) as reporter:
-            found = run_evaluation(options, reporter.show)
-        print(json.dumps(found, indent=2) if as_json else table(found))
+    options = EvaluateOptions(
+        predictions, labels, readers, threshold, choose_threshold, threshold_file, partial, resamples, uid_salt_file
+    )
+    with Reporter(sys.stderr) as reporter:
+        found = run_evaluation(options, reporter.show)
+    print(json.dumps(found, indent=2) if as_json else table(found))
 
 
 def report(
@@ -80,18 +79,17 @@ def report(
     uid_salt_file: SaltFile = None,
 ) -> None:
     """Writes one HTML file for people: the worklist with pictures, and how the scores do where labels are known."""
-    with errors_told():
-        from mura_trt.progress import Reporter
-        from mura_trt.report.run import ReportOptions
-        from mura_trt.report.run import report as run_report
+    from mura_trt.progress import Reporter
+    from mura_trt.report.run import ReportOptions
+    from mura_trt.report.run import report as run_report
 
-        options = ReportOptions(out, labels, readers, partial, page, studies, thumbnails, uid_salt_file)
-        with Reporter(sys.stderr) as reporter:
-            found = run_report(options, reporter.show)
-        for note in found["notes"]:
-            logger.warning("%s", note)
-        of_heatmaps = f" ({found['overlays']:,} of them heatmaps)" if found["overlays"] else ""
-        print(
-            f"{found['page']}: {found['bytes'] / 1e6:.1f} MB; {found['studies']:,} studies,"
-            f" {found['pictures']:,} pictures{of_heatmaps}; {'with' if found['evaluated'] else 'without'} evaluation"
-        )
+    options = ReportOptions(out, labels, readers, partial, page, studies, thumbnails, uid_salt_file)
+    with Reporter(sys.stderr) as reporter:
+        found = run_report(options, reporter.show)
+    for note in found["notes"]:
+        logger.warning("%s", note)
+    of_heatmaps = f" ({found['overlays']:,} of them heatmaps)" if found["overlays"] else ""
+    print(
+        f"{found['page']}: {found['bytes'] / 1e6:.1f} MB; {found['studies']:,} studies,"
+        f" {found['pictures']:,} pictures{of_heatmaps}; {'with' if found['evaluated'] else 'without'} evaluation"
+    )

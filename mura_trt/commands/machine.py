@@ -9,25 +9,24 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import errors_told
+from mura_trt.commands.shared import Json
 
 
 def doctor(
     engine: Annotated[
         Path | None, typer.Option(help="Engine bundle to try, in place of a tiny one that is made for it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Tells what this machine has and whether it works: one image through each library, and how to mend the rest.
 
     Exit code 5: scoring cannot work here.
     """
-    with errors_told():
-        from mura_trt.doctor import examine
-        from mura_trt.doctor.tell import table
-        from mura_trt.progress import Reporter
+    from mura_trt.doctor.run import examine
+    from mura_trt.doctor.tell import table
+    from mura_trt.progress import Reporter
 
-        with Reporter(sys.stderr) as reporter:
-            found = examine(engine, lambda name: reporter.show(f"trying {name}"))
-        print(json.dumps(found, indent=2) if as_json else table(found))
+    with Reporter(sys.stderr) as reporter:
+        found = examine(engine, lambda name: reporter.show(f"trying {name}"))
+    print(json.dumps(found, indent=2) if as_json else table(found))
     raise typer.Exit(found["exit_code"])

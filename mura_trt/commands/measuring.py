@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import AllowUnproven, Archive, Batch, Engine, Json, Root, archive_named, errors_told
+from mura_trt.commands.shared import AllowUnproven, Archive, Batch, Engine, Json, Root, archive_named
 
 
 def bench(
@@ -29,15 +29,12 @@ def bench(
 
     Nothing else should run meanwhile.
     """
-    with errors_told():
-        from mura_trt.bench.options import BenchOptions
-        from mura_trt.bench.run import bench as run_bench
-        from mura_trt.bench.tell import text
-        from mura_trt.progress import Reporter
+    from mura_trt.bench.options import BenchOptions
+    from mura_trt.bench.run import bench as run_bench
+    from mura_trt.bench.tell import text
+    from mura_trt.progress import Reporter
 
-        options = BenchOptions(
-            archive_named(archive), engine, runtime, batch, rounds, seconds, sweep, root, allow_unproven
-        )
-        with Reporter(sys.stderr) as reporter:
-            found = run_bench(options, reporter.show)
-        print(json.dumps(found, indent=2) if as_json else text(found))
+    options = BenchOptions(archive_named(archive), engine, runtime, batch, rounds, seconds, sweep, root, allow_unproven)
+    with Reporter(sys.stderr) as reporter:
+        found = run_bench(options, reporter.show)
+    print(json.dumps(found, indent=2) if as_json else text(found))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import Overwrite, errors_told
+from mura_trt.commands.shared import Overwrite
 from mura_trt.errors import UsageError
 
 
@@ -39,25 +39,24 @@ def offline(
     overwrite: Overwrite = False,
 ) -> None:
     """Packs mura-trt and all it needs for a machine with no internet, the host: run here, carry, `sh install.sh`."""
-    with errors_told():
-        from mura_trt.offline.make import OfflinePlan, make_kit
+    from mura_trt.offline.make import OfflinePlan, make_kit
 
-        checkout = source or Path(__file__).parents[2]
-        if checkout.suffix != ".whl" and not (checkout / "pyproject.toml").is_file():
-            raise UsageError(f"{checkout} is no checkout of mura-trt: name one, or its wheel, with --source")
-        pinned = checkout / "constraints.txt"
-        plan = OfflinePlan(
-            folder,
-            python or ".".join(platform.python_version_tuple()[:2]),
-            checkout,
-            constraints or (pinned if pinned.is_file() else None),
-            tuple(filter(None, extras.split(","))),
-            tuple(filter(None, without.split(","))),
-            pycuda,
-            glibc,
-            volume_mib,
-        )
-        manifest = make_kit(plan, overwrite)
+    checkout = source or Path(__file__).parents[2]
+    if checkout.suffix != ".whl" and not (checkout / "pyproject.toml").is_file():
+        raise UsageError(f"{checkout} is no checkout of mura-trt: name one, or its wheel, with --source")
+    pinned = checkout / "constraints.txt"
+    plan = OfflinePlan(
+        folder,
+        python or ".".join(platform.python_version_tuple()[:2]),
+        checkout,
+        constraints or (pinned if pinned.is_file() else None),
+        tuple(filter(None, extras.split(","))),
+        tuple(filter(None, without.split(","))),
+        pycuda,
+        glibc,
+        volume_mib,
+    )
+    manifest = make_kit(plan, overwrite)
     size = sum(volume["size"] for volume in manifest["volumes"]) / 2**20
     print(
         f"{folder}: {len(manifest['files'])} packages for Python {plan.python}, {size:,.0f} MiB in"

@@ -21,7 +21,6 @@ from mura_trt.commands.shared import (
     SaltFile,
     StudyDepth,
     archive_named,
-    errors_told,
 )
 
 
@@ -92,47 +91,46 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Scores every study of an archive. Exit code 0: all views scored; 3: some failed, see failures.csv."""
-    with errors_told():
-        from mura_trt.evaluation.threshold import read_threshold
-        from mura_trt.progress import Reporter
-        from mura_trt.score import dry_run as run_dry
-        from mura_trt.score import score as run_score
-        from mura_trt.score_options import ScoreOptions
+    from mura_trt.evaluation.threshold import read_threshold
+    from mura_trt.progress import Reporter
+    from mura_trt.score import dry_run as run_dry
+    from mura_trt.score import score as run_score
+    from mura_trt.score_options import ScoreOptions
 
-        above, threshold_of = read_threshold(threshold)
-        options = ScoreOptions(
-            archive=archive_named(archive),
-            engine=engine,
-            out=out,
-            runtime=runtime,
-            devices=devices,
-            cluster=cluster,
-            workers=workers,
-            allow_mixed=allow_mixed,
-            batch=batch,
-            shard_views=shard_views,
-            threshold=above,
-            threshold_of=threshold_of,
-            study_depth=study_depth,
-            root=root,
-            table_format=table_format,
-            keep_paths=keep_paths,
-            keep_uids=keep_uids,
-            uid_salt_file=uid_salt_file,
-            overwrite=overwrite,
-            resume=resume,
-            retry_failed=retry_failed,
-            update=update,
-            null_ms=null_ms,
-            heatmaps=heatmaps,
-            allow_unproven=allow_unproven,
-        )
-        if dry_run:
-            found = run_dry(options)
-            print(json.dumps(found, indent=2) if as_json else _forecast(found))
-            raise typer.Exit
-        with Reporter(sys.stderr) as reporter:
-            run = run_score(options, reporter.update)
+    above, threshold_of = read_threshold(threshold)
+    options = ScoreOptions(
+        archive=archive_named(archive),
+        engine=engine,
+        out=out,
+        runtime=runtime,
+        devices=devices,
+        cluster=cluster,
+        workers=workers,
+        allow_mixed=allow_mixed,
+        batch=batch,
+        shard_views=shard_views,
+        threshold=above,
+        threshold_of=threshold_of,
+        study_depth=study_depth,
+        root=root,
+        table_format=table_format,
+        keep_paths=keep_paths,
+        keep_uids=keep_uids,
+        uid_salt_file=uid_salt_file,
+        overwrite=overwrite,
+        resume=resume,
+        retry_failed=retry_failed,
+        update=update,
+        null_ms=null_ms,
+        heatmaps=heatmaps,
+        allow_unproven=allow_unproven,
+    )
+    if dry_run:
+        found = run_dry(options)
+        print(json.dumps(found, indent=2) if as_json else _forecast(found))
+        raise typer.Exit
+    with Reporter(sys.stderr) as reporter:
+        run = run_score(options, reporter.update)
     print(json.dumps(run, indent=2) if as_json else _summary(run, table_format))
     raise typer.Exit(run["exit_code"])
 
@@ -170,8 +168,7 @@ def heatmap(
     as_json: Annotated[bool, typer.Option("--json", help="Print the map, too, as JSON.")] = False,
 ) -> None:
     """Scores one image and draws its class activation map over it."""
-    with errors_told():
-        from mura_trt.heatmaps import heatmap_of_image
+    from mura_trt.heatmaps import heatmap_of_image
 
-        found = heatmap_of_image(image, engine, out, runtime, allow_unproven)
+    found = heatmap_of_image(image, engine, out, runtime, allow_unproven)
     print(json.dumps(found) if as_json else f"probability {found['probability']:.4f}; {found['file']}")

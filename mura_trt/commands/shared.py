@@ -57,15 +57,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """Ends the program with one line and the error's exit code, where the error is one of ours."""
+def errors_told(command: str) -> Iterator[None]:
+    """Ends a command with one line and the error's exit code, where the error is one of ours."""
     try:
         yield
     except MuraTrtError as error:
         print(f"mura-trt: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except ImportError as error:
-        extra = {"train": "train", "evaluate": "evaluate"}.get(sys.argv[1] if len(sys.argv) > 1 else "", "build")
+        extra = command if command in ("train", "evaluate") else "build"
         print(f"mura-trt: {error}: pip install 'mura-trt[{extra}]'", file=sys.stderr)
         raise typer.Exit(EXIT_ENVIRONMENT) from error
     except OSError as error:  # a full disk, a folder that vanished; the error names the file

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mura_trt.commands.shared import Overwrite, errors_told
+from mura_trt.commands.shared import Overwrite
 
 
 def demo(
@@ -26,12 +26,11 @@ def demo(
     ] = None,
 ) -> None:
     """Draws a synthetic archive in MURA's layout. Not patients, and not for judging a real model."""
-    with errors_told():
-        from mura_trt.demo.archive import LESION_SHARES, DemoPlan, write_archive
+    from mura_trt.demo.archive import LESION_SHARES, DemoPlan, write_archive
 
-        plan = DemoPlan(studies, seed, train_studies, close_up, lesion_shares or LESION_SHARES)
-        views = write_archive(archive, plan)
-        print(f"{views} views of {studies + train_studies} studies in {archive}")
+    plan = DemoPlan(studies, seed, train_studies, close_up, lesion_shares or LESION_SHARES)
+    views = write_archive(archive, plan)
+    print(f"{views} views of {studies + train_studies} studies in {archive}")
 
 
 def train(
@@ -76,35 +75,34 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Trains the network on labelled studies, as the MURA paper does."""
-    with errors_told():
-        from mura_trt.progress import Reporter
-        from mura_trt.training.loop import train as run_training
-        from mura_trt.training.options import TrainOptions
+    from mura_trt.progress import Reporter
+    from mura_trt.training.loop import train as run_training
+    from mura_trt.training.options import TrainOptions
 
-        options = TrainOptions(
-            archive=archive,
-            out=out,
-            init=init,
-            size=size,
-            epochs=epochs,
-            epoch_views=epoch_views,
-            batch=batch,
-            learning_rate=learning_rate,
-            rotation=rotation,
-            patience=patience,
-            stop_after=stop_after,
-            keep=keep,
-            validation_share=validation_share,
-            seed=seed,
-            device=device,
-            precision=precision,
-            save_minutes=save_minutes,
-            half=half,
-            resume=resume,
-            overwrite=overwrite,
-        )
-        with Reporter(sys.stderr) as reporter:
-            found = run_training(options, reporter.show)
+    options = TrainOptions(
+        archive=archive,
+        out=out,
+        init=init,
+        size=size,
+        epochs=epochs,
+        epoch_views=epoch_views,
+        batch=batch,
+        learning_rate=learning_rate,
+        rotation=rotation,
+        patience=patience,
+        stop_after=stop_after,
+        keep=keep,
+        validation_share=validation_share,
+        seed=seed,
+        device=device,
+        precision=precision,
+        save_minutes=save_minutes,
+        half=half,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    with Reporter(sys.stderr) as reporter:
+        found = run_training(options, reporter.show)
     print(
         f"epoch {found['best_epoch']} of {found['epochs']} is best; on the validation studies (95 % intervals):\n"
         f"AUROC {found['auroc']}, kappa {found['kappa']}\n"
@@ -118,7 +116,6 @@ def demo_summary(
     out: Annotated[Path, typer.Argument(help="Output folder of its scoring.")],
 ) -> None:
     """Compares a demo run's scores with what was drawn."""
-    with errors_told():
-        from mura_trt.demo.summary import summarise
+    from mura_trt.demo.summary import summarise
 
-        print(summarise(archive, out))
+    print(summarise(archive, out))

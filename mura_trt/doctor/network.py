@@ -61,7 +61,7 @@ def graph() -> ModelProto:
     from onnx import TensorProto, helper, numpy_helper
 
     stem, head, bias = weights()
-    height, width = _CONTRACT.height, _CONTRACT.width
+    height, width = _CONTRACT.size
     constants: dict[str, NDArray[np.generic]] = {
         "mean": np.array(_MEAN, np.float32),
         "scale": np.array(_SCALE, np.float32),

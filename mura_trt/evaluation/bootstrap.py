@@ -17,6 +17,7 @@ Done = Callable[[int], None]
 CALIBRATION_BINS = 10  # of equal width, from 0 to 1
 ENOUGH = 0.9  # of the resamples define a figure, or it gets no interval
 _AT_ONCE = 1 << 22  # patients drawn in memory
+SEED = 0  # the same resamples every time
 
 
 class Bootstrapped(NamedTuple):
@@ -26,7 +27,7 @@ class Bootstrapped(NamedTuple):
     defined: int
 
 
-def bootstrapped(cohort: Cohort, resamples: int, seed: int, done: Done = lambda _: None) -> dict[str, Bootstrapped]:
+def bootstrapped(cohort: Cohort, resamples: int, done: Done = lambda _: None) -> dict[str, Bootstrapped]:
     """Intervals of kappa, F1 and, where there are probabilities, of average precision, Brier and calibration error.
 
     Parameters
@@ -35,47 +36,25 @@ def bootstrapped(cohort: Cohort, resamples: int, seed: int, done: Done = lambda 
         Of one patient alone there are no intervals.
     resamples
         How often as many patients as there are, are drawn from them.
-    seed
-        The same seed draws the same resamples.
     done
         Told how many more resamples are done.
     """
-    values = _several(cohort, resamples, seed, done) if cohort.patient_count > 1 else {}
+    values = _several(cohort, resamples, done) if cohort.patient_count > 1 else {}
     return {name: _middle(np.concatenate(found)) for name, found in values.items()}
 
 
-def bootstrapped_difference(cohort: Cohort, reader: int, resamples: int, seed: int) -> Bootstrapped:
+def bootstrapped_difference(cohort: Cohort, reader: int, resamples: int) -> Bootstrapped:
     """Of kappa of the decisions less that of a reader; paired: both are of the same resamples."""
     if cohort.patient_count < 2:
         return NOTHING
     assert cohort.readers is not None
     theirs = _counts(cohort.truth, cohort.readers[:, reader], cohort.patients)
     ours = _counts(cohort.truth, cohort.decided, cohort.patients)
-    values = [
-        _kappas(draws @ ours) - _kappas(draws @ theirs) for draws in _draws(cohort.patient_count, resamples, seed)
-    ]
+    values = [_kappas(draws @ ours) - _kappas(draws @ theirs) for draws in _draws(cohort.patient_count, resamples)]
     return _middle(np.concatenate(values))
 
 
 NOTHING = Bootstrapped((np.nan, np.nan), 0)
-
-
-def figures_of_resamples(cohort: Cohort, draws: Values) -> dict[str, Values]:
-    """Each figure of each resample.
-
-    Parameters
-    ----------
-    cohort
-        p patients.
-    draws
-        float64 (k, p): how many times each patient is in each of k resamples.
-
-    Returns
-    -------
-    dict
-        float64 (k,) each; NaN where a resample does not define the figure.
-    """
-    return _Resampler(cohort).figures(draws)
 
 
 def bins_of(probability: Values) -> NDArray[np.int64]:
@@ -83,17 +62,17 @@ def bins_of(probability: Values) -> NDArray[np.int64]:
     return np.minimum((probability * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
-def _several(cohort: Cohort, resamples: int, seed: int, done: Done) -> dict[str, list[Values]]:
-    resampler = _Resampler(cohort)
+def _several(cohort: Cohort, resamples: int, done: Done) -> dict[str, list[Values]]:
+    resampler = Resampler(cohort)
     values: dict[str, list[Values]] = {}
-    for draws in _draws(cohort.patient_count, resamples, seed):
+    for draws in _draws(cohort.patient_count, resamples):
         for name, found in resampler.figures(draws).items():
             values.setdefault(name, []).append(found)
         done(len(draws))
     return values
 
 
-class _Resampler:
+class Resampler:
     """What figures need of each patient, so that a resample costs a pass over patients and none over studies."""
 
     def __init__(self, cohort: Cohort) -> None:
@@ -110,6 +89,10 @@ class _Resampler:
             self._ranking = _Ranking(cohort.truth, cohort.probability, patients)
 
     def figures(self, draws: Values) -> dict[str, Values]:
+        """Each figure of k resamples, float64 (k,); NaN where a resample does not define it.
+
+        ``draws``, float64 (k, p), has how many times each of p patients is in each.
+        """
         sums = draws @ self._sums
         found = {"kappa": _kappas(sums), "f1": np.array([Counts(*row).f1() for row in sums[:, :4].tolist()])}
         if self._ranking is not None:
@@ -155,9 +138,9 @@ def _kappas(sums: Values) -> Values:
     return np.array([Counts(*row).kappa() for row in sums[:, :4].tolist()])
 
 
-def _draws(patients: int, resamples: int, seed: int) -> Iterator[Values]:
+def _draws(patients: int, resamples: int) -> Iterator[Values]:
     """float64 (k, patients), until there are as many as asked for."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     at_once = max(1, _AT_ONCE // patients)
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)

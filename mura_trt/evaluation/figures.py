@@ -44,7 +44,7 @@ class Bin(NamedTuple):
     abnormal: float
 
 
-def figures(cohort: Cohort, resamples: int, seed: int = 0, done: Done = lambda _: None) -> dict[str, Figure]:
+def figures(cohort: Cohort, resamples: int, done: Done = lambda _: None) -> dict[str, Figure]:
     """Everything that the cohort's decisions, and its probabilities where known, can be judged by.
 
     Cohen's kappa has three intervals: from the standard error of Fleiss, Cohen and Everitt (1969); by a bootstrap over
@@ -59,15 +59,13 @@ def figures(cohort: Cohort, resamples: int, seed: int = 0, done: Done = lambda _
         One study or more.
     resamples
         Of the bootstrap.
-    seed
-        The same seed draws the same resamples.
     done
         Told how many more resamples are done.
     """
     counts = Counts.of(cohort.truth, cohort.decided)
     kappa = cohen_kappa(cohort.truth, cohort.decided)
     published = Z95 * counts.kappa_error() ** 2
-    drawn = bootstrapped(cohort, resamples, seed, done)
+    drawn = bootstrapped(cohort, resamples, done)
     of_kappa = drawn.get("kappa", NOTHING)
     intervals = {
         "fleiss_cohen_everitt": (kappa.low, kappa.high),
@@ -139,12 +137,12 @@ def calibration_error(truth: ArrayLike, probability: ArrayLike) -> float:
     return float(np.abs(apart).sum() / len(probability))
 
 
-def kappa_difference(cohort: Cohort, reader: int, resamples: int, seed: int = 0) -> Figure:
+def kappa_difference(cohort: Cohort, reader: int, resamples: int) -> Figure:
     """Kappa of the decisions less that of a reader, both with the gold standard; paired, bootstrapped over patients."""
     assert cohort.readers is not None
     ours = Counts.of(cohort.truth, cohort.decided).kappa()
     theirs = Counts.of(cohort.truth, cohort.readers[:, reader]).kappa()
-    return _with(ours - theirs, bootstrapped_difference(cohort, reader, resamples, seed))
+    return _with(ours - theirs, bootstrapped_difference(cohort, reader, resamples))
 
 
 def _with(value: float, drawn: Bootstrapped) -> Figure:

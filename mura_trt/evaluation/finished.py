@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.disclosure import Disclosure, default_salt_file
+from mura_trt.archives.disclosure import Disclosure
 from mura_trt.errors import UsageError
 from mura_trt.recipe import RECIPE
 from mura_trt.results import RUN_FILE
@@ -170,7 +170,7 @@ def disclosure_of(recipe: dict[str, Any], salt_file: Path | None) -> Disclosure 
     uids = recipe.get("uids")
     if uids is None:
         return None
-    found = Disclosure(salt_file or default_salt_file(), bool(recipe.get("keep_paths")), str(uids).startswith("kept"))
+    found = Disclosure.of(salt_file, bool(recipe.get("keep_paths")), str(uids).startswith("kept"))
     if not found.salt_file.exists() or found.tag != uids:
         raise UsageError(
             f"{found.salt_file} is not the salt that the run hashed names with; name it with --uid-salt-file"

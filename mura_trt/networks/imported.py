@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Never
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mura_trt.contract import NARROW, InputContract
 from mura_trt.errors import UsageError
@@ -28,7 +24,6 @@ from mura_trt.precision import Quantization
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from mura_trt.engine_recipe import Recipe
     from mura_trt.parity.onnx_reference import OnnxReference
 
 logger = logging.getLogger(__name__)
@@ -104,16 +99,6 @@ class Imported(Origin):
                 " measured by PyTorch's gradients, and an ONNX file has none; take --precision fp16 or fp32"
             )
 
-    def calibrated(
-        self,
-        pixels: NDArray[np.uint8],  # noqa: ARG002
-        recipe: Recipe,
-        report: Callable[[str], None],  # noqa: ARG002
-    ) -> Never:
-        """Refuses."""
-        self.refuse(recipe.precision)
-        raise AssertionError(recipe.precision)
-
 
 def opened(told: Told) -> _Opened:
     """Reads, wraps and tries out a file's graph, and says what it takes for granted.
@@ -174,7 +159,7 @@ def _columns(told: Told, contract: InputContract, taken: Input, output: str) -> 
     """How many numbers a picture gets; the graph is run for that, since not all tell their output's shape."""
     session = OnnxSession(str(told.model), told.model)
     batches = Batches(session, contract, taken.name, taken.layout, taken.batch)
-    ((found,),) = batches.run(pictures(contract.height, contract.width)[:1], [output])
+    ((found,),) = batches.run(pictures(*contract.size)[:1], [output])
     rows = taken.batch or 1
     if not found.ndim or found.shape[0] != rows or found.size != rows * (found.shape[1] if found.ndim > 1 else 1):
         raise UsageError(
@@ -211,7 +196,7 @@ def _map_shape(
     looked_at.graph.output.append(helper.make_tensor_value_info(tail.features, TensorProto.FLOAT, None))
     session = OnnxSession(looked_at.SerializeToString(), told.model)
     batches = Batches(session, contract, facts.input, facts.layout, None)
-    ((features,),) = batches.run(pictures(contract.height, contract.width)[:1], [tail.features])
+    ((features,),) = batches.run(pictures(*contract.size)[:1], [tail.features])
     if features.ndim != 4:
         return None
     height, width = features.shape[1:3] if tail.channels_last else features.shape[2:]

@@ -61,9 +61,9 @@ class Origin(ABC):
     def reference(self, ranges: bool) -> Reference:
         """What a bundle of it is judged by; with ``ranges``, it notes how large its values become."""
 
-    @abstractmethod
     def calibrated(self, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]) -> Calibration:
-        """How its convolutions are rounded for a narrow format, by views uint8 (n, H, W, 1)."""
+        """How its convolutions are rounded for a narrow format, by views uint8 (n, H, W, 1); not what it refuses."""
+        raise NotImplementedError
 
     def lowered(self, graph: ModelProto, quantization: Quantization | None) -> ModelProto:
         """Its graph in half precision, or in a narrow format."""

@@ -41,7 +41,7 @@ def pictures(height: int, width: int) -> NDArray[np.uint8]:
 
 def agrees(graph: ModelProto, path: Path, contract: InputContract, facts: Facts) -> bool:
     """Whether a wrapped graph gives what its file does, on one picture at a time."""
-    pixels = pictures(contract.height, contract.width)
+    pixels = pictures(*contract.size)
     return _close(_of(graph, path, pixels, 1), _one_by_one(Original(path, contract, facts), pixels))
 
 
@@ -62,7 +62,7 @@ def try_out(graph: ModelProto, path: Path, contract: InputContract, facts: Facts
     UsageError
         It scores a picture otherwise than the file does, or otherwise in other company, or gives no finite number.
     """
-    pixels = pictures(contract.height, contract.width)
+    pixels = pictures(*contract.size)
     original = Original(path, contract, facts)
     theirs = _one_by_one(original, pixels)
     if not all(np.isfinite(part).all() for part in theirs):
@@ -105,7 +105,7 @@ def _fixed(path: Path, facts: Facts, what: str) -> str:
 
 
 def _try_flat(original: Original, path: Path, contract: InputContract) -> None:
-    shape = contract.height, contract.width, 1
+    shape = *contract.size, 1
     levels = [
         level for level in FLAT if not np.isfinite(original.scores(np.full((1, *shape), level, np.uint8))[1]).all()
     ]

@@ -14,7 +14,7 @@ from mura_trt.archives.listing import Listing
 from mura_trt.contract import InputContract
 from mura_trt.errors import UsageError
 from mura_trt.parity.reference import Reference
-from mura_trt.pixels import decoded_views
+from mura_trt.pixels import decoded_listing
 from mura_trt.rows import Failure
 from mura_trt.runtimes import Session
 
@@ -98,17 +98,15 @@ def measure(
     company_dp = 0.0
     columns: dict[str, list[NDArray[np.generic]]] = {}
     count = len(listing)
-    size = contract.height, contract.width
-    views = decoded_views(listing.source, listing.references(0, count), size, listing.kinds_of(0, count))
     done = 0
-    for decoded in views:
+    for decoded in decoded_listing(listing, contract.size):
         failures += decoded.failures
         if not decoded.views:
             continue
         pixels = decoded.pixels.copy()
         probability, logit = in_batches(session, pixels, session.batch)
         true_probability, true_logit = reference.scores(pixels)
-        read, theirs = _pillows(decoded.files, size)
+        read, theirs = _pillows(decoded.files, contract.size)
         inside, border = (np.full(len(pixels), -1) for _ in range(2))
         inside[read], border[read] = _differences(pixels[read], theirs)
         if not done:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Listing
-from mura_trt.archives.lists import LIST_SUFFIXES
+from mura_trt.archives.lists import is_list
 from mura_trt.earlier import identities, read_hashes
 from mura_trt.errors import MuraTrtError, UsageError
 from mura_trt.evaluation.finished import disclosure_of
@@ -135,11 +135,10 @@ def _listed(run: ScoredRun, salt_file: Path | None) -> Listing:
     if "://" in named:
         return list_archive(named, disclosure=disclosure, index=index)
     path = Path(named)
-    is_list = path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()
-    if not is_list and not path.is_absolute():  # it was named from where that run was begun
+    if not is_list(path) and not path.is_absolute():  # it was named from where that run was begun
         path = Path(root).parent / path.name if "{" in path.name else Path(root)
     # Of a list, what is noted is where its relative paths start.
-    return list_archive(path, root=Path(root) if is_list else None, disclosure=disclosure, index=index)
+    return list_archive(path, root=Path(root) if is_list(path) else None, disclosure=disclosure, index=index)
 
 
 def _rows(listing: Listing, wanted: set[str]) -> NDArray[np.int64]:
@@ -166,10 +165,9 @@ def _unchanged(listing: Listing, scored: NDArray[np.uint64]) -> NDArray[np.bool_
 
 def _decoded(listing: Listing) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Views by number with pixels uint8 (H, W, 1), a batch of them in memory at a time."""
-    from mura_trt.pixels import decoded_views
+    from mura_trt.pixels import decoded_listing
 
-    count = len(listing)
-    for batch in decoded_views(listing.source, listing.references(0, count), DECODED, listing.kinds_of(0, count)):
+    for batch in decoded_listing(listing, DECODED):
         yield from zip(batch.views, batch.pixels, strict=True)
 
 

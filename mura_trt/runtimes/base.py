@@ -99,7 +99,7 @@ class Session(ABC):
         self.batch = batch
         self.pending = 0
         self._contract = contract
-        self._shape = (contract.height, contract.width, 1)
+        self._shape = (*contract.size, 1)
 
     @property
     def device(self) -> str:

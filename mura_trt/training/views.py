@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.files import write_atomically
-from mura_trt.pixels import decoded_views
+from mura_trt.pixels import decoded_listing
 from mura_trt.rows import Failure
 from mura_trt.tables import failure_table
 from mura_trt.training.catalogue import Catalogue
@@ -85,7 +85,7 @@ def _decode(catalogue: Catalogue, size: int, path: Path, progress: Callable[[int
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     failures: list[Failure] = []
     done = 0
-    for batch in decoded_views(listing.source, listing.references(0, len(listing)), (size, size)):
+    for batch in decoded_listing(listing, (size, size)):
         pixels[batch.views] = batch.pixels
         failures += batch.failures
         done += len(batch.views) + len(batch.failures)

@@ -42,7 +42,7 @@ from tests.flight.simulated import (
 )
 
 CONTRACT = InputContract(height=32, width=32)
-SIZE = (CONTRACT.height, CONTRACT.width)
+SIZE = CONTRACT.size
 VIEWS, BATCHES, DEPTHS = 40, (1, 2, 3, 5), (1, 2, 3, 4)
 SCHEDULES, BROKEN_SCHEDULES, HOST_SCHEDULES = 1000, 25, 200
 Decoders = Mapping[int, SimulatedDecoder | OnHost | BothWays]
