@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
-from benchmarks.scale import BATCH, rows_of
+from benchmarks.played import answer
+from benchmarks.scale import BATCH, rows_at_once
 from mura_trt.cluster.actor import END, WorkerActor
 from mura_trt.cluster.sight import Sight
-from mura_trt.worker import Assignment, Done, Ready, WorkerConfig
+from mura_trt.worker import WorkerConfig
 
 
 class AnsweringActor(WorkerActor):
@@ -15,8 +14,5 @@ class AnsweringActor(WorkerActor):
 
     def work(self, _config: WorkerConfig, _sight: Sight) -> None:
         """Ends where it is told to stop."""
-        self._line.send(Ready("null", "cpu", BATCH, []))
-        while isinstance(message := self._line.recv(), Assignment):
-            began = time.monotonic()
-            self._line.send(Done(rows_of(message.task), time.monotonic() - began, {}))
+        answer(self._line, rows_at_once, BATCH)
         self._line.from_worker.put(END)

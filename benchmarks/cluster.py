@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import os
-import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,10 +26,12 @@ import mura_trt.score
 from benchmarks.answering import AnsweringActor
 from benchmarks.feed import make_bundle
 from benchmarks.measuring import finish
-from benchmarks.scale import Meter, in_new_process, keys
+from benchmarks.scale import Meter, keys
 from mura_trt.archives import folder
+from mura_trt.bench.processes import in_fresh_process
 from mura_trt.bench.sample import link_views
 from mura_trt.bench.scoring import scored
+from mura_trt.bench.spread import spread
 from mura_trt.results import OutputFolder
 from mura_trt.score_options import ScoreOptions
 from mura_trt.supervisor import Supervisor
@@ -92,12 +93,12 @@ def measure_driver(views: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, two_nodes() as address:
         work = Path(name)
         make_bundle(work / "engine")
-        runs = [in_new_process(drive, views, work / "engine", work / f"out{at}", address) for at in range(rounds)]
+        runs = [in_fresh_process(drive, views, work / "engine", work / f"out{at}", address) for at in range(rounds)]
     rates = [run["views_per_s"] for run in runs]
     return {
         "views": views,
         "workers": WORKERS,
-        "views_per_s": {"median": round(statistics.median(rates)), "min": round(min(rates)), "max": round(max(rates))},
+        "views_per_s": spread(rates),
         "peak_mb": max(run["peak_mb"] for run in runs),
         "allowed_mb": 200 + views * 120 / 1e6,
         "runs": runs,
@@ -118,11 +119,7 @@ def measure_one_worker(archive: Path, engine: Path, views: int, rounds: int) -> 
             rates.append((without.rate, on_ray.rate))
     return {
         "views": views,
-        "ratio": {
-            "median": round(statistics.median(ratios), 3),
-            "min": round(min(ratios), 3),
-            "max": round(max(ratios), 3),
-        },
+        "ratio": spread(ratios),
         "views_per_s": rates,
     }
 

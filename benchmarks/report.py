@@ -23,9 +23,9 @@ import typer
 from benchmarks.browser import Browser
 from benchmarks.measuring import finish
 from benchmarks.runs import MadeStudy, write_run
+from mura_trt.demo.anatomy import BODY_PARTS
 
 OPENED = 5
-BODY_PARTS = ("ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST")
 OVERLAYS = 16  # different ones
 WITH_HEATMAPS = 2000  # studies
 # Every control in turn; of each change the milliseconds of script, and those to the second frame behind it.

@@ -14,14 +14,12 @@ case has a new process on one core, whose memory is the kernel's VmHWM, begun an
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -35,9 +33,12 @@ from numpy.typing import NDArray
 
 import mura_trt.score
 from benchmarks.measuring import finish
+from benchmarks.played import PlayedWorker, answer
 from mura_trt import worker
 from mura_trt.archives import folder, list_archive
+from mura_trt.bench.processes import in_fresh_process
 from mura_trt.crew import Inbox
+from mura_trt.demo.anatomy import BODY_PARTS
 from mura_trt.earlier import identities
 from mura_trt.processes import work_for
 from mura_trt.results import OutputFolder
@@ -46,7 +47,6 @@ from mura_trt.score_options import ScoreOptions
 from mura_trt.supervisor import Supervisor
 from mura_trt.workerprocess import WorkerProcess
 
-BODY_PARTS = ("ELBOW", "FINGER", "FOREARM", "HAND", "HUMERUS", "SHOULDER", "WRIST")
 # MURA v1.1: 40,561 views in 14,863 studies of 12,173 patients; a study has 1 to 13 views.
 VIEWS_PER_STUDY, MOST_VIEWS, STUDIES_PER_PATIENT = 40_561 / 14_863, 13, 14_863 / 12_173
 FAILED_EVERY, COLORED_EVERY = 1000, 20  # views
@@ -91,47 +91,33 @@ def rows_of(task: Task) -> Rows:
     )
 
 
-class PlayedWorker:
-    """In place of a worker process: gives rows at once."""
-
-    def __init__(self, _config: worker.WorkerConfig, inbox: Inbox) -> None:
-        self._inbox = inbox
-        inbox.put((self, worker.Ready("null", "cpu", BATCH, [])))
-
-    def send(self, message: worker.Assignment | worker.Flush | worker.Stop) -> None:
-        """As the real one."""
-        if isinstance(message, worker.Assignment):
-            began = time.monotonic()
-            self._inbox.put((self, worker.Done(rows_of(message.task), time.monotonic() - began, {})))
-
-    def last_words(self) -> str:
-        """It never dies."""
-        raise AssertionError
-
-    def stop(self, graceful: bool) -> None:
-        """There is nothing to stop."""
+def rows_at_once(message: worker.Assignment) -> Rows:
+    """What workers answer."""
+    return rows_of(message.task)
 
 
-def answer(connection: Connection, _config: worker.WorkerConfig, supervisor: int) -> None:
+def played(_config: worker.WorkerConfig, inbox: Inbox) -> PlayedWorker:
+    """In place of a worker process."""
+    return PlayedWorker(inbox, rows_at_once, BATCH)
+
+
+def answer_at_once(connection: Connection, _config: worker.WorkerConfig, supervisor: int) -> None:
     """A process that gives rows at once: :func:`mura_trt.worker.main` without an archive, a decoder and an engine."""
     work_for(supervisor)
-    connection.send(worker.Ready("null", "cpu", BATCH, []))
-    while isinstance(message := connection.recv(), worker.Assignment):
-        began = time.monotonic()
-        connection.send(worker.Done(rows_of(message.task), time.monotonic() - began, {}))
+    answer(connection, rows_at_once, BATCH)
 
 
 def answer_beside(connection: Connection, config: worker.WorkerConfig, supervisor: int) -> None:
     """The same on the cores that the supervisor leaves, where there are any."""
     if others := set(range(os.cpu_count() or 1)) - os.sched_getaffinity(0):
         os.sched_setaffinity(0, others)
-    answer(connection, config, supervisor)
+    answer_at_once(connection, config, supervisor)
 
 
 WORKERS: dict[str, Callable[[Any, Any], Any]] = {
-    "played": PlayedWorker,
+    "played": played,
     "process": functools.partial(WorkerProcess, target=answer_beside),
-    "one core": functools.partial(WorkerProcess, target=answer),
+    "one core": functools.partial(WorkerProcess, target=answer_at_once),
 }
 
 
@@ -219,20 +205,14 @@ def run(case: Case, engine: Path, out: Path, resume: bool) -> dict[str, Any]:
     }
 
 
-def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function gives in a process that was started for it alone."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
-
-
 def measure(case: Case, work: Path) -> dict[str, Any]:
     """A run and one that goes on with it, and what they leave on the disk; ``work`` holds an engine bundle."""
     with tempfile.TemporaryDirectory(dir=work) as name:
         out = Path(name) / "out"
-        fresh = in_new_process(run, case, work / "engine", out, False)
+        fresh = in_fresh_process(run, case, work / "engine", out, False)
         shards = [path.stat().st_size for path in (out / "shards").iterdir()]
         tables = sum(path.stat().st_size for path in out.glob(f"*.{case.table_format}"))
-        again = in_new_process(run, case, work / "engine", out, True)
+        again = in_fresh_process(run, case, work / "engine", out, True)
     return {
         **asdict(case),
         **fresh,
@@ -261,7 +241,7 @@ def measure_walk(views: int, work: Path) -> dict[str, Any]:
             path = Path(name, key.decode())
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        return {"views": views, "stages": in_new_process(walk, Path(name))}
+        return {"views": views, "stages": in_fresh_process(walk, Path(name))}
 
 
 def middle(rounds: list[Any]) -> Any:

@@ -11,6 +11,8 @@ import pytest
 from benchmarks import scale, scale_projection
 from benchmarks.feed import make_bundle
 from mura_trt.archives.listing import body_part
+from mura_trt.bench.processes import in_fresh_process
+from mura_trt.demo.anatomy import BODY_PARTS
 
 VIEWS = 10_000
 MEGABYTE = 1e6
@@ -57,7 +59,7 @@ def check_tables(out: Path, table_format: str) -> None:
 def test_names_are_as_many_as_asked_for_and_spread_as_muras() -> None:
     names = list(scale.keys(VIEWS))
     assert len(set(names)) == len(names) == VIEWS
-    assert {body_part(name) for name in names} == set(scale.BODY_PARTS)
+    assert {body_part(name) for name in names} == set(BODY_PARTS)
     studies = {name.rpartition(b"/")[0] for name in names}
     assert len(names) / len(studies) == pytest.approx(scale.VIEWS_PER_STUDY, rel=0.05)
 
@@ -71,14 +73,14 @@ def test_names_are_as_many_as_asked_for_and_spread_as_muras() -> None:
     ],
 )
 def test_a_run_of_any_kind_is_whole_and_fast(case: scale.Case, least_rate: float, work: Path) -> None:
-    found = scale.in_new_process(scale.run, case, work / "engine", work / "out", False)
+    found = in_fresh_process(scale.run, case, work / "engine", work / "out", False)
     check_tables(work / "out", case.table_format)
     assert len(list((work / "out" / "shards").iterdir())) == -(-VIEWS // case.shard_views)
     assert found["views_per_s"] > least_rate
     if case.worker != "played":
         return
     before = {path.name: path.read_bytes() for path in (work / "out").glob(f"*.{case.table_format}")}
-    again = scale.in_new_process(scale.run, case, work / "engine", work / "out", True)
+    again = in_fresh_process(scale.run, case, work / "engine", work / "out", True)
     assert {path.name: path.read_bytes() for path in (work / "out").glob(f"*.{case.table_format}")} == before
     assert again["views_per_s"] == 0 and again["stages"]["supervise"]["s"] < 0.1  # nothing was left to do
 
@@ -86,7 +88,7 @@ def test_a_run_of_any_kind_is_whole_and_fast(case: scale.Case, least_rate: float
 def test_memory_grows_with_views_by_what_is_said(work: Path) -> None:
     peaks = {}
     for views in (10_000, 90_000):
-        found = scale.in_new_process(scale.run, scale.Case(views), work / "engine", work / str(views), False)
+        found = in_fresh_process(scale.run, scale.Case(views), work / "engine", work / str(views), False)
         peaks[views] = found["stages"]["supervise"]["peak_mb"]
     assert 50 <= (peaks[90_000] - peaks[10_000]) * MEGABYTE / 80_000 <= 150  # the listing, and little else
 
@@ -99,7 +101,7 @@ def test_a_million_views(table_format: str, work: Path) -> None:
     rates = []
     for number in range(3):
         case = scale.Case(1_000_000, table_format=table_format)
-        found = scale.in_new_process(scale.run, case, work / "engine", work / f"out{number}", False)
+        found = in_fresh_process(scale.run, case, work / "engine", work / f"out{number}", False)
         print(found)
         rates.append(found["views_per_s"])
         assert found["peak_mb"] * MEGABYTE <= 200 * MEGABYTE + 120 * case.views

@@ -27,7 +27,7 @@ def table(result: dict[str, Any]) -> str:
         for name, found in result.get(section, {}).items():
             if isinstance(found, dict) and "median" in found:
                 lines.append(
-                    f"{title:8}{name:42}{found['median']:10.1f} views/s ({found['least']:.1f} to {found['most']:.1f})"
+                    f"{title:8}{name:42}{found['median']:10.1f} views/s ({found['min']:.1f} to {found['max']:.1f})"
                 )
     lines += stages(result.get("end_to_end", {}))
     lines += scaling(result.get("decode_scaling", {}))

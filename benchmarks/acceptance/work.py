@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from mura_trt.bench.spread import spread
 
 ROOT = Path(__file__).resolve().parents[2]
 REPEATS = 5
@@ -46,15 +47,6 @@ class Work:
         """Files of the PNG archive, again and again."""
         files = [path.read_bytes() for path in sorted(self.png.rglob("*.png"))]
         return [files[at % len(files)] for at in range(views)]
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {
-        "median": round(statistics.median(values), 2),
-        "least": round(min(values), 2),
-        "most": round(max(values), 2),
-    }
 
 
 def interleaved(takes: dict[str, Callable[[], float]], repeats: int = REPEATS, warm_up: int = 1) -> dict[str, Any]:

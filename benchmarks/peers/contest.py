@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from benchmarks.peers.page_cache import cached_share, evict
 from benchmarks.peers.runs import CHECKOUT, Reference, Run, RunFailed, Weights, run_ours, run_peer
 from benchmarks.peers.script import views_of
 from benchmarks.peers.tuning import Sweep, tune
+from mura_trt.bench.spread import spread
 
 GROUP = 3  # peers between one run of ours and the next
 # Prints which of the modules named are missing; what lies above one may be missing, too.
@@ -91,15 +91,6 @@ class Entry:
         if self.failed:
             return {**told, "failed": self.failed}
         return {**told, **compared(self.ours, self.ours_wall, self.runs)}
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
-    }
 
 
 def compared(ours: Sequence[float], ours_wall: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.soak.played import Runs, tables
 from benchmarks.soak.simulated_disk import Disk, watched
+from benchmarks.soak.small_runs import Runs, tables
 from mura_trt.errors import MuraTrtError
 from mura_trt.progress import Progress
 from mura_trt.shards import read_shard

@@ -1,6 +1,6 @@
 """Runs whose supervisor, ledger and output folder do their work on real files; the worker alone is played.
 
-It writes no file and would take seconds to start; its scores follow from the views' numbers.
+It writes no file and would take seconds to start; its scores follow from what it reads.
 """
 
 from __future__ import annotations
@@ -16,46 +16,34 @@ from unittest import mock
 import numpy as np
 
 import mura_trt.score
-from mura_trt import worker
+from benchmarks.played import PlayedWorker
 from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
-from mura_trt.archives.listing import Reference
 from mura_trt.bundle import Bundle
 from mura_trt.crew import Inbox
 from mura_trt.progress import Progress
-from mura_trt.rows import Failure, Rows, Task, scores_of
+from mura_trt.rows import Failure, Rows, scores_of
 from mura_trt.score_options import ScoreOptions
+from mura_trt.worker import Assignment, WorkerConfig
 
 VIEWS, SHARD_VIEWS = 60, 8
 TABLES = ("studies.csv", "views.csv", "failures.csv")
 
 
-class PlayedWorker:
-    """In place of a worker process: gives rows at once, some views failed."""
+def _played(config: WorkerConfig, inbox: Inbox) -> PlayedWorker:
+    """A worker whose rows follow from the files' bytes, some views failed."""
+    reader = config.source.open()
 
-    def __init__(self, config: worker.WorkerConfig, inbox: Inbox) -> None:
-        self._reader, self._inbox = config.source.open(), inbox
-        inbox.put((self, worker.Ready("null", "cpu", 4, [])))
-
-    def send(self, message: worker.Assignment | worker.Flush | worker.Stop) -> None:
-        """As the real one."""
-        if isinstance(message, worker.Assignment):
-            self._inbox.put((self, worker.Done(self._rows(message.task, message.references), 1.0, {})))
-
-    def last_words(self) -> str:
-        """It never dies."""
-        raise AssertionError
-
-    def stop(self, graceful: bool) -> None:
-        """There is nothing to stop."""
-
-    def _rows(self, task: Task, references: list[Reference]) -> Rows:
-        sums = np.array([zlib.crc32(repr(at).encode() + self._reader.read(at)) for at in references], np.int64)
+    def rows(message: Assignment) -> Rows:
+        task = message.task
+        sums = np.array([zlib.crc32(repr(at).encode() + reader.read(at)) for at in message.references], np.int64)
         views = np.arange(task.start, task.stop)
         good = sums % 7 != 3
         logit = np.sin(sums[good]).astype(np.float32)
         lost = [Failure(view, "read", "EIO", "gone") for view in views[~good].tolist()]
         return Rows(task.start, task.stop, views[good], scores_of(logit, 1 / (1 + np.exp(-logit))), lost)
+
+    return PlayedWorker(inbox, rows, 4)
 
 
 class Runs:
@@ -112,7 +100,7 @@ class Runs:
             update=update,
         )
         listing = list_archive(self._archive)
-        with mock.patch.object(mura_trt.score, "WorkerProcess", PlayedWorker):
+        with mock.patch.object(mura_trt.score, "WorkerProcess", _played):
             mura_trt.score.score_listing(options, self._bundle, listing, HeaderIndex(), time.monotonic(), report)
 
 
