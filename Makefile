@@ -64,7 +64,7 @@ unit: .venv/testing
 	$(BIN)/coverage report --fail-under=90
 
 test-slow: .venv/testing demo
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --durations=30
 
 soak: .venv/testing demo
 	$(BIN)/python -m benchmarks.soak soak --engine demo/engine

@@ -17,9 +17,12 @@ from mura_trt.cuda_devices import GpuKind, cuda_device_count
 from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import CheckpointError, EnvironmentProblem, UsageError
 from mura_trt.networks.checkpoints import Checkpoints
+from mura_trt.networks.imported import Imported
+from mura_trt.networks.told import Told
 from mura_trt.parity.bounds import BOUNDS
 from mura_trt.plan import build_plan, find_builder
 from tests.gpu import skip_without_plans_of
+from tests.networks.graphs import Small
 
 ENGINES = Path(__file__).parent.parent / "engines"
 
@@ -65,7 +68,7 @@ def test_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_recipe_for_another_precision_has_that_ones_bounds_and_name(precision: str) -> None:
-    recipe = Recipe.read(Path("engines/densenet169-fp16.toml")).in_precision(precision)
+    recipe = Recipe.read(ENGINES / "densenet169-fp16.toml").in_precision(precision)
     assert recipe.bounds == BOUNDS[precision]
     assert recipe.precision in recipe.name
     assert Recipe(name="mine").in_precision(precision).name == f"mine-{precision}"
@@ -89,13 +92,9 @@ def test_bundle_tells_how_it_was_built(bundle: Bundle) -> None:
     assert set(bundle.manifest.versions) == {"mura_trt", "torch", "onnx"}
 
 
-@pytest.mark.slow  # for the exporter
-def test_bundle_without_a_builder_has_both_graphs(
-    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    bundle = build_bundle(
-        Checkpoints([checkpoint]), Recipe(precision="fp32", builder="none"), tmp_path / "engine", check=False
-    )
+def test_bundle_without_a_builder_has_both_graphs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    origin = Imported(Told(Small().write(tmp_path / "lab.onnx"), (0.5,), (0.25,)))
+    bundle = build_bundle(origin, Recipe(precision="fp32", builder="none"), tmp_path / "engine", check=False)
     assert bundle.manifest.builder is None
     assert bundle.path("onnx").read_bytes() == bundle.path("fp32_onnx").read_bytes()
     assert "has no plan" in caplog.text

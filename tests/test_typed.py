@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -84,3 +85,7 @@ def test_what_the_pages_say_to_type_does_it(reader: Path) -> None:
             if words[1] == "demo":
                 (reader / "elsewhere").mkdir()
             typed(line, reader / "elsewhere" if words[1] == "demo" else reader)
+    session = ort.InferenceSession(str(reader / "model.onnx"), providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [320, 320, 1])
+    assert [output.name for output in session.get_outputs()] == ["probability", "logit", "cam"]

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +27,22 @@ from tests.networks.resnet import NUMBERS, SIZE, exported, features, normalised,
 from tests.test_docs import ROOT, commands_in
 
 pytestmark = pytest.mark.slow  # for PyTorch's exporter
+
+COMMANDS = [
+    one for one in commands_in((ROOT / "docs/networks.md").read_text()) if {"engines/resnet18", "out"} & set(one)
+]
+
+
+def type_in(folder: Path, command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mura_trt", *command],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +72,16 @@ def typed(*arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def engine(file: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """FP16, with a TensorRT-RTX plan, as a user builds it."""
-    folder = tmp_path_factory.mktemp("engine")
-    (folder / "few.toml").write_text('name = "resnet18-fp16"\nbuilder = "tensorrt-rtx"\ncheck_views = 8\n')
-    out = folder / "engine"
-    typed("import-onnx", file, folder / "few.toml", "--engine", out, *NUMBERS, "--calibrate", archive)
-    return Bundle.open(out)
+def lab(file: Path, archive: Path) -> Path:
+    """The folder of a reader of docs/networks.md, who has typed its first command: FP16, with a TensorRT-RTX plan."""
+    (file.parent / "archive").symlink_to(archive)
+    type_in(file.parent, COMMANDS[0])
+    return file.parent
+
+
+@pytest.fixture(scope="module")
+def engine(lab: Path) -> Bundle:
+    return Bundle.open(lab / "engines" / "resnet18")
 
 
 def test_it_is_built(engine: Bundle) -> None:
@@ -107,7 +125,7 @@ def test_an_archive_is_scored_drawn_and_evaluated(
     with Image.open(out / table["file"][0]) as picture:
         assert picture.size == (SIZE, SIZE)
     found: dict[str, Any] = json.loads(typed("evaluate", out, "--resamples", 50, "--json"))
-    assert found
+    assert found["overall"]["studies"] == 24
 
 
 def test_of_two_outputs_the_map_is_that_of_their_difference(small_pixels: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -127,29 +145,14 @@ def test_of_two_outputs_the_map_is_that_of_their_difference(small_pixels: NDArra
     session.close()
 
 
-def test_the_commands_of_the_documentation_do_what_it_says(file: Path, archive: Path, tmp_path: Path) -> None:
-    for part in (file, file.with_name("resnet18.onnx.data")):
-        shutil.copy(part, tmp_path)
-    (tmp_path / "archive").symlink_to(archive)
-    image = next(iter(sorted(archive.rglob("*.png")))).relative_to(archive.parent)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    commands = [
-        one for one in commands_in((ROOT / "docs/networks.md").read_text()) if {"engines/resnet18", "out"} & set(one)
-    ]
-    assert [one[0] for one in commands] == [
+def test_the_commands_of_the_documentation_do_what_it_says(lab: Path, archive: Path) -> None:
+    assert [one[0] for one in COMMANDS] == [
         "import-onnx", "inspect", "parity", "score", "evaluate", "report", "heatmap", "doctor", "bench",
     ]  # fmt: skip
-    for command in commands:
+    image = next(iter(sorted(archive.rglob("*.png")))).relative_to(archive.parent)
+    for command in COMMANDS[1:]:
         # The page's picture is one of its reader's archive.
         arguments = [re.sub(r"archive/.*\.png", str(image), argument) for argument in command]
         arguments += ["--rounds", "1", "--seconds", "1", "--no-sweep"] if command[0] == "bench" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "mura_trt", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-            check=False,
-        )
-        assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
-    assert (tmp_path / "out/report.html").exists() and (tmp_path / "one.png").exists()
+        type_in(lab, arguments)
+    assert (lab / "out/report.html").exists() and (lab / "one.png").exists()
