@@ -15,13 +15,10 @@ from PIL import Image
 from mura_trt.convert import plain_gray
 from mura_trt.decode import Decoder
 from mura_trt.screen import Rejected, screen
+from tests.images import chunk
 
 ROWS, COLUMNS = 40, 30
 RAMP = np.linspace(0, 1, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png16(values: NDArray[np.uint16], significant: int = 0, stream: bytes | None = None, interlace: int = 0) -> bytes:

@@ -17,15 +17,10 @@ from mura_trt import gray
 from mura_trt.decode import Decoded, Decoder
 from mura_trt.host_decode import AnyDecoder, HostDecoder, open_decoder
 from mura_trt.screen import screen
+from tests.images import chunk, encode
 
 SIZE = (320, 320)
 Pixels = NDArray[np.uint8]
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def reference(data: bytes) -> Pixels:
@@ -44,10 +39,6 @@ def colored(data: bytes, mode: str) -> bytes:
     if mode in ("P", "RGB"):
         merged = merged.convert("RGB")
     return encode(merged.quantize(200) if mode == "P" else merged, "PNG")
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 ROWS, COLUMNS = 160, 120

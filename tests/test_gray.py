@@ -20,14 +20,11 @@ from mura_trt import gray
 from mura_trt.convert import binary_pgm
 from mura_trt.decode import Decoder
 from mura_trt.host_decode import HostDecoder, open_decoder
+from tests.images import chunk
 
 Pixels = NDArray[np.uint8]
 COMPILER = shutil.which("cc")
 needs_c = pytest.mark.skipif(not gray.available(), reason="the C code was not built here")
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(lines: bytes, width: int, height: int, depth: int = 8, color: int = 0, interlaced: int = 0) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import struct
 import zlib
@@ -12,16 +11,7 @@ import pytest
 from PIL import Image
 
 from mura_trt.screen import MAX_PIXELS, Rejected, screen
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+from tests.images import chunk, encode
 
 
 def png(width: int, height: int, depth: int = 8, color: int = 0) -> bytes:
