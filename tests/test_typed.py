@@ -46,7 +46,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages say a reader has."""
     folder = tmp_path_factory.mktemp("reader")
     typed("mura-trt demo archive --studies 8 --seed 5", folder)
-    typed("mura-trt demo MURA-v1.1 --studies 4 --train-studies 6 --seed 6", folder)
+    typed("mura-trt demo MURA-v1.1 --studies 8 --train-studies 20 --seed 6", folder)
     state = load_checkpoint(CHECKPOINT).float().state_dict()
     for name in ("CHECKPOINT.pth", "mine.pth"):
         torch.save(state, folder / name)
