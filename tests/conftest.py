@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from mura_trt.demo.archive import DemoPlan, demo_studies, write_archive
 from mura_trt.model import MuraNet
 from tests import cores
 
+ON_SIGTERM = signal.getsignal(signal.SIGTERM)
 STUDIES = 24
 # The head of the tests' network is random, and makes much of small differences; a few views show that it is no worse.
 RECIPE = """
@@ -49,6 +52,23 @@ def all_cores() -> Iterator[None]:
     os.sched_setaffinity(0, cores.ALL)
     yield
     os.sched_setaffinity(0, cores.MINE)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """The command sets a log level and a handler for its process: where that is a test's, they end with the test."""
+    yield
+    logging.getLogger("mura_trt").setLevel(logging.NOTSET)
+    signal.signal(signal.SIGTERM, ON_SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """What ``make demo`` leaves; not to be changed."""
+    folder = Path(__file__).parent.parent / "demo"
+    if not (folder / "out" / "run.json").exists():
+        pytest.fail("run make demo first")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shlex
 import subprocess
@@ -10,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 import typer
 from rich.text import Text
+from typer.testing import CliRunner
 
 import mura_trt
 from mura_trt.bundle import Bundle
@@ -31,19 +32,22 @@ def run(*arguments: object, program: tuple[str, ...] = ("-m", "mura_trt")) -> su
 
 
 def test_help_is_quick_and_names_the_commands() -> None:
-    took, worked = [], []
+    """Beside a Python that does nothing, for machines differ."""
+    took: dict[str, list[float]] = {"nothing": [], "help": []}
+    worked: dict[str, list[float]] = {"nothing": [], "help": []}
     for _ in range(3):
-        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = run("--help")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took.append(time.monotonic() - started)
-        worked.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        for what, program in (("nothing", ("-c", "pass")), ("help", ("-m", "mura_trt", "--help"))):
+            started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = run(program=program)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            took[what].append(time.monotonic() - started)
+            worked[what].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert done.returncode == 0
     for command in ("score", "predict", "submission", "build-engine", "inspect", "export", "demo"):
         assert command in done.stdout
-    # Processor time, which does not grow where other tests keep the cores busy; and no waiting to speak of.
-    assert min(worked) < 0.5
-    assert min(took) < 2
+    # Processor time, which grows little where other tests keep the cores busy; and no waiting to speak of.
+    assert min(worked["help"]) < 15 * min(worked["nothing"]) + 0.1
+    assert min(took["help"]) < 15 * min(took["nothing"]) + 5
 
 
 def test_help_shows_all_that_is_said_of_an_option() -> None:
@@ -82,7 +86,7 @@ def test_score_prints_a_summary_and_json(archive: Path, bundle: Bundle, tmp_path
     assert json.loads(resumed.stdout)["resumed_views"] == json.loads(resumed.stdout)["listed"]
     done = run(*common, "--overwrite", "--json")
     assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "run.json").read_text())
-    assert "AUROC" in summarise(archive, tmp_path / "out")
+    assert re.search(r"24 studies, .* with null\n.*\nall +24 .*\nfracture ", summarise(archive, tmp_path / "out"))
 
 
 def test_dry_run_tells_what_there_is_and_how_long_it_would_take(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -129,14 +133,28 @@ def test_wrong_use_is_one_line_and_the_right_code(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow  # for the exporter
-def test_export_writes_a_graph_that_runs(checkpoint: Path, tmp_path: Path) -> None:
-    done = run("export", checkpoint, "-o", tmp_path / "model.onnx")
-    assert done.returncode == 0, done.stderr
-    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
-    (image,) = session.get_inputs()
-    assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [320, 320, 1])
-    assert [output.name for output in session.get_outputs()] == ["probability", "logit", "cam"]
+def test_summary_compares_scores_with_what_was_drawn(tmp_path: Path) -> None:
+    """Six studies by hand, of which two are decided wrongly, and a seventh that has failed."""
+    drawn = "view,study,body_part,label,kind,traits\na/2.png,a,HAND,1,fracture,\n"
+    for study, about in zip("abcdefg", ["1,fracture"] * 2 + ["1,hardware"] + ["0,"] * 3 + ["1,displaced"], strict=True):
+        drawn += f"{study}/1.png,{study},HAND,{about},\n"
+    (tmp_path / "views.csv").write_text(drawn)
+    out = tmp_path / "out"
+    out.mkdir()
+    scored = "study,probability,abnormal\na,0.9,1\nb,0.4,0\nc,0.8,1\nd,0.2,0\ne,0.3,0\nf,0.6,1\ng,,\n"
+    (out / "studies.csv").write_text(scored)
+    told = {"studies": 7, "listed": 8, "failed": 1, "views_per_s": 12.346, "runtime": "onnxruntime", "threshold": 0.5}
+    (out / "run.json").write_text(json.dumps(told))
+    assert CliRunner().invoke(app, ["demo-summary", str(tmp_path), str(out)]).stdout.splitlines() == [
+        "Demo model on synthetic images: it says nothing about patients.",
+        "7 studies, 8 views, 1 failed; 12.35 views/s with onnxruntime",
+        "lesion       studies  abnormal   AUROC (95 % interval)",
+        "all                6         3   0.889 (0.581 to 1.000)",
+        "fracture           5         2   0.833 (0.371 to 1.000)",
+        "hardware           4         1   1.000 (0.000 to 1.000)",
+        "Cohen's kappa at the threshold 0.5: 0.333 (-0.421 to 1.000)",
+        f"files: {out}/studies.csv  {out}/views.csv  {out}/failures.csv  {out}/run.json",
+    ]
 
 
 def test_summary_needs_a_finished_run(archive: Path, tmp_path: Path) -> None:

@@ -88,9 +88,10 @@ def test_two_engines_on_a_core_each_give_the_bytes_of_one_on_two(archive: Path, 
 
 def test_workers_keep_to_their_own_cores(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
     found: list[list[int]] = []
+    others = children()
 
     def report(_: Progress) -> None:
-        found.append([core for child in children() for core in child.cpu_affinity()])
+        found.append([core for child in children() if child not in others for core in child.cpu_affinity()])
 
     options = ScoreOptions(archive, bundle.folder, tmp_path / "out", runtime="null", devices=TWO)
     before = os.sched_getaffinity(0)
@@ -187,14 +188,15 @@ def test_a_view_that_costs_its_worker_is_the_only_failure(
     (cursed,) = listing.keys(20, 21)
     source = Cursed(listing.source.root, frozenset({cursed}), number)
     monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
-    monkeypatch.setattr("mura_trt.crew.SILENCE_SECONDS", 4.0)
+    monkeypatch.setattr("mura_trt.crew.SILENCE_SECONDS", 10.0)
+    before = children()
     run = run_null(archive, bundle, tmp_path / "out", shard_views=8, batch=4)
     failures = pd.read_csv(tmp_path / "out" / "failures.csv")
     assert failures[["view", "stage", "code"]].to_numpy().tolist() == [[cursed.decode(), "worker", code]]
     views = pd.read_csv(tmp_path / "out" / "views.csv").set_index("view")
     pd.testing.assert_frame_equal(views, pd.read_csv(clean / "views.csv").set_index("view").drop(cursed.decode()))
-    assert 2 <= run["workers_lost"] <= 3
-    assert children() == []
+    assert 2 <= run["workers_lost"] <= (3 if code == "DECODER_CRASH" else 4)  # a slow machine may be silent for once
+    assert set(children()) <= set(before)
 
 
 @dataclass(frozen=True)
@@ -265,9 +267,11 @@ def test_a_device_whose_worker_cannot_start_ends_the_run_before_a_view_is_scored
     (last,) = listing.keys(len(listing) - 1, len(listing))
     source = LostPlace(listing.source.root, core, tmp_path, last)
     monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
+    before = children()
     with pytest.raises(EnvironmentProblem, match=rf"CPU cores {core}: the worker cannot work: the device has fallen"):
         run_null(archive, bundle, tmp_path / "out")
-    assert not list((tmp_path / "out" / "shards").iterdir()) and children() == []
+    assert not list((tmp_path / "out" / "shards").iterdir())
+    assert set(children()) <= set(before)
 
 
 @pytest.mark.parametrize("devices", ["0,cpu", "4711", "cuda"])

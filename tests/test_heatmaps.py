@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
+from mura_trt.archives import list_archive
+from mura_trt.archives.folder import FolderSource
 from mura_trt.bundle import Bundle
 from mura_trt.cli import app
-from mura_trt.contract import InputContract
 from mura_trt.drawing import Drawer, Sketch
 from mura_trt.errors import BundleError, EnvironmentProblem, UsageError
 from mura_trt.heatmaps import Choice, heatmap_of_image
 from mura_trt.model import MuraNet
-from mura_trt.overlay import FULL_SCALE, overlay
+from mura_trt.overlay import FULL_SCALE, encoded, overlay
+from mura_trt.pixels import decoded_views
 from mura_trt.runtimes import SessionOptions, open_session
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
@@ -56,9 +59,6 @@ def test_the_map_is_what_the_network_defines(archive: Path, bundle: Bundle, mode
     # The mean of the map and the bias make the logit.
     bias = model.classifier.bias.item()
     np.testing.assert_allclose(maps.mean((1, 2)) + bias, views["logit"], atol=1e-4)
-    from mura_trt.archives import list_archive
-    from mura_trt.pixels import decoded_views
-
     listing = list_archive(wrists)
     (decoded,) = decoded_views(listing.source, listing.references(0, len(listing)), (320, 320))
     with torch.inference_mode():
@@ -204,18 +204,23 @@ def test_the_overlay_colors_the_peak_and_leaves_the_rest(pixels: NDArray[np.uint
     assert 0 < np.abs(overlay(gray, faint).astype(int) - gray[..., None]).max() < colored.max() / 2
 
 
-def test_the_command_draws_one_image(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_the_command_draws_one_image(archive: Path, bundle: Bundle, model: MuraNet, tmp_path: Path) -> None:
     image = sorted(archive.rglob("*.png"))[2]
     command = ["heatmap", str(image), "--engine", str(bundle.folder), "--runtime", "onnxruntime"]
     done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "a.png"), "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    assert np.shape(told["map"]) == InputContract().map_shape
-    session, _ = open_session("onnxruntime", bundle, SessionOptions())
-    with Image.open(tmp_path / "a.png") as picture:
-        assert (picture.size, picture.mode) == ((320, 320), "RGB")
+    (decoded,) = decoded_views(FolderSource(str(image.parent)), [os.fsencode(image.name)], (320, 320))
+    session, _ = open_session("onnxruntime", bundle, SessionOptions(batch=1))
+    scores = session.run(decoded.pixels)
+    assert scores.cam is not None and np.ptp(scores.cam) > 0.1
+    cam = np.array(told["map"], np.float32)
+    np.testing.assert_allclose(cam, scores.cam[0], atol=1e-4)
+    assert cam.mean() + model.classifier.bias.item() == pytest.approx(told["logit"], abs=1e-4)
+    assert (tmp_path / "a.png").read_bytes() == encoded(overlay(decoded.pixels[0, ..., 0], cam), "PNG")
     assert told["probability"] == pytest.approx(1 / (1 + np.exp(-told["logit"])), abs=1e-6)
     assert session.name == told["runtime"]
+    session.close()
     plain = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "a.jpg")])
     assert f"probability {told['probability']:.4f}" in plain.stdout
     for arguments, message in (

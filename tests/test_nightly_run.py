@@ -254,7 +254,8 @@ def test_page_is_well_formed_and_loads_nothing(count: int) -> None:
         and "width=device-width" in source
         and "default-src &#x27;none&#x27;" in source
     )
-    assert "nan" not in re.findall(r'[ "]d="[^"]*"', source)
+    assert len(re.findall(' d="M', source)) >= 6
+    assert not re.search(r' (d|c?[xy][12]?)="[^"]*(nan|inf)', source)
 
 
 def test_page_shows_alarms_first_and_text_as_text() -> None:

@@ -78,13 +78,15 @@ def test_scores_that_are_off_missing_or_no_numbers_are_told(reference: tuple[Ref
     first = next(iter(studies))
     assert right.differ(studies, folder, EXACT) == 0
     assert right.differ({**studies, first: studies[first] + 0.002}, folder, OUR_PIXELS) == pytest.approx(0.002)
-    for spoilt in (
-        {**studies, first: studies[first] + 0.002},
-        {**studies, first: float("nan")},
-        {study: value for study, value in studies.items() if study != first},
-        {**studies, "another": 0.5},
+    count = len(studies)
+    fewer = {study: value for study, value in studies.items() if study != first}
+    for spoilt, told in (
+        ({**studies, first: studies[first] + 0.002}, r"differ from the reference by 0\.002 at the most and"),
+        ({**studies, first: float("nan")}, "differ from the reference by nan at the most and nan on average"),
+        (fewer, f"^{count - 1} studies, of which {count - 1} are right; wanted {count}$"),
+        ({**studies, "another": 0.5}, f"^{count + 1} studies, of which {count} are right; wanted {count}$"),
     ):
-        with pytest.raises(RunFailed):
+        with pytest.raises(RunFailed, match=told):
             right.differ(spoilt, folder, EXACT)
 
 

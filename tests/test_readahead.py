@@ -69,6 +69,13 @@ def opened(tmp_path: Path) -> Iterator[Opened]:
         one.close()
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def drain(ahead: ReadAhead) -> tuple[list[Batch], list[Failure]]:
     """Everything to be had without adding views."""
     batches: list[Batch] = []
@@ -207,12 +214,16 @@ def test_the_slowest_read_is_known_while_it_lasts() -> None:
     gate = Gate()
     ahead = ReadAhead(2, gate)
     assert ahead.slowest_read() == 0
+    started = time.monotonic()
     ahead.add(0, [(number,) for number in range(20)])
     ahead.flush()
-    time.sleep(0.3)
-    assert 0.25 < ahead.slowest_read() < 10
-    gate.moved_at = time.monotonic()  # as a stream does that passes over much
-    assert ahead.slowest_read() < 0.2
+    wait_for(lambda: bool(gate.readers))
+    seen = time.monotonic()
+    wait_for(lambda: ahead.slowest_read() > 0.25)
+    waited = time.monotonic() - seen
+    assert waited <= ahead.slowest_read() <= time.monotonic() - started
+    gate.moved_at = moved = time.monotonic()  # as a stream does that passes over much
+    assert ahead.slowest_read() <= time.monotonic() - moved
     gate.opened.set()
     batches, failures = drain(ahead)
     assert [view for batch in batches for view in batch.views] == [0, *range(2, 20)]
@@ -233,13 +244,14 @@ def test_bytes_bound_what_is_read_ahead_and_all_comes_through(monkeypatch: pytes
     ahead = ReadAhead(160, Noted())
     ahead.add(0, [(number,) for number in range(800)])
     ahead.flush()
-    time.sleep(0.3)
+    wait_for(lambda: ahead._held >= 20 * len(good(0)))
+    time.sleep(0.1)  # in which whoever reads on would read much
     assert 20 <= len(taken) <= 20 + Noted.threads
     batches, failures = drain(ahead)  # whose batches are larger than what may be held
     assert [view for batch in batches for view in batch.views] == list(range(800)) and failures == []
     assert ahead._held == 0
     ahead.add(0, [(number,) for number in range(800)])
-    time.sleep(0.1)
+    wait_for(lambda: ahead._held >= 20 * len(good(0)))
     ahead.close()
 
 

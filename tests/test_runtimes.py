@@ -103,7 +103,7 @@ def test_null_tells_pixels_apart_and_takes_its_time(bundle: Bundle, pixels: NDAr
     session, _ = open_session("null", bundle, SessionOptions(null_ms=50))
     started = time.monotonic()
     scores = session.run(pixels)
-    assert 0.05 <= time.monotonic() - started < 0.5
+    assert 0.05 <= time.monotonic() - started < 5  # not a thousand times that
     assert len(set(scores.probability.tolist())) == len(pixels)
     assert np.isfinite(scores.logit).all()
     np.testing.assert_array_equal(session.run(pixels[::-1]).probability[::-1], scores.probability)

@@ -65,24 +65,25 @@ def test_names_are_as_many_as_asked_for_and_spread_as_muras() -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "least_rate"),
+    ("case", "most_cpu_s"),
     [
-        (scale.Case(VIEWS), 20_000),
-        (scale.Case(VIEWS, worker="process", table_format="parquet"), 10_000),
-        (scale.Case(VIEWS, shard_views=256, worker="one core"), 0),
+        (scale.Case(VIEWS), 0.1),
+        (scale.Case(VIEWS, worker="process", table_format="parquet"), 0.1),
+        (scale.Case(VIEWS, shard_views=256, worker="one core"), 0.25),
     ],
 )
-def test_a_run_of_any_kind_is_whole_and_fast(case: scale.Case, least_rate: float, work: Path) -> None:
+def test_a_run_of_any_kind_is_whole_and_costs_little(case: scale.Case, most_cpu_s: float, work: Path) -> None:
+    """A supervisor took 0.015 s of the processor, and 0.05 s with small shards."""
     found = in_fresh_process(scale.run, case, work / "engine", work / "out", False)
     check_tables(work / "out", case.table_format)
     assert len(list((work / "out" / "shards").iterdir())) == -(-VIEWS // case.shard_views)
-    assert found["views_per_s"] > least_rate
+    assert found["views_per_s"] > 0 and found["stages"]["supervise"]["cpu_s"] < most_cpu_s
     if case.worker != "played":
         return
     before = {path.name: path.read_bytes() for path in (work / "out").glob(f"*.{case.table_format}")}
     again = in_fresh_process(scale.run, case, work / "engine", work / "out", True)
     assert {path.name: path.read_bytes() for path in (work / "out").glob(f"*.{case.table_format}")} == before
-    assert again["views_per_s"] == 0 and again["stages"]["supervise"]["s"] < 0.1  # nothing was left to do
+    assert again["views_per_s"] == 0 and again["stages"]["supervise"]["cpu_s"] < 0.01  # nothing was left to do
 
 
 def test_memory_grows_with_views_by_what_is_said(work: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -291,23 +291,23 @@ def test_runtime_that_cannot_work_says_why(archive: Path, bundle: Bundle, tmp_pa
         score(ScoreOptions(archive, bundle.folder, tmp_path / "out", runtime="tensorrt_rtx"))
 
 
-def the_worker() -> psutil.Process:
-    """The worker of this process: its child that runs multiprocessing's spawn entry."""
-    (worker,) = (
-        child for child in psutil.Process().children() if any("spawn_main" in part for part in child.cmdline())
-    )
+def the_worker(others: Collection[psutil.Process]) -> psutil.Process:
+    """The worker of this process: its child beside ``others`` that runs multiprocessing's spawn entry."""
+    children = [child for child in psutil.Process().children() if child not in others]
+    (worker,) = (child for child in children if any("spawn_main" in part for part in child.cmdline()))
     return worker
 
 
 def killing(times: int) -> Callable[[Progress], None]:
     """A reporter that kills the worker at the first so many commits."""
     killed: list[int] = []
+    others = psutil.Process().children()
 
     def report(progress: Progress) -> None:
         committed = progress.scored + progress.failed
         if committed > (killed[-1] if killed else 0) and len(killed) < times:
             killed.append(committed)
-            the_worker().kill()
+            the_worker(others).kill()
 
     return report
 
@@ -365,9 +365,10 @@ def test_replacement_works_as_the_first_did(bundle: Bundle, tmp_path: Path) -> N
         return WorkerProcess(config, inbox)
 
     config = WorkerConfig(bundle, FolderSource("/"), "auto", None, 0.0, tmp_path / "log")
+    others = psutil.Process().children()
     with Crew(hire, config, [Place()]) as crew:
         first = crew.start()
-        the_worker().kill()
+        the_worker(others).kill()
         assert crew.receive() == (0, Lost())
         crew.stop(0, graceful=False)
         crew.launch(0)
@@ -651,12 +652,14 @@ def test_a_dry_run_counts_predicts_and_writes_nothing(
     path = packed(copied, tmp_path / name) if name else copied
     monkeypatch.setattr("mura_trt.score.SAMPLE_VIEWS", 4)
     monkeypatch.setattr("mura_trt.score.SAMPLE_GROWTH", 3)
+    monkeypatch.setattr("mura_trt.score.ENOUGH_SECONDS", 1e6)  # whatever this machine takes, a sample took less
     found = dry_run(ScoreOptions(path, bundle.folder, tmp_path / "out", runtime="null", null_ms=50, batch=2))
     assert found["formats"] == {".png": len(views) - 1, ".jpg": 1}
     assert found["listed"] == len(views) and found["studies"] == len({view.parent for view in views})
     assert found["ignored_files"] == ({} if name else {".csv": 4, ".txt": 1, ".doc": 1})
     assert found["sampled"] == len(views) and found["sample_failed"] == 1  # too fast for a smaller sample
-    assert found["predicted_s"] == pytest.approx(len(views) / 40, rel=0.5)
+    assert found["predicted_s"] == round(len(views) / found["views_per_s"], 1)
+    assert found["predicted_s"] > (len(views) - 1) / 2 * 0.05 - 0.1  # two views that can be scored take 50 ms
     assert not (tmp_path / "out").exists()
 
 
@@ -677,7 +680,7 @@ def test_a_dry_run_of_a_slow_engine_scores_a_few_views_of_all_the_archive(
     found = dry_run(options)
     keys = list_archive(archive).keys(0, 10**6)
     assert found["sampled"] == len(sampled) == 5 and (sampled[0], sampled[-1]) == (keys[0], keys[-1])
-    assert found["predicted_s"] == pytest.approx(len(keys), rel=0.4)
+    assert found["predicted_s"] == round(len(keys) / found["views_per_s"], 1) >= len(keys)  # a second each
 
 
 def test_a_dry_run_of_what_kills_every_worker_says_that_there_is_no_telling(
@@ -724,12 +727,12 @@ def test_what_hangs_is_told_tried_again_and_named(
     (hanging,) = listing.keys(20, 21)
     source = HangingSource(listing.source.root, hanging, whole)
     monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
-    monkeypatch.setattr("mura_trt.crew.PATIENCE", {"read": 2.0})
-    monkeypatch.setattr("mura_trt.crew.SILENCE_SECONDS", 4.0)
+    monkeypatch.setattr("mura_trt.crew.PATIENCE", {"read": 5.0})
+    monkeypatch.setattr("mura_trt.crew.SILENCE_SECONDS", 10.0)
     run = run_null(archive, bundle, tmp_path / "out", shard_views=16, batch=4)
     failures = pd.read_csv(tmp_path / "out" / "failures.csv")
     assert failures[["view", "stage", "code"]].to_numpy().tolist() == [[hanging.decode(), "worker", "STALLED"]]
-    assert run["workers_lost"] == 3 and caplog.text.count("hangs: ") == 3
+    assert run["workers_lost"] == caplog.text.count("hangs: ") >= 3  # a slow machine may be silent for once
     views = pd.read_csv(tmp_path / "out" / "views.csv").set_index("view")
     pd.testing.assert_frame_equal(views, pd.read_csv(clean / "views.csv").set_index("view").drop(hanging.decode()))
 

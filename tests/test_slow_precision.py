@@ -24,7 +24,6 @@ from mura_trt.model import Ensemble
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "demo"
 CHECKPOINT = ROOT / "engines" / "demo" / "model.safetensors"
 
 
@@ -45,7 +44,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_int8_of_the_demo_model_agrees_with_pytorch(seen: Path, tmp_path: Path) -> None:
+def test_int8_of_the_demo_model_agrees_with_pytorch(demo: Path, seen: Path, tmp_path: Path) -> None:
     """On the demo archive, which neither training nor calibration has seen; benchmarks.precisions takes 400 studies."""
     started = time.monotonic()
     engine = tmp_path / "engine"
@@ -59,7 +58,7 @@ def test_int8_of_the_demo_model_agrees_with_pytorch(seen: Path, tmp_path: Path) 
     assert "plan" in manifest.files
     assert len(manifest.quantization["sample"]) == 64
     assert 0 < len(kept) <= 42  # a quarter of them
-    told = json.loads(run("parity", engine, DEMO / "archive", "--checkpoint", CHECKPOINT, "--json"))
+    told = json.loads(run("parity", engine, demo / "archive", "--checkpoint", CHECKPOINT, "--json"))
     found = figures(told)
     print(json.dumps(found, indent=2))
     assert told["runtime"] in ("emulated", "tensorrt_rtx")
@@ -70,7 +69,7 @@ def test_int8_of_the_demo_model_agrees_with_pytorch(seen: Path, tmp_path: Path) 
     assert found["half.views computed in half precision"] >= 4
 
 
-def test_an_ensemble_is_built_compared_and_scored(seen: Path, tmp_path: Path) -> None:
+def test_an_ensemble_is_built_compared_and_scored(demo: Path, seen: Path, tmp_path: Path) -> None:
     """Of the demo model and of one that differs in every weight."""
     first, second = (load_checkpoint(CHECKPOINT) for _ in range(2))
     torch.manual_seed(0)
@@ -100,13 +99,13 @@ def test_an_ensemble_is_built_compared_and_scored(seen: Path, tmp_path: Path) ->
             torch.equal(state[name], value) for name, value in theirs.state_dict().items() if "num_b" not in name
         )
 
-    told = json.loads(run("parity", engine, DEMO / "archive", *members, "--studies", 12, "--json"))
+    told = json.loads(run("parity", engine, demo / "archive", *members, "--studies", 12, "--json"))
     assert told["kept"] is True
     assert figures(told)["model.dp_mean"] > 1e-5
     scores = {}
     for runtime in ("onnxruntime", "torch", "emulated"):
         out = tmp_path / runtime
-        run("score", next((DEMO / "archive").glob("**/XR_WRIST")), "--engine", engine, "-o", out, "--runtime", runtime)
+        run("score", next((demo / "archive").glob("**/XR_WRIST")), "--engine", engine, "-o", out, "--runtime", runtime)
         scores[runtime] = pd.read_csv(out / "views.csv").set_index("view")["probability"]
     np.testing.assert_allclose(scores["onnxruntime"], scores["torch"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(scores["emulated"], scores["torch"], atol=0.05, rtol=0)

@@ -6,8 +6,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Collection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -35,45 +38,51 @@ def crew(bundle: Bundle, tmp_path: Path) -> Crew:
     return Crew(WorkerProcess, config, [Place()])
 
 
-def child() -> int:
-    (found,) = (one for one in psutil.Process().children() if any("spawn_main" in part for part in one.cmdline()))
+def child(others: Collection[psutil.Process]) -> int:
+    """The worker's process id; ``others`` were there before."""
+    children = [one for one in psutil.Process().children() if one not in others]
+    (found,) = (one for one in children if any("spawn_main" in part for part in one.cmdline()))
     return int(found.pid)
 
 
 def test_a_frozen_worker_is_noticed_whatever_is_to_be_sent_to_it(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mura_trt.crew.SILENCE_SECONDS", 2.0)
+    others = psutil.Process().children()
     with crew:
         crew.start()
-        os.kill(child(), signal.SIGSTOP)
+        os.kill(child(others), signal.SIGSTOP)
         started = time.monotonic()
-        for number in range(20):  # far more than a pipe holds
+        for number in range(20):  # far more than a pipe holds: whoever waited for it would wait for ever
             task = Task(1000 * number, 1000 * number + 1000)
             crew.send(0, Assignment(task, [b"x" * 100] * 1000))
-        assert time.monotonic() - started < 1
         while not isinstance(lost := crew.receive()[1], Lost):
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 60
         assert lost.hangs and lost.blame[0] == "STALLED"
         crew.stop(0, graceful=False)
         assert not crew.running
 
 
-def test_a_worker_ends_by_a_word_and_another_takes_its_place(crew: Crew) -> None:
+def test_a_worker_ends_by_a_word_and_another_takes_its_place(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mura_trt.workerprocess.END_SECONDS", 60.0)
+    others = psutil.Process().children()
     with crew:
         for _ in range(2):
             crew.start()
-            first = child()
-            started = time.monotonic()
-            crew.stop(0, graceful=True)
-            assert time.monotonic() - started < 5 and not psutil.pid_exists(first)
+            first = child(others)
+            with mock.patch.object(BaseProcess, "kill") as kill:
+                crew.stop(0, graceful=True)
+            assert not kill.called and not psutil.pid_exists(first)
 
 
 def test_what_may_take_its_time_is_not_taken_to_hang() -> None:
     worker = Worker.__new__(Worker)
     worker._seconds, worker._stage = {"decode": 0.0}, ("idle", 0.0)
+    started = time.monotonic()
     with worker._doing("decode", allowance=30.0):
         stage, since = worker._stage
-    assert stage == "decode" and since - time.monotonic() == pytest.approx(30, abs=0.5)
-    assert worker._stage[0] == "idle" and 0 <= worker._seconds["decode"] < 1
+    ended = time.monotonic()
+    assert stage == "decode" and started <= since - 30 <= ended
+    assert worker._stage[0] == "idle" and 0 <= worker._seconds["decode"] <= ended - started
 
 
 def run_of_24(bundle: Bundle, folder: Path) -> tuple[Listing, OutputFolder, WorkerConfig]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mura_trt import sweep as sweep_module
@@ -79,24 +80,26 @@ def test_sweep_builds_all_and_keeps_the_plan_of_the_best(
 
 
 def test_sessions_are_timed_in_turns(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions that take as long as they are told, and some checksums: 4 views in 0.1 s, 16 in 0.1 s, 16 in 0.2 s."""
-
-    def session(batch: int, ms: float) -> Session:
-        return open_session("null", bundle, SessionOptions(batch=batch, null_ms=ms))[0]
-
-    taken = [session(4, 100), session(16, 100), session(16, 200)]
+    """4 views in 0.1 s, 16 in 0.1 s, 16 in 0.2 s; but a round that warms up, one disturbed and one too quick."""
+    taken = [open_session("null", bundle, SessionOptions(batch=batch))[0] for batch in (4, 16, 16)]
+    a_batch, rounds = [0.1, 0.1, 0.2], [50.0, 1.0, 9.0, 0.5]
     turns: list[Session] = []
 
-    def noted(session: Session, images: Pixels, batches: int) -> float:
+    def played(session: Session, images: Pixels, batches: int) -> float:
         turns.append(session)
-        return busy_seconds(session, images, batches)
+        assert len(images) == session.batch and batches * session.batch == 16
+        number, which = divmod(len(turns) - 1, len(taken))
+        return rounds[number] * a_batch[which] * batches
 
-    monkeypatch.setattr(sweep_module, "busy_seconds", noted)
-    slow, fast, middle = timed(taken, bundle.contract, rounds=3, views=16)
+    monkeypatch.setattr(sweep_module, "busy_seconds", played)
+    assert timed(taken, bundle.contract, rounds=3, views=16) == pytest.approx([40, 160, 80])
     assert turns == taken * 4  # each in every round, the first of which does not count
-    assert slow == pytest.approx(40, rel=0.25)
-    assert fast == pytest.approx(160, rel=0.25)
-    assert middle == pytest.approx(80, rel=0.25)
+
+
+def test_a_busy_session_is_timed_to_its_last_batch(bundle: Bundle) -> None:
+    session = open_session("null", bundle, SessionOptions(batch=2, null_ms=20))[0]
+    assert busy_seconds(session, np.zeros((2, 320, 320, 1), np.uint8), 3) >= 0.06
+    assert session.pending == 0
 
 
 @pytest.mark.skipif(cuda_device_count() > 0, reason="a GPU, on which it runs")

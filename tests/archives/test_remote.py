@@ -114,8 +114,12 @@ def test_what_is_gone_or_not_there_is_told(store: tuple[str, Path]) -> None:
     with pytest.raises(FileNotFoundError) as gone:
         reader.read(b"XR_HAND/nobody.png")
     assert "nobody" not in str(gone.value)
-    for name in ("no-such-prefix", "none.zip", "none.tar"):
-        with pytest.raises(UsageError):
+    for name, told in (
+        ("no-such-prefix", "no view found"),
+        ("none.zip", r"not a zip file that can be read \(.*No such file"),
+        ("none.tar", r"no view found.*could not be opened: none\.tar \(No such file"),
+    ):
+        with pytest.raises(UsageError, match=f"{url}/{name}: {told}"):
             list_archive(f"{url}/{name}")
     with pytest.raises(UsageError, match="--root"):
         list_archive(f"{url}/xrays", root=Path("/"))

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import pytest
 from mura_trt.archives import list_archive
 from mura_trt.archives.zips import ZipSource
 from mura_trt.bundle import Bundle
+from mura_trt.cluster.hire import END_SECONDS
 from mura_trt.cluster.sight import Sight
 from mura_trt.demo.archive import DemoPlan, write_archive
 from mura_trt.errors import EnvironmentProblem, UsageError
@@ -38,6 +40,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 ACTOR = "ray::WorkerActor"
+MOMENT_SECONDS = 120  # in which a run comes to the moment of a blow
+ENDED_SECONDS = 6 * END_SECONDS  # in which a run that is told to end, and its actors, have ended
 
 
 class Nodes:
@@ -126,22 +130,38 @@ def test_nodes_read_packed_archives_by_relative_paths_too(
 
 
 def actors() -> list[psutil.Process]:
-    """Processes of actors that are at work."""
-    return [process for process in psutil.process_iter(["cmdline"]) if ACTOR in " ".join(process.info["cmdline"] or [])]
+    """Processes of actors that are at work on nodes of this test, whose processes are all below this one."""
+    ours = set(psutil.Process().children(recursive=True))
+    every = psutil.process_iter(["cmdline"])
+    return [process for process in every if process in ours and ACTOR in " ".join(process.info["cmdline"] or [])]
 
 
-def strike(out: Path, shards: int, blow: Callable[[], None]) -> threading.Thread:
-    """Does it once so many shards are committed."""
+def wait_for_no_actor() -> None:
+    until = time.monotonic() + ENDED_SECONDS
+    while actors():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@contextmanager
+def strike(out: Path, shards: int, blow: Callable[[], None]) -> Iterator[None]:
+    """Does it once the run within has committed so many shards, which it must have when it is over."""
+    over = threading.Event()
 
     def wait() -> None:
-        until = time.monotonic() + 120
-        while len(list((out / "shards").glob("*.json"))) < shards and time.monotonic() < until:
-            time.sleep(0.01)
+        until = time.monotonic() + MOMENT_SECONDS
+        while len(list((out / "shards").glob("*.json"))) < shards:
+            assert not over.is_set() and time.monotonic() < until, f"never came to {shards} shards"
+            over.wait(0.01)
         blow()
 
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
+    with ThreadPoolExecutor(1) as thread:
+        striking = thread.submit(wait)
+        try:
+            yield
+        finally:
+            over.set()
+    striking.result()
 
 
 def kill_one() -> None:
@@ -152,9 +172,8 @@ def kill_one() -> None:
 def test_an_actor_that_is_killed_costs_a_retry(
     nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
 ) -> None:
-    killing = strike(tmp_path / "out", 2, kill_one)
-    told = run(archive, bundle, tmp_path / "out", null_ms=300)
-    killing.join()
+    with strike(tmp_path / "out", 2, kill_one):
+        told = run(archive, bundle, tmp_path / "out", null_ms=300)
     assert told["workers_lost"] == 1 and told["failed"] == 0
     assert tables(tmp_path / "out") == tables(clean)
 
@@ -169,15 +188,15 @@ def test_a_straggler_is_helped_and_not_waited_for(
         stopped.append(actors()[0])
         stopped[0].suspend()
 
-    stopping = strike(tmp_path / "out", 1, stop_one)
-    began = time.monotonic()
-    told = run(archive, bundle, tmp_path / "out", null_ms=300)
-    stopping.join()
-    assert time.monotonic() - began < 40  # after 45 s it would be taken to hang
-    assert told["workers_lost"] == 0 and told["failed"] == 0
+    try:
+        with strike(tmp_path / "out", 1, stop_one):
+            told = run(archive, bundle, tmp_path / "out", null_ms=300)
+    finally:
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert told["workers_lost"] == 0 and told["failed"] == 0  # after 45 s it would be taken to hang
     assert tables(tmp_path / "out") == tables(clean)
-    for process in stopped:
-        process.kill()
 
 
 def test_a_driver_that_is_killed_leaves_no_actor_and_its_run_is_gone_on_with(
@@ -187,12 +206,12 @@ def test_a_driver_that_is_killed_leaves_no_actor_and_its_run_is_gone_on_with(
     command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder), "-o", str(out)]
     slowed = ["--runtime", "null", "--null-ms", "200", "--batch", "4", "--shard-views", "8", "--cluster", "auto"]
     driver = subprocess.Popen([*command, *slowed], stderr=subprocess.DEVNULL)
-    strike(out, 1, driver.kill).join()
-    driver.wait()
-    until = time.monotonic() + 30
-    while actors():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    try:
+        with strike(out, 1, driver.kill):
+            driver.wait(MOMENT_SECONDS)
+    finally:
+        driver.kill()
+    wait_for_no_actor()
     told = run(archive, bundle, out, resume=True)
     assert 0 < told["resumed_views"] < told["listed"]
     assert tables(out) == tables(clean)
@@ -205,13 +224,13 @@ def test_ctrl_c_ends_the_run_and_its_actors(nodes: Nodes, archive: Path, bundle:
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     driver = subprocess.Popen([*command, *slowed], stderr=subprocess.PIPE)
     signal.signal(signal.SIGINT, handler)
-    strike(out, 1, lambda: driver.send_signal(signal.SIGINT)).join()
-    _, words = driver.communicate(timeout=30)
+    try:
+        with strike(out, 1, lambda: driver.send_signal(signal.SIGINT)):
+            _, words = driver.communicate(timeout=MOMENT_SECONDS + ENDED_SECONDS)
+    finally:
+        driver.kill()
     assert driver.returncode == 130 and b"--resume goes on with it" in words
-    until = time.monotonic() + 20
-    while actors():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for_no_actor()
 
 
 @pytest.mark.slow
@@ -330,9 +349,8 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], told: str,
 def test_a_node_that_dies_costs_a_retry_and_its_work_is_done_by_the_other(
     nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
 ) -> None:
-    losing = strike(tmp_path / "out", 2, nodes.lose_second)
-    told = run(archive, bundle, tmp_path / "out", null_ms=300)
-    losing.join()
+    with strike(tmp_path / "out", 2, nodes.lose_second):
+        told = run(archive, bundle, tmp_path / "out", null_ms=300)
     assert told["workers_lost"] == 1 and told["failed"] == 0
     assert tables(tmp_path / "out") == tables(clean)
 
@@ -408,8 +426,11 @@ def test_a_cluster_that_this_machine_is_no_node_of_scores_by_rays_client_and_may
             for process in [*psutil.Process(head.pid).children(recursive=True), head]:
                 process.kill()
 
-        strike(later, 1, switch_off).join()
-        _, told = driver.communicate(timeout=120)
+        try:
+            with strike(later, 1, switch_off):
+                _, told = driver.communicate(timeout=MOMENT_SECONDS + ENDED_SECONDS)
+        finally:
+            driver.kill()
         assert driver.returncode == 5 and "it went away" in told and "--resume" in told, told
     subprocess.run([*command, "--resume", "-o", str(later)], check=True)
     assert tables(later) == tables(clean)
@@ -428,9 +449,8 @@ def test_nodes_and_workers_die_at_random_moments_and_nothing_is_lost_or_doubled(
         nodes.whole()
         out = tmp_path / f"out{number}"
         blow = nodes.lose_second if number % 2 else kill_one
-        striking = strike(out, rng.randrange(listed // 32 * 3 // 4), blow)
-        told = run(many, bundle, out, null_ms=null_ms, **options)
-        striking.join()
+        with strike(out, rng.randrange(listed // 32 * 3 // 4), blow):
+            told = run(many, bundle, out, null_ms=null_ms, **options)
         assert (told["scored"], told["failed"], told["listed"]) == (listed, 0, listed), number
         assert tables(out) == expected, number
         lost += told["workers_lost"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from mura_trt.cli import app
 from mura_trt.errors import UsageError
 from mura_trt.evaluation.files import read_labels, study_name
 from mura_trt.evaluation.run import EvaluateOptions, evaluate
-from mura_trt.evaluation.tell import table
+from mura_trt.evaluation.tell import METHODS, by_body_part, decimals, interval_of, table
 from mura_trt.evaluation.threshold import choose_threshold, read_threshold
 from mura_trt.recipe import note_recipe
 from mura_trt.report.run import ReportOptions, report
@@ -28,6 +29,20 @@ from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
 
 Write = Callable[[str, str], Path]
+# Said here once more, so that no figure stands under another's name.
+NAMES = {
+    "kappa": "Cohen's kappa",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "positive predictive value",
+    "npv": "negative predictive value",
+    "f1": "F1",
+    "brier": "Brier score",
+    "calibration_error": "calibration error, 10 bins",
+}
 STUDIES = [
     f"MURA-v1.1/valid/XR_{part}/patient{n // 2:05d}/study{n % 2 + 1}" for part in ("HAND", "WRIST") for n in range(10)
 ]
@@ -474,8 +489,16 @@ def test_an_output_folder_with_the_labels_of_its_names(scored: Path, write: Writ
     assert sum(found["overall"]["counts"][name] for name in ("true_positive", "false_positive")) == int(
         table["abnormal"].sum()
     )
-    higher = evaluate(EvaluateOptions(scored, threshold=0.999, resamples=20))
-    assert higher["overall"]["counts"]["true_positive"] <= found["overall"]["counts"]["true_positive"]
+    higher = evaluate(EvaluateOptions(scored, threshold=0.6, resamples=20))
+    above, abnormal = table["probability"] > 0.6, table["study"].str.endswith("positive")
+    assert higher["threshold"] == 0.6
+    assert higher["overall"]["counts"] != found["overall"]["counts"]
+    assert higher["overall"]["counts"] == {
+        "true_positive": (above & abnormal).sum(),
+        "false_negative": (~above & abnormal).sum(),
+        "false_positive": (above & ~abnormal).sum(),
+        "true_negative": (~above & ~abnormal).sum(),
+    }
     labels = write("labels.csv", lines({f"MURA/{name}": int(name.endswith("positive")) for name in table["study"]}))
     other = evaluate(EvaluateOptions(scored, labels, resamples=20))
     assert judged(other) == judged(found)
@@ -599,6 +622,20 @@ def test_the_command_prints_tables_or_json(scored: Path, write: Write) -> None:
     for text in ("Cohen's kappa", "too narrow", "Wilson", "paper's model", "radiologist", "hidden test set", "WRIST"):
         assert text in done.output
     told = CliRunner().invoke(app, ["evaluate", str(scored), "--resamples", "20", "--json"])
-    assert json.loads(told.stdout)["overall"]["studies"] == 24
+    found = json.loads(told.stdout)
+    assert found["overall"]["studies"] == 24
+    rows = [re.split(" {2,}", line) for line in done.output.splitlines()]
+    for key, figure in found["overall"]["figures"].items():
+        first = [NAMES[key], decimals(figure["value"])]
+        for method, limits in figure["intervals"].items():
+            assert [*first, interval_of(limits), METHODS[method]] in rows
+            first = [""]
+    for part, group, paper in by_body_part(found):
+        assert paper is not None
+        kappa, area = group["figures"]["kappa"], group["figures"]["auroc"]
+        limits = interval_of(kappa["intervals"]["fleiss_cohen_everitt"])
+        row = [part, str(group["studies"]), decimals(kappa["value"]), limits, decimals(area["value"])]
+        row += [decimals(paper["model"]), decimals(paper["best_radiologist"])]
+        assert [cell for cell in row if cell] in rows
     wrong = CliRunner().invoke(app, ["evaluate", str(write("a.csv", "")), "--labels", "absent.csv"])
     assert wrong.exit_code == 2

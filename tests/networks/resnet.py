@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +55,24 @@ def resnet18(columns: int, pixels: NDArray[np.uint8]) -> nn.Module:
     return network
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Torch's exporters say nothing of their own deprecations and of what they do without."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
 def exported(network: nn.Module, path: Path, size: int = SIZE) -> Path:
     """As docs/networks.md has it."""
     example = (torch.zeros(2, 3, size, size),)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own deprecations, inside its exporter
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with quietly():
         batch = ({0: torch.export.Dim("batch")},)
         torch.onnx.export(network, example, str(path), dynamic_shapes=batch, dynamo=True, verbose=False)
     return path

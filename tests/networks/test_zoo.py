@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from mura_trt.networks.imported import Imported
 from mura_trt.networks.told import Told
 from mura_trt.networks.trial import pictures
 from mura_trt.plan import build_plan
-from tests.networks.resnet import MEAN, STD, exported, normalised, resnet18
+from tests.networks.resnet import MEAN, STD, exported, normalised, quietly, resnet18
 from tests.oracle import torchvision_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -60,9 +58,7 @@ def test_what_the_old_exporter_writes_is_read(options: dict[str, Any], tmp_path:
     """With a free batch, and with one of a single picture, which is made free."""
     pixels = pictures(224, 224)
     network, file = resnet18(1, pixels), tmp_path / "old.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is the old one
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with quietly():  # that it is the old one
         torch.onnx.export(network, (torch.zeros(1, 3, 224, 224),), str(file), dynamo=False, **options)
     origin = Imported(Told(file, MEAN, STD))
     assert origin.contract.map_shape == (7, 7)

@@ -11,10 +11,12 @@ from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import UsageError
 from mura_trt.parity.bounds import BOUNDS, flattened, parsed, with_changes
 
+ENGINES = Path(__file__).parent.parent.parent / "engines"
+
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_shipped_recipes_state_the_bounds_that_hold_without_them(precision: str) -> None:
-    recipe = Recipe.read(Path(f"engines/densenet169-{precision}.toml"))
+    recipe = Recipe.read(ENGINES / f"densenet169-{precision}.toml")
     assert recipe.precision == precision
     assert flattened(recipe.parity) == BOUNDS[precision] == recipe.bounds
 

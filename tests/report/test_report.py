@@ -19,9 +19,11 @@ from mura_trt.archives import list_archive
 from mura_trt.bundle import Bundle
 from mura_trt.cli import app
 from mura_trt.errors import EnvironmentProblem, UsageError
+from mura_trt.evaluation.tell import METHODS, by_body_part, interval_of
 from mura_trt.report.run import ReportOptions, report
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
+from tests.evaluation.test_evaluate import NAMES
 from tests.report.pages import Page, read_page
 
 HOSTILE = (
@@ -115,10 +117,15 @@ def test_the_worklist_begins_with_the_highest_probability(page: Page, run: Path)
 def test_the_evaluation_is_that_of_evaluate(page: Page, run: Path) -> None:
     told = json.loads(CliRunner().invoke(app, ["evaluate", str(run), "--resamples", "20", "--json"]).stdout)
     said = page.texts["evaluation"]
-    for figure in told["overall"]["figures"].values():
-        assert f"{figure['value']:.3f}" in said
-        for low, high in figure["intervals"].values():
-            assert f"{low:.3f} to {high:.3f}" in said
+    for key, figure in told["overall"]["figures"].items():
+        for method, (low, high) in figure["intervals"].items():
+            assert f"{NAMES[key]}{figure['value']:.3f}{low:.3f} to {high:.3f}{METHODS[method]}" in said
+    for part, group, paper in by_body_part(told):
+        assert paper is not None
+        kappa, area = group["figures"]["kappa"], group["figures"]["auroc"]
+        limits = interval_of(kappa["intervals"]["fleiss_cohen_everitt"])
+        row = f"{part}{group['studies']}{kappa['value']:.3f}{limits}{area['value']:.3f}"
+        assert f"{row}{paper['model']:.3f}{paper['best_radiologist']:.3f}" in said
     counts = told["overall"]["counts"]
     assert f"{counts['false_negative']}missed" in said and f"{counts['false_positive']}false alarms" in said
     for words in ("hidden test set of 207 studies", "paper's model", "best radiologist", "DeLong", "0.778", "WRIST"):
