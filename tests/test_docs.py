@@ -12,6 +12,7 @@ import pytest
 import typer
 import yaml
 
+from benchmarks.claims import CLAIMS
 from mura_trt.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,7 @@ ELSEWHERE = {
     r"^mura-trt bench ": "tests/bench/test_bench.py",
     r"^python -m benchmarks\.nightly\b": "tests/test_nightly_run.py",
     r"^python -m benchmarks\.scale": "tests/test_scale.py",
+    r"^python -m benchmarks\.claims": "tests/test_claims.py",
     r"^python -m benchmarks\.faults": "tests/test_faults.py",
     r"^python -m benchmarks\.demo_model": "tests/test_slow.py",
     r"^python -m benchmarks\.peers": "tests/test_peers.py",
@@ -107,6 +109,18 @@ def test_commands_have_the_options_that_are_typed(page: Path) -> None:
     for arguments in commands_in(page.read_text()):
         if re.fullmatch(r"[a-z-]+", arguments[0]):  # not COMMAND
             check(arguments)
+
+
+def test_what_was_measured_can_be_measured_again() -> None:
+    """Each row of the page names a claim, or a command."""
+    page = (ROOT / "docs" / "measured.md").read_text()
+    asked, *_ = page.partition("## As a newcomer")
+    ways = [row.rstrip(" |").rpartition("| ")[2] for row in asked.splitlines() if row.startswith("| ")]
+    assert len(ways) > 40
+    for way in ways:
+        names = re.findall(r"[a-z0-9-]+", way.partition(",")[0] if "with" in way else way)
+        assert "`" in way or way in ("by", "---") or set(names) <= set(CLAIMS), way
+    assert set(CLAIMS) <= {name for way in ways for name in re.findall(r"[a-z0-9-]+", way)} | {"scale"}
 
 
 def test_there_are_commands_and_links_to_look_at() -> None:
