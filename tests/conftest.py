@@ -23,6 +23,8 @@ from mura_trt.checkpoint import save_checkpoint
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.demo.archive import DemoPlan, demo_studies, write_archive
 from mura_trt.model import MuraNet
+from mura_trt.score import score
+from mura_trt.score_options import ScoreOptions
 from tests import cores
 
 ON_SIGTERM = signal.getsignal(signal.SIGTERM)
@@ -146,6 +148,14 @@ def bundle(checkpoint: Path, archive: Path, tmp_path_factory: pytest.TempPathFac
             command = [sys.executable, "-m", "mura_trt", "build-engine", str(recipe), "--checkpoint", str(checkpoint)]
             subprocess.run([*command, "--calibrate", str(archive), "-o", str(out)], check=True)
     return Bundle.open(out)
+
+
+@pytest.fixture(scope="session")
+def clean(archive: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of the archive by one worker with ``null`` leaves; not to be changed."""
+    out = tmp_path_factory.mktemp("clean") / "out"
+    score(ScoreOptions(archive, bundle.folder, out, runtime="null"))
+    return out
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from mura_trt.score_options import ScoreOptions
 from mura_trt.supervisor import Supervisor
 from mura_trt.workerprocess import WorkerProcess
 from tests.cores import ALL
+from tests.runs import start_scoring, tables
 
 pytestmark = [
     pytest.mark.skipif(len(ALL) < 2, reason="two workers need two cores"),
@@ -44,18 +44,6 @@ TWO = "cpu,cpu"
 def run_null(archive: Path, bundle: Bundle, out: Path, **options: Any) -> dict[str, Any]:
     given = {"runtime": "null", "devices": TWO, **options}
     return score(ScoreOptions(archive, bundle.folder, out, **given))
-
-
-def tables(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.csv"))}
-
-
-@pytest.fixture(scope="module")
-def clean(archive: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one worker."""
-    out = tmp_path_factory.mktemp("clean") / "out"
-    run_null(archive, bundle, out, devices="auto")
-    return out
 
 
 def children() -> list[psutil.Process]:
@@ -288,27 +276,11 @@ def test_a_runtime_of_gpus_has_no_place_on_the_cpu(archive: Path, bundle: Bundle
         run_null(archive, bundle, tmp_path / "out", runtime="tensorrt_rtx", devices="cpu")
 
 
-def start_scoring(archive: Path, bundle: Bundle, out: Path, devices: str) -> subprocess.Popen[bytes]:
-    """``mura-trt score`` in a process of its own, slowed down, and under way when this returns."""
-    command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder), "-o", str(out)]
-    slowed = ["--runtime", "null", "--null-ms", "400", "--batch", "4", "--shard-views", "8", "--devices", devices]
-    # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen([*command, *slowed], stderr=subprocess.PIPE)
-    signal.signal(signal.SIGINT, handler)
-    until = time.monotonic() + 60
-    while not list((out / "shards").glob("*.json")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return process
-
-
 @pytest.mark.parametrize(("first", "then"), [(TWO, "cpu"), ("auto", TWO), (TWO, "auto")])
 def test_an_interrupted_run_goes_on_with_other_devices(
     first: str, then: str, clean: Path, archive: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    process = start_scoring(archive, bundle, tmp_path / "out", first)
+    process = start_scoring(archive, bundle, tmp_path / "out", "--devices", first, null_ms=400, stderr=subprocess.PIPE)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
@@ -321,7 +293,7 @@ def test_an_interrupted_run_goes_on_with_other_devices(
 
 
 def test_workers_die_with_their_supervisor_on_kill_9(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
-    process = start_scoring(archive, bundle, tmp_path / "out", TWO)
+    process = start_scoring(archive, bundle, tmp_path / "out", "--devices", TWO, null_ms=400, stderr=subprocess.PIPE)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 2
     process.kill()

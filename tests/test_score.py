@@ -10,14 +10,12 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import psutil
@@ -39,22 +37,11 @@ from mura_trt.score_options import ScoreOptions
 from mura_trt.supervisor import Supervisor
 from mura_trt.worker import Assignment, WorkerConfig
 from mura_trt.workerprocess import WorkerProcess
+from tests.runs import start_scoring, tables
 
 
 def run_null(archive: Path, bundle: Bundle, out: Path, **options: object) -> dict[str, object]:
     return score(ScoreOptions(archive, bundle.folder, out, runtime="null", **options))  # type: ignore[arg-type]
-
-
-def tables(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.csv"))}
-
-
-@pytest.fixture(scope="module")
-def clean(archive: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the archive with ``null``."""
-    out = tmp_path_factory.mktemp("clean") / "out"
-    run_null(archive, bundle, out)
-    return out
 
 
 def test_every_view_and_study_comes_out_once(clean: Path, archive: Path) -> None:
@@ -421,22 +408,6 @@ def test_worker_that_cannot_start_is_an_error_with_its_words(
     monkeypatch.syspath_prepend(tmp_path)  # which a spawned process inherits
     with pytest.raises(EnvironmentProblem, match=r"died while starting \(exit code 9, .*worker.log: out of luck"):
         run_null(archive, bundle, tmp_path / "out")
-
-
-def start_scoring(archive: Path, bundle: Bundle, out: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """``mura-trt score`` in a process of its own, slowed down, and under way when this returns."""
-    command = [sys.executable, "-m", "mura_trt", "score", str(archive), "--engine", str(bundle.folder), "-o", str(out)]
-    slowed = ["--runtime", "null", "--null-ms", "200", "--batch", "4", "--shard-views", "8"]
-    # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen([*command, *slowed], **options)
-    signal.signal(signal.SIGINT, handler)
-    until = time.monotonic() + 60
-    while not list((out / "shards").glob("*.json")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return process
 
 
 def wait_for_end(processes: list[psutil.Process]) -> None:

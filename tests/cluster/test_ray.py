@@ -33,6 +33,7 @@ from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
 from mura_trt.worker import WorkerConfig
+from tests.runs import tables
 
 # Ray leaves sockets and files to the end of its process.
 pytestmark = pytest.mark.filterwarnings(
@@ -86,21 +87,9 @@ def nodes(running: Nodes) -> Nodes:
     return running
 
 
-def tables(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.glob("*.csv"))}
-
-
 def run(archive: Path, bundle: Bundle, out: Path, **options: Any) -> dict[str, Any]:
     given = {"runtime": "null", "cluster": "auto", "shard_views": 8, "batch": 4, **options}
     return score(ScoreOptions(archive, bundle.folder, out, **given))
-
-
-@pytest.fixture(scope="module")
-def clean(archive: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one machine."""
-    out = tmp_path_factory.mktemp("clean") / "out"
-    run(archive, bundle, out, cluster=None)
-    return out
 
 
 def test_two_nodes_give_what_one_machine_gives(
