@@ -182,6 +182,11 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     path = folder / MANIFEST
     try:
         raw = path.read_bytes()
+    except NotADirectoryError:
+        raise BundleError(
+            f"{folder}: a file, and an engine bundle is a folder; make one of a checkpoint with: mura-trt build-engine"
+            f" --checkpoint {folder} -o FOLDER"
+        ) from None
     except OSError as error:
         raise BundleError(
             f"{folder}: no engine bundle there ({MANIFEST}: {error.strerror});"

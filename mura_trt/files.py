@@ -96,7 +96,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     scratch, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
     scratch.mkdir()
     try:
-        yield scratch
+        try:
+            yield scratch
+        except OSError as error:  # of a full disk, libraries may name no file
+            error.filename = error.filename or str(folder)
+            raise
         replaces = folder.exists()
         if replaces:
             folder.rename(old)

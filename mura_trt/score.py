@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 # What is kept with a worker: three shards (one coming back, one at work, one to go on with), or enough that full
 # batches are there to read, to decode and to score; and where several share the last of a run, no fewer than two.
 SHARDS_AHEAD, BATCHES_AHEAD, LEAST_BATCHES = 3, 8, 2
+MURAS_LARGEST_STUDY = 13  # views
 # A dry run scores so many views, and so many times more until that takes long enough to tell the speed.
 SAMPLE_VIEWS, SAMPLE_GROWTH, ENOUGH_SECONDS = 64, 16, 4.0
 LIBRARIES = (
@@ -150,6 +151,8 @@ def _opened(options: ScoreOptions, index: HeaderIndex) -> tuple[Bundle, Listing]
     if unread:
         logger.warning("files of formats that are not read yet, and are not scored: %s", ", ".join(unread))
     logger.info("%d views in %d studies", len(listing), len(listing.studies))
+    if options.study_depth is None and len(listing) > MURAS_LARGEST_STUDY and len(listing.studies) == 1:
+        logger.warning("all views are one study, as they lie in one folder; with --study-depth 1 each may be its own")
     return bundle, listing
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import resource
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 import mura_trt
 from mura_trt.bundle import Bundle
 from mura_trt.cli import app
-from mura_trt.commands.shared import command_typed
+from mura_trt.commands.shared import command_typed, errors_told
 from mura_trt.demo.summary import summarise
 from mura_trt.errors import UsageError
 
@@ -48,6 +49,13 @@ def test_help_is_quick_and_names_the_commands() -> None:
     # Processor time, which grows little where other tests keep the cores busy; and no waiting to speak of.
     assert min(worked["help"]) < 15 * min(worked["nothing"]) + 0.1
     assert min(took["help"]) < 15 * min(took["nothing"]) + 5
+
+
+def test_a_full_disk_is_told_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, errors_told("score"):
+        raise OSError(errno.ENOSPC, "No space left on device", "out")
+    assert ended.value.exit_code == 5
+    assert capsys.readouterr().err.endswith("'out'; make room there, or choose another place\n")
 
 
 def test_help_shows_all_that_is_said_of_an_option() -> None:
@@ -118,6 +126,7 @@ def test_score_exits_3_when_a_view_failed(copied: Path, bundle: Bundle, tmp_path
         (("build-engine", "nowhere.toml", "--checkpoint", "c"), 2, "not a readable recipe"),
         (("build-engine", "--checkpoint", "c", "--batch", "many"), 2, "batch many: a number from 1 up"),
         (("inspect", "nowhere"), 5, "no engine bundle there"),
+        (("score", "ARCHIVE", "--engine", "cli.py", "-o", "OUT"), 5, "--checkpoint cli.py -o FOLDER"),
         (("demo", "ARCHIVE"), 2, "exist"),
         (("demo", "OUT", "--studies", "0"), 2, "studies"),
         (("demo-summary", "nowhere", "OUT"), 2, "not there"),

@@ -103,6 +103,8 @@ def test_a_new_folder_takes_the_old_ones_place_or_leaves_it(tmp_path: Path, monk
         with pytest.raises(OSError, match="Input/output"), new_folder(tmp_path / "f") as scratch:
             (scratch / "new").touch()
     assert [path.name for path in (tmp_path / "f").iterdir()] == ["old"]
+    with pytest.raises(OSError, match=r"No space left on device: '.*/f'"), new_folder(tmp_path / "f"):
+        raise OSError(28, "No space left on device")  # as a library says it
     with new_folder(tmp_path / "link") as scratch:
         (scratch / "new").touch()
     assert [path.name for path in (tmp_path / "f").iterdir()] == ["new"]

@@ -534,6 +534,19 @@ def test_failed_views_are_tried_again_when_asked_and_only_they(
     assert tables(out) == tables(clean)
 
 
+def test_a_flat_folder_of_many_images_is_one_study_and_that_is_told(
+    archive: Path, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(archive.rglob("*.png"))[:14]):
+        shutil.copy(path, flat / f"{number}.png")
+    for depth, studies in ((None, 1), (1, 14)):
+        assert run_null(flat, bundle, tmp_path / f"out{studies}", study_depth=depth)["studies"] == studies
+        assert ("all views are one study" in caplog.text) == (studies == 1)
+        caplog.clear()
+
+
 def test_a_gpu_that_no_runtime_works_on_is_told(
     copied: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

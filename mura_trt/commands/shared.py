@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,8 @@ def errors_told(command: str) -> Iterator[None]:
         print(f"mura-trt: {error}: pip install 'mura-trt[{extra}]'", file=sys.stderr)
         raise typer.Exit(EXIT_ENVIRONMENT) from error
     except OSError as error:  # a full disk, a folder that vanished; the error names the file
-        print(f"mura-trt: {error}", file=sys.stderr)
+        way = "; make room there, or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        print(f"mura-trt: {error}{way}", file=sys.stderr)
         raise typer.Exit(EXIT_ENVIRONMENT) from error
 
 
