@@ -55,6 +55,8 @@ def check(options: ScoreOptions, recipe: dict[str, Any], bundle: Bundle, listing
         asked = {name: value for name, value in asked.items() if name not in free}
     elif recipe["listing"] == UPDATING:
         raise UsageError(f"{options.out}: an update was stopped before it began; run it again: --update")
+    if asked.get("uids", recipe.get("uids")) != recipe.get("uids"):  # then views have other names, too
+        asked.pop("listing", None)
     check_recipe(options.out, asked)
 
 

@@ -21,7 +21,9 @@ import pandas as pd
 import psutil
 import pytest
 
+from mura_trt import score as score_module
 from mura_trt.archives import list_archive
+from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing, Reference
 from mura_trt.bundle import Bundle
@@ -542,7 +544,8 @@ def test_a_flat_folder_of_many_images_is_one_study_and_that_is_told(
     for number, path in enumerate(sorted(archive.rglob("*.png"))[:14]):
         shutil.copy(path, flat / f"{number}.png")
     for depth, studies in ((None, 1), (1, 14)):
-        assert run_null(flat, bundle, tmp_path / f"out{studies}", study_depth=depth)["studies"] == studies
+        options = ScoreOptions(flat, bundle.folder, tmp_path / "out", study_depth=depth)
+        assert len(score_module._opened(options, HeaderIndex())[1].studies) == studies
         assert ("all views are one study" in caplog.text) == (studies == 1)
         caplog.clear()
 
@@ -554,7 +557,7 @@ def test_a_gpu_that_no_runtime_works_on_is_told(
     monkeypatch.setattr(Crew, "start", lambda crew: start(crew)._replace(passed_over=["tensorrt: not installed"]))
     for gpus in (0, 1):
         monkeypatch.setattr("mura_trt.score.cuda_device_count", lambda gpus=gpus: gpus)
-        run_null(copied, bundle, tmp_path / str(gpus))
+        run_null(copied, bundle, tmp_path / str(gpus), shard_views=64)
         told = [record for record in caplog.records if "no runtime works on the GPU" in record.getMessage()]
         assert len(told) == gpus
 

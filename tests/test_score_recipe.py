@@ -30,5 +30,5 @@ def test_a_run_goes_on_only_where_it_is_decoded_as_it_began(
     score(options)
     there = gray.available()
     monkeypatch.setattr(gray, "available", lambda: not there)
-    with pytest.raises(UsageError, match="own_decoder"):
+    with pytest.raises(UsageError, match="began with this package's C code where now there is none"):
         score(dataclasses.replace(options, resume=True))
