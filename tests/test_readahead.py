@@ -204,7 +204,7 @@ class Gate:
 
     def read(self, reference: Reference) -> bytes:
         self.readers.add(threading.get_ident())
-        self.opened.wait()
+        self.opened.wait(120)  # or a test that fails would leave threads that never end
         if reference == (1,):
             raise Unreadable("GONE", "away")
         return good(0)
