@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mura_trt.archives.listing import display, plain
+from mura_trt.archives.keys import display, plain
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import check_target, write_atomically
 from mura_trt.progress import Progress

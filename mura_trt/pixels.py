@@ -22,14 +22,14 @@ BATCH = 64
 class DecodedViews(NamedTuple):
     """A batch: ``pixels`` is uint8 (k, H, W, 1), of the ``views`` by number; ``failures`` are views without pixels.
 
-    ``files`` holds the k images as they went into the decoder, and ``colored`` the views whose files store color.
+    ``files`` holds the k images as they went into the decoder, and ``color`` whether each stores color.
     """
 
     views: list[int]
     pixels: NDArray[np.uint8]
     failures: list[Failure]
     files: list[bytes]
-    colored: frozenset[int]
+    color: list[bool]
 
 
 class ViewDecoder:
@@ -91,10 +91,10 @@ class ViewDecoder:
                 with self._doing("decode", decoding.allowance):
                     pixels, kept, rejected = self._decoder.collect()
                 failures += [Failure(decoding.views[at], "decode", why.code, str(why)) for at, why in rejected]
-                files = [decoding.files[at] for at in kept]
-                yield DecodedViews([decoding.views[at] for at in kept], pixels, failures, files, decoding.colored)
+                views, files, color = decoding.take(kept)
+                yield DecodedViews(views, pixels, failures, files, color)
             elif failures:
-                yield DecodedViews([], np.empty((0, *self._size, 1), np.uint8), failures, [], frozenset())
+                yield DecodedViews([], np.empty((0, *self._size, 1), np.uint8), failures, [], [])
             elif not batch:
                 return
             decoding = batch

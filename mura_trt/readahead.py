@@ -35,8 +35,13 @@ class Batch(NamedTuple):
 
     views: list[int]
     files: list[bytes]
-    colored: frozenset[int] = frozenset()
-    """The views whose files store color."""
+    color: list[bool]
+    """Whether the file stores color."""
+
+    def take(self, positions: Sequence[int]) -> Batch:
+        """Some of its files, by position."""
+        views, files, color = self
+        return Batch([views[at] for at in positions], [files[at] for at in positions], [color[at] for at in positions])
 
     @property
     def allowance(self) -> float:
@@ -62,8 +67,7 @@ class ReadAhead:
         self._threads = ThreadPoolExecutor(reader.threads, thread_name_prefix="read")
         self._unread: deque[Chunk] = deque()
         self._reading: deque[tuple[Chunk, Future[list[Plain | Failure]]]] = deque()
-        self._ready = Batch([], [])
-        self._colored: set[int] = set()
+        self._ready = Batch([], [], [])
         self._ready_bytes = 0
         self._flush = False
         self._read_began: dict[int, float] = {}  # by thread
@@ -116,16 +120,12 @@ class ReadAhead:
                     self._ready.views.append(view)
                     self._ready.files.append(outcome.data)
                     self._ready_bytes += len(outcome.data)
-                    if outcome.color:
-                        self._colored.add(view)
-        views, files, _ = self._ready
-        full = len(views) >= self._batch or self._ready_bytes >= MAX_BATCH_BYTES
-        if not full and not (views and self._flush):
+                    self._ready.color.append(outcome.color)
+        full = len(self._ready.views) >= self._batch or self._ready_bytes >= MAX_BATCH_BYTES
+        if not full and not (self._ready.views and self._flush):
             return None, failures
-        self._ready = Batch(views[self._batch :], files[self._batch :])
-        colored = frozenset(self._colored.intersection(views[: self._batch]))
-        self._colored -= colored
-        given = Batch(views[: self._batch], files[: self._batch], colored)
+        count, ready = self._batch, len(self._ready.views)
+        given, self._ready = self._ready.take(range(min(count, ready))), self._ready.take(range(count, ready))
         size = sum(map(len, given.files))
         self._ready_bytes -= size
         self._hold(-size)

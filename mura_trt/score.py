@@ -21,7 +21,8 @@ from mura_trt import worker
 from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.folder import UNREAD_SUFFIXES
-from mura_trt.archives.listing import Listing, suffix_of
+from mura_trt.archives.keys import suffix_of
+from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
 from mura_trt.contract import InputContract
 from mura_trt.crew import Crew, Hire

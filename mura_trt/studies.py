@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import Listing, display
+from mura_trt.archives.keys import display
+from mura_trt.archives.listing import Listing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -341,8 +341,8 @@ class Worker:
         if kept:
             with self._doing("engine"):
                 self._session.submit(pixels)
-            views = np.array([batch.views[at] for at in kept])
-            self._computing.append((views, np.array([view in batch.colored for view in views.tolist()])))
+            views, _, color = batch.take(kept)
+            self._computing.append((np.array(views), np.array(color)))
 
     def _finish_batch(self) -> None:
         """The oldest batch's scores from the session to the tasks that its views are of."""

@@ -101,7 +101,7 @@ def test_batches_are_full_across_runs_and_the_tail_waits_for_the_flush(tmp_path:
     ahead.add(9, keys[9:])
     ahead.flush()
     batches, failures = drain(ahead)
-    assert batches == [Batch([8, 9, 10], [good(8), good(9), good(10)])] and failures == []
+    assert batches == [Batch([8, 9, 10], [good(8), good(9), good(10)], [False] * 3)] and failures == []
     assert not ahead.reading and ahead.next_batch() == (None, [])
 
 
@@ -113,7 +113,7 @@ def test_files_that_store_color_are_told_with_their_batch(tmp_path: Path, opened
     ahead.add(10, keys)
     ahead.flush()
     batches = [ahead.next_batch()[0] for _ in range(3)]
-    assert [batch and sorted(batch.colored) for batch in batches] == [[11], [13, 15], [17]]
+    assert [batch and batch.color for batch in batches] == [[False, True, False], [True, False, True], [False, True]]
 
 
 def test_a_run_behind_the_flush_makes_its_tail_wait_again(tmp_path: Path, opened: Opened) -> None:
@@ -134,7 +134,7 @@ def test_a_view_that_cannot_be_read_is_a_failure_with_stage_and_code(tmp_path: P
     ahead.add(40, make_views(tmp_path, [GOOD, code, GOOD]))
     ahead.flush()
     batches, (failure,) = drain(ahead)
-    assert batches == [Batch([40, 42], [good(0), good(2)])]
+    assert batches == [Batch([40, 42], [good(0), good(2)], [False] * 2)]
     assert (failure.view, failure.stage, failure.code) == (41, STAGES.get(code, "read"), code)
     assert failure.message and str(tmp_path) not in failure.message
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from mura_trt import results
 from mura_trt import tables as tables_module
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import Listing, display
+from mura_trt.archives.keys import display
+from mura_trt.archives.listing import Listing
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.recipe import note_recipe
 from mura_trt.results import Existing, Outcome, OutputFolder

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import scale, scale_projection
 from benchmarks.feed import make_bundle
-from mura_trt.archives.listing import body_part
+from mura_trt.archives.keys import body_part
 from mura_trt.bench.processes import in_fresh_process
 from mura_trt.demo.anatomy import BODY_PARTS
 

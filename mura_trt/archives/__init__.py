@@ -10,7 +10,8 @@ from pathlib import Path
 from mura_trt.archives.dicoms import HeaderIndex, sorted_by_headers
 from mura_trt.archives.disclosure import Disclosure
 from mura_trt.archives.folder import UNREAD_SUFFIXES, list_folder
-from mura_trt.archives.listing import IMAGE_SUFFIXES, Listing
+from mura_trt.archives.keys import IMAGE_SUFFIXES
+from mura_trt.archives.listing import Found, Listing, gather
 from mura_trt.archives.lists import LIST_SUFFIXES, is_list, list_file
 from mura_trt.archives.openers import located
 from mura_trt.archives.remote import check_url, list_below
@@ -72,48 +73,45 @@ def list_archive(
         There are DICOM files and pydicom is not installed, or what a URL needs is not.
     """
     named = isinstance(archive, Path) and is_list(archive)
-    listing = sorted_by_headers(
-        _list(archive, study_depth, root), disclosure, HeaderIndex() if index is None else index, named
-    )
+    if study_depth is not None and study_depth < 1:
+        raise UsageError(f"--study-depth {study_depth}: a study is at least the first part of a path; give 1 or more")
+    listing = gather(_find(archive, root), study_depth)
+    listing = sorted_by_headers(listing, disclosure, HeaderIndex() if index is None else index, named)
     _check_not_empty(listing, archive)
     return listing
 
 
-def _list(archive: Path | str, study_depth: int | None, root: Path | None) -> Listing:
-    if study_depth is not None and study_depth < 1:
-        raise UsageError(f"--study-depth {study_depth}: a study is at least the first part of a path; give 1 or more")
-    if isinstance(archive, str):
-        if root is not None:
-            raise UsageError(f"--root is for list files, and {archive} is none; leave it out")
-        return _list_url(archive, study_depth)
-    # Not Path's own questions, which raise where a name is too long or a folder above is closed.
-    if root is not None and not is_list(archive):
+def _find(archive: Path | str, root: Path | None) -> Found:
+    if root is not None and (isinstance(archive, str) or not is_list(archive)):
         raise UsageError(f"--root is for list files, and {archive} is none; leave it out")
+    if isinstance(archive, str):
+        return _find_behind_url(archive)
+    # Not Path's own questions, which raise where a name is too long or a folder above is closed.
     if os.path.isdir(archive):
-        return list_folder(archive, study_depth)
+        return list_folder(archive)
     if os.path.isfile(archive):
         if is_list(archive):
-            return list_file(archive, study_depth, root)
+            return list_file(archive, root)
         if archive.suffix.lower() == ".zip":
-            return list_zip(archive, study_depth)
+            return list_zip(archive)
         if is_tar(archive):
-            return list_tars(archive, [located(archive)], study_depth)
+            return list_tars(archive, [located(archive)])
     elif is_tar(archive) and (numbers := _RANGE.search(str(archive))):
-        return list_tars(archive, _numbered(located(archive), numbers), study_depth)
+        return list_tars(archive, _numbered(located(archive), numbers))
     if os.path.exists(archive):
         kinds = ", ".join((".zip", ".tar", ".tar.gz", ".tar.zst", *sorted(LIST_SUFFIXES)))
         raise UsageError(f"{archive}: neither a folder nor a zip, tar or list file ({kinds})")
     raise UsageError(f"{archive}: no such folder or file; check the path")
 
 
-def _list_url(url: str, study_depth: int | None) -> Listing:
+def _find_behind_url(url: str) -> Found:
     check_url(url)
     if url.lower().endswith(".zip"):
-        return list_zip(url, study_depth)
+        return list_zip(url)
     if is_tar(url):
         numbers = _RANGE.search(url)
-        return list_tars(url, _numbered(url, numbers) if numbers else [url], study_depth)
-    return list_below(url, study_depth)
+        return list_tars(url, _numbered(url, numbers) if numbers else [url])
+    return list_below(url)
 
 
 def _numbered(pattern: str, numbers: re.Match[str]) -> list[str]:

@@ -13,20 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from mura_trt.archives.disclosure import Disclosure
-from mura_trt.archives.listing import (
-    DICOM,
-    DICOM_SUFFIXES,
-    IMAGE,
-    IMAGE_SUFFIXES,
-    NO_IMAGE,
-    UNREAD,
-    HeaderReader,
-    Listing,
-    Reference,
-    Unreadable,
-    may_be_dicom,
-    suffix_of,
-)
+from mura_trt.archives.keys import DICOM_SUFFIXES, IMAGE_SUFFIXES, NO_IMAGE, may_be_dicom, suffix_of
+from mura_trt.archives.listing import DICOM, IMAGE, UNREAD, HeaderReader, Listing, Reference, Unreadable
 from mura_trt.dicom import Header, is_dicom, read_header
 from mura_trt.files import read_checked, write_checked
 from mura_trt.screen import Rejected

@@ -11,17 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from mura_trt.archives.listing import (
-    MAX_FILE_BYTES,
-    Entry,
-    Listing,
-    Reference,
-    display,
-    gather,
-    is_view,
-    read_threads,
-    stamp_of,
-)
+from mura_trt.archives.keys import display, is_view
+from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Found, Reference, read_threads, stamp_of
 
 # Image formats that people keep X-rays in and this version does not read: named, so that nobody takes a folder of
 # them for an empty one.
@@ -90,15 +81,12 @@ class FolderSource:
         return os.path.join(os.fsencode(self.root), b"")
 
 
-def list_folder(archive: Path, study_depth: int | None) -> Listing:
+def list_folder(archive: Path) -> Found:
     """Lists a folder tree."""
     ignored: Counter[str] = Counter()
     unreadable: list[tuple[str, str]] = []
     keys = (key for key in _walk(os.fsencode(archive), unreadable) if is_view(key, ignored))
-    listing = gather(FolderSource(str(archive.resolve())), map(Entry, keys), study_depth)
-    listing.ignored.update(ignored)
-    listing.unreadable.extend(unreadable)
-    return listing
+    return Found(FolderSource(str(archive.resolve())), map(Entry, keys), ignored=ignored, unreadable=unreadable)
 
 
 def _walk(root: bytes, unreadable: list[tuple[str, str]]) -> Iterator[bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.archives.keys import (
+    DICOM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    KNOWN_SUFFIXES,
+    KeyColumn,
+    KeyNumbers,
+    body_part,
+    display,
+    study_key,
+)
 from mura_trt.cores import usable_cores
 from mura_trt.dicom import BODY_PARTS
 
@@ -23,19 +32,10 @@ if TYPE_CHECKING:
 
     from mura_trt.archives.disclosure import Disclosure
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-NO_IMAGE = "DICOM without an image"  # among suffixes, for reports and the like
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
-# Of other files beside images, what is told of by name where names may be patients'.
-KNOWN_SUFFIXES = frozenset({"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip", ".tar", ".tif", ".tiff", NO_IMAGE})
 # A file larger than this is no X-ray: the largest plain radiographs are around 50 MB uncompressed.
 MAX_FILE_BYTES = 1 << 28
 
 _AT_ONCE = 1 << 16  # views whose columns are copied
-_BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
-_ESCAPES = str.maketrans({"\r": "\\r", "\n": "\\n", "\0": "\\x00"})
-_PATIENT = re.compile(r"(?:^|/)(patient\d+)(?=/|$)")
-_LABEL = re.compile(r"(?:^|/)study\d+_(positive|negative)(?=/|$)")
 
 # What a view is, as far as the listing tells: an image file, a DICOM file whose header was read, or one, as it seems,
 # whose header could not be read.
@@ -103,6 +103,24 @@ class Entry(NamedTuple):
     study: bytes | None = None
     """Its study's key, where the archive names one."""
     place: Place = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What listing an archive of any kind finds; its counts and parts are whole when the last entry was taken.
+
+    ``entries`` come in read order, no view twice; ``place`` is the structure of their places, None where views are
+    files. The rest is as in :class:`Listing`.
+    """
+
+    source: Source
+    entries: Iterable[Entry]
+    place: np.dtype[np.void] | None = None
+    ignored: Counter[str] = field(default_factory=Counter)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: int = 0
+    studies_named: bool = False
+    stamps: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -263,141 +281,29 @@ class Listing:
         return first
 
 
-def gather(
-    source: Source, entries: Iterable[Entry], study_depth: int | None, place: np.dtype[np.void] | None = None
-) -> Listing:
-    """Entries in columns.
-
-    Parameters
-    ----------
-    source
-        Where the views are read from.
-    entries
-        In read order; no view twice.
-    study_depth
-        A study is the first so many parts of a view's path; None takes the folder the view lies in.
-    place
-        The structure of an entry's place; None where views are files.
-    """
+def gather(found: Found, study_depth: int | None) -> Listing:
+    """What was found in columns; a study whose key no entry names is ``study_depth`` parts of a view's path."""
     views, studies, study_of = KeyColumn(), KeyNumbers(), array("i")
     places: list[Place] = []
-    for entry in entries:
+    for entry in found.entries:
         views.append(entry.key)
         study_of.append(studies.number(entry.study or study_key(entry.key, study_depth)))
-        if place is not None:
+        if found.place is not None:
             places.append(entry.place)
     return Listing(
-        source=source,
+        source=found.source,
         views=views.to_arrow(),
         study_of=np.array(study_of, np.int32),
         studies=studies.to_arrow(),
-        places=None if place is None else np.array(places, place),
+        places=None if found.place is None else np.array(places, found.place),
+        ignored=found.ignored,
+        unreadable=found.unreadable,
+        duplicates=found.duplicates,
+        studies_named=found.studies_named,
+        stamps=found.stamps,
     )
-
-
-class KeyColumn:
-    """Keys one behind another as they come: an object of Python's for each would take twice what all else does."""
-
-    def __init__(self) -> None:
-        self._keys, self._ends = bytearray(), array("q", [0])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, number: int) -> bytes:
-        return bytes(self._keys[self._ends[number] : self._ends[number + 1]])
-
-    def append(self, key: bytes) -> None:
-        """Takes one more."""
-        self._keys += key
-        self._ends.append(len(self._keys))
-
-    def to_arrow(self) -> pa.LargeBinaryArray:
-        """All of them, not copied; none can be added then."""
-        import pyarrow as pa
-
-        buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._keys)]
-        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
-
-
-class KeyNumbers(KeyColumn):
-    """Keys that are told apart, numbered in order of first appearance."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._numbers: dict[int, int] = {}  # by the key's hash, or the next that is free
-        self._last: tuple[bytes, int] = (b"", -1)
-
-    def number(self, key: bytes) -> int:
-        """The key's number, be it new or not."""
-        if key != self._last[0] or not len(self):  # a study's views mostly stand together
-            slot = hash(key)
-            while (number := self._numbers.setdefault(slot, len(self))) < len(self) and self[number] != key:
-                slot += 1
-            if number == len(self):
-                self.append(key)
-            self._last = key, number
-        return self._last[1]
-
-
-def study_key(key: bytes, study_depth: int | None) -> bytes:
-    """The study of a view by its path."""
-    if study_depth is None:
-        return os.path.dirname(key) or b"."
-    return b"/".join(key.split(b"/")[:study_depth])
-
-
-def is_view(key: bytes, ignored: Counter[str]) -> bool:
-    """Whether a path's name may be a view's; counts what is passed over by its suffix, but for what is hidden."""
-    if os.path.basename(key).startswith(b"."):  # hidden, AppleDouble (._image1.png) among them
-        return False
-    suffix = suffix_of(key)
-    if suffix in IMAGE_SUFFIXES or may_be_dicom(suffix):
-        return True
-    ignored[suffix] += 1
-    return False
-
-
-def suffix_of(key: bytes) -> str:
-    """``.png`` of ``a/b.PNG``."""
-    return display(os.path.splitext(key)[1]).lower()
-
-
-def may_be_dicom(suffix: str) -> bool:
-    """Whether files of that suffix are looked into: exports have none, or names that are UIDs and end in a number."""
-    return suffix in DICOM_SUFFIXES or not suffix or suffix[1:].isdigit()
 
 
 def stamp_of(status: os.stat_result) -> bytes:
     """A file's size and the time of its last change, in nanoseconds."""
     return b"%d %d" % (status.st_size, status.st_mtime_ns)
-
-
-def plain(path: bytes) -> bytes:
-    """Without empty and ``.`` parts, so that a view has one name; ``..`` stays, for a link may lie before it."""
-    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-    return (b"/" if path.startswith(b"/") else b"") + b"/".join(parts)
-
-
-def display(key: bytes) -> str:
-    """A key as text for tables and messages; line breaks, NUL and what is not UTF-8 show as backslash escapes."""
-    text = key.decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else text.translate(_ESCAPES)
-
-
-def body_part(key: bytes) -> str:
-    """``WRIST`` of ``.../XR_WRIST/...``; empty where the path names no body part the way MURA does."""
-    found = _BODY_PART.search(display(key))
-    return found[1] if found else ""
-
-
-def label(key: bytes) -> int | None:
-    """1 or 0 of MURA's ``studyN_positive`` or ``studyN_negative``; None where the path carries no label."""
-    found = _LABEL.search(display(key))
-    return int(found[1] == "positive") if found else None
-
-
-def patient(name: str) -> str | None:
-    """MURA's ``patient00012`` of a view's or study's name as text; None where it tells of none."""
-    found = _PATIENT.search(name)
-    return found[1] if found else None

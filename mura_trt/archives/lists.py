@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import Entry, Listing, gather, plain
+from mura_trt.archives.keys import plain
+from mura_trt.archives.listing import Entry, Found
 from mura_trt.errors import UsageError
 
 LIST_SUFFIXES = frozenset({".csv", ".txt"})
@@ -20,7 +20,7 @@ def is_list(path: Path) -> bool:
     return path.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(path)
 
 
-def list_file(archive: Path, study_depth: int | None, root: Path | None) -> Listing:
+def list_file(archive: Path, root: Path | None) -> Found:
     """Lists the images that a file names.
 
     Raises
@@ -36,9 +36,12 @@ def list_file(archive: Path, study_depth: int | None, root: Path | None) -> List
     for number, (key, study, _) in enumerate(entries, start=1):
         if studies.setdefault(key, study) != study:  # by number, for a path may tell of a patient
             raise UsageError(f"{archive}, entry {number}: its path is listed under two studies; keep one")
-    listing = gather(FolderSource(str(base)), map(Entry, studies.keys(), studies.values()), study_depth)
-    named = any(study is not None for study in studies.values())
-    return replace(listing, duplicates=len(entries) - len(studies), studies_named=named)
+    return Found(
+        FolderSource(str(base)),
+        map(Entry, studies.keys(), studies.values()),
+        duplicates=len(entries) - len(studies),
+        studies_named=any(study is not None for study in studies.values()),
+    )
 
 
 def _read_list(archive: Path) -> list[Entry]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mura_trt.archives.listing import MAX_FILE_BYTES, Place, Unreadable, is_view, plain
+from mura_trt.archives.keys import is_view, plain
+from mura_trt.archives.listing import MAX_FILE_BYTES, Place, Unreadable
 
 # A refused member is listed and fails when it is read, so that it is named among the failures. The numbers are kept in
 # listings; the way out is the same for all: repack the archive.

@@ -11,15 +11,16 @@ import io
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Listing, Reference, Unreadable, gather, is_view
+from mura_trt.archives.keys import is_view
+from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Found, Reference, Unreadable
 from mura_trt.errors import EnvironmentProblem, UsageError
 
 # Extras by scheme.
@@ -92,8 +93,8 @@ def oserrors() -> Iterator[None]:
         raise OSError(errno.EIO, f"the store gives an error ({type(error).__name__})") from error
 
 
-class RemoteFile:
-    """A file behind a URL, which any thread may read at any place.
+class _Behind:
+    """What lies behind a URL.
 
     Attributes
     ----------
@@ -105,32 +106,32 @@ class RemoteFile:
         self._system, self._path = file_system(url)
         self.moved_at = time.monotonic()
 
+    def _read(self, path: str, offset: int, count: int) -> bytes:
+        """Up to ``count`` bytes, some at a time; raises OSError."""
+        parts: list[bytes] = []
+        while count > 0:
+            asked = min(count, _AT_ONCE)
+            with oserrors():
+                part = cast(bytes, self._system.cat_file(path, start=offset, end=offset + asked))
+            if len(part) > asked:
+                raise OSError(errno.EIO, "the server gives whole files only, no parts of them")
+            self.moved_at = time.monotonic()
+            parts.append(part)
+            if len(part) < asked:
+                break
+            offset, count = offset + asked, count - asked
+        return b"".join(parts)
+
+
+class RemoteFile(_Behind):
+    """A file behind a URL, which any thread may read at any place."""
+
     def read(self, count: int, offset: int) -> bytes:
         """So many bytes; raises Unreadable where the file ends before, and OSError."""
-        data = _read(self._system, self._path, offset, count, self._moved)
+        data = self._read(self._path, offset, count)
         if len(data) < count:
             raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {offset + len(data)}")
         return data
-
-    def _moved(self) -> None:
-        self.moved_at = time.monotonic()
-
-
-def _read(system: Any, path: str, offset: int, count: int, moved: Callable[[], None]) -> bytes:
-    """Up to ``count`` bytes, some at a time; raises OSError."""
-    parts: list[bytes] = []
-    while count > 0:
-        asked = min(count, _AT_ONCE)
-        with oserrors():
-            part = cast(bytes, system.cat_file(path, start=offset, end=offset + asked))
-        if len(part) > asked:
-            raise OSError(errno.EIO, "the server gives whole files only, no parts of them")
-        moved()
-        parts.append(part)
-        if len(part) < asked:
-            break
-        offset, count = offset + asked, count - asked
-    return b"".join(parts)
 
 
 class _Stream(io.RawIOBase):
@@ -197,20 +198,10 @@ class RemoteFolder:
         return RemoteReader(self.root)
 
 
-class RemoteReader:
-    """Reads objects by their keys.
-
-    Attributes
-    ----------
-    moved_at
-        When bytes last came: seconds of the monotonic clock.
-    """
+class RemoteReader(_Behind):
+    """Reads objects by their keys."""
 
     threads = READ_THREADS
-
-    def __init__(self, url: str) -> None:
-        self._system, self._path = file_system(url)
-        self.moved_at = time.monotonic()
 
     def read(self, reference: Reference) -> bytes:
         """The bytes of one object.
@@ -229,14 +220,14 @@ class RemoteReader:
         """Its first bytes; raises OSError."""
         path = self._of(reference)
         try:
-            return _read(self._system, path, 0, count, self._moved)
+            return self._read(path, 0, count)
         except FileNotFoundError:
             raise
         except OSError:
             with oserrors():
                 size = self._system.info(path).get("size")
             if size == 0 or (size is not None and size % _AT_ONCE == 0 and size < count):  # no part begins at its end
-                return _read(self._system, path, 0, size, self._moved)
+                return self._read(path, 0, size)
             raise
 
     def stamp(self, reference: Reference) -> bytes:
@@ -244,15 +235,12 @@ class RemoteReader:
         with oserrors():
             return _stamp(self._system.info(self._of(reference)))
 
-    def _moved(self) -> None:
-        self.moved_at = time.monotonic()
-
     def _of(self, reference: Reference) -> str:
         assert isinstance(reference, bytes)
         return f"{self._path.rstrip('/')}/{os.fsdecode(reference)}"
 
 
-def list_below(url: str, study_depth: int | None) -> Listing:
+def list_below(url: str) -> Found:
     """Lists the objects below a URL, in order of their keys.
 
     Raises
@@ -273,10 +261,8 @@ def list_below(url: str, study_depth: int | None) -> Listing:
     ignored: Counter[str] = Counter()
     objects = {os.fsencode(name[len(path) + 1 :]): info for name, info in found.items() if info["type"] == "file"}
     keys = [key for key in sorted(objects) if not _hidden(key) and is_view(key, ignored)]
-    listing = gather(RemoteFolder(url.rstrip("/")), map(Entry, keys), study_depth)
-    listing.ignored.update(ignored)
     stamps = np.frombuffer(b"".join(_stamp(objects[key]) for key in keys), np.uint8).reshape(-1, 16)
-    return replace(listing, stamps=stamps)
+    return Found(RemoteFolder(url.rstrip("/")), map(Entry, keys), ignored=ignored, stamps=stamps)
 
 
 def _hidden(key: bytes) -> bool:

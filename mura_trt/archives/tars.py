@@ -14,6 +14,7 @@ import os
 import tarfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,10 @@ import numpy as np
 from mura_trt.archives.listing import (
     MAX_FILE_BYTES,
     Entry,
+    Found,
     HeaderReader,
-    Listing,
     Reference,
     Unreadable,
-    gather,
     read_threads,
 )
 from mura_trt.archives.openers import RandomAccessFile, file_stamp, open_file, open_stream
@@ -85,13 +85,35 @@ class TarSource:
         return StreamReader(self.paths) if self.compressed else TarReader(self.paths)
 
 
-class TarReader:
-    """Reads members of plain tar files by their place, from several threads at once."""
+class _Members(ABC):
+    """Members of tar files by their place."""
 
     def __init__(self, paths: tuple[str, ...]) -> None:
-        self.threads = read_threads()
         self._paths = paths
         self._stamps = functools.cache(file_stamp)
+
+    @abstractmethod
+    def read(self, reference: Reference) -> bytes:
+        """The bytes of one member; raises OSError or Unreadable."""
+
+    def head(self, reference: Reference, count: int) -> bytes:
+        """The first bytes of one member; raises as ``read``."""
+        assert isinstance(reference, tuple)
+        number, offset, size, how = reference
+        return self.read((number, offset, min(size, count), how))
+
+    def stamp(self, reference: Reference) -> bytes:
+        """Its place, and its file's size and time."""
+        assert isinstance(reference, tuple)
+        return b"%r %b" % (reference, self._stamps(self._paths[reference[0]]))
+
+
+class TarReader(_Members):
+    """Reads members of plain tar files, from several threads at once."""
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        super().__init__(paths)
+        self.threads = read_threads()
         self._open: dict[int, tuple[int, RandomAccessFile]] = {}  # by thread, the file that it is at
 
     def read(self, reference: Reference) -> bytes:
@@ -111,24 +133,14 @@ class TarReader:
         """When bytes last came over a network; 0 where they come from a disk."""
         return max((file.moved_at for _, file in self._open.copy().values()), default=0.0)
 
-    def stamp(self, reference: Reference) -> bytes:
-        """Its place, and its file's size and time."""
-        assert isinstance(reference, tuple)
-        return b"%r %b" % (reference, self._stamps(self._paths[reference[0]]))
 
-    def head(self, reference: Reference, count: int) -> bytes:
-        """The first bytes of one member; raises as ``read``."""
-        return self.read(_cut(reference, count))
-
-
-class StreamReader:
+class StreamReader(_Members):
     """Reads members of compressed tar files; fast in the order in which they lie there."""
 
     threads = 1
 
     def __init__(self, paths: tuple[str, ...]) -> None:
-        self._paths = paths
-        self._stamps = functools.cache(file_stamp)
+        super().__init__(paths)
         self._number = -1
         self._stream: _Forward
 
@@ -157,15 +169,6 @@ class StreamReader:
             raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {self._stream.tell()}")
         return data
 
-    def stamp(self, reference: Reference) -> bytes:
-        """Its place, and its file's size and time."""
-        assert isinstance(reference, tuple)
-        return b"%r %b" % (reference, self._stamps(self._paths[reference[0]]))
-
-    def head(self, reference: Reference, count: int) -> bytes:
-        """The first bytes of one member; raises as ``read``."""
-        return self.read(_cut(reference, count))
-
     def _close(self) -> None:
         if self._number >= 0:
             self._number = -1
@@ -173,13 +176,6 @@ class StreamReader:
 
     def __del__(self) -> None:  # readers are let go of, not closed, and Python 3.13 warns of the files that they hold
         self._close()
-
-
-def _cut(reference: Reference, count: int) -> Reference:
-    """Of a member, its first bytes."""
-    assert isinstance(reference, tuple)
-    number, offset, size, how = reference
-    return number, offset, min(size, count), how
 
 
 class _Forward(io.RawIOBase):
@@ -267,7 +263,7 @@ def _unpacked(path: str) -> tuple[IO[bytes], IO[bytes]]:
     return cast("IO[bytes]", bz2.BZ2File(file) if kind == _BZIP2 else lzma.LZMAFile(file)), file
 
 
-def list_tars(archive: Path | str, paths: list[str], study_depth: int | None) -> Listing:
+def list_tars(archive: Path | str, paths: list[str]) -> Found:
     """Lists the images of tar files in the order in which they lie there.
 
     A file that is missing or damaged is told, with what cannot be listed; the rest is listed.
@@ -278,8 +274,6 @@ def list_tars(archive: Path | str, paths: list[str], study_depth: int | None) ->
         As the user names it.
     paths
         The tar files.
-    study_depth
-        A study is the first so many parts of a view's path; None takes the folder the view lies in.
 
     Raises
     ------
@@ -301,10 +295,7 @@ def list_tars(archive: Path | str, paths: list[str], study_depth: int | None) ->
     if len(kinds) > 1:
         raise UsageError(f"{archive}: some of the files are compressed and some are not; score them apart")
     source = TarSource(tuple(paths), kinds == {True})
-    listing = gather(source, entries, study_depth, PLACE)
-    listing.ignored.update(names.ignored)
-    listing.unreadable.extend(unreadable)
-    return listing
+    return Found(source, entries, PLACE, names.ignored, unreadable)
 
 
 def _members(path: str, number: int, names: Names) -> Iterator[Entry]:

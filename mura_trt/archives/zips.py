@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Listing, Place, Reference, Unreadable, gather, read_threads
+from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Found, Place, Reference, Unreadable, read_threads
 from mura_trt.archives.openers import RandomAccessFile, located, open_file, open_stream
 from mura_trt.archives.packed import (
     ENCRYPTED,
@@ -107,7 +107,7 @@ class ZipReader:
         return unpacked
 
 
-def list_zip(archive: Path | str, study_depth: int | None) -> Listing:
+def list_zip(archive: Path | str) -> Found:
     """Lists a zip file's images in the order in which they lie there.
 
     Raises
@@ -124,10 +124,8 @@ def list_zip(archive: Path | str, study_depth: int | None) -> Listing:
         ) from error
     members.sort(key=lambda member: member.header_offset)
     names = Names()
-    entries = list(_entries(members, _overlapping(located(archive), members), names))
-    listing = gather(ZipSource(located(archive)), entries, study_depth, PLACE)
-    listing.ignored.update(names.ignored)
-    return listing
+    entries = _entries(members, _overlapping(located(archive), members), names)
+    return Found(ZipSource(located(archive)), entries, PLACE, names.ignored)
 
 
 def _entries(members: list[zipfile.ZipInfo], overlapping: NDArray[np.bool_], names: Names) -> Iterator[Entry]:

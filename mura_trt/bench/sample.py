@@ -14,7 +14,8 @@ import numpy as np
 
 from mura_trt.archives import NamedArchive
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import DICOM, IMAGE_SUFFIXES, Unreadable, suffix_of
+from mura_trt.archives.keys import IMAGE_SUFFIXES, suffix_of
+from mura_trt.archives.listing import DICOM, Unreadable
 from mura_trt.errors import UsageError
 from mura_trt.host_decode import open_decoder
 from mura_trt.readahead import plain_of

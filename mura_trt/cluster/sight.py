@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mura_trt import gray
-from mura_trt.archives.listing import Listing, Reference, Unreadable, display
+from mura_trt.archives.keys import display
+from mura_trt.archives.listing import Listing, Reference, Unreadable
 from mura_trt.bundle import Bundle
 from mura_trt.errors import BundleError, EnvironmentProblem
 from mura_trt.score_recipe import DICOM_LIBRARIES, installed_versions

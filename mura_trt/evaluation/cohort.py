@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import patient
+from mura_trt.archives.keys import patient
 from mura_trt.errors import UsageError
 from mura_trt.evaluation.files import Labels, Predictions, some
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import body_part, label
+from mura_trt.archives.keys import body_part, label
 from mura_trt.errors import UsageError
 from mura_trt.evaluation.finished import WORDS_SHOWN, disclosure_of, read_run_file, read_studies, table_of
 from mura_trt.recipe import noted_recipe

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import Listing, label
+from mura_trt.archives.keys import label
+from mura_trt.archives.listing import Listing
 from mura_trt.metrics import auroc, cohen_kappa
 from mura_trt.parity.bounds import Bounds
 from mura_trt.parity.measure import Measured

@@ -126,7 +126,7 @@ def measure(
             "true_logit": true_logit,
             "inside": inside,
             "border": border,
-            "colored": np.array([view in decoded.colored for view in decoded.views]),
+            "colored": np.array(decoded.color, bool),
         }
         for name, values in row.items():
             columns.setdefault(name, []).append(values)

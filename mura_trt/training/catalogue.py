@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.archives import list_archive
-from mura_trt.archives.listing import Listing, body_part, display, label, patient
+from mura_trt.archives.keys import body_part, display, label, patient
+from mura_trt.archives.listing import Listing
 from mura_trt.errors import UsageError
 
 _SPLIT = re.compile(r"(?:.*/)?(train|valid)/")  # the last such folder, for a list's paths may begin anywhere

@@ -12,7 +12,8 @@ import pytest
 
 from mura_trt.archives import folder, list_archive
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import Entry, Listing, body_part, display, gather, label
+from mura_trt.archives.keys import body_part, display, label
+from mura_trt.archives.listing import Entry, Found, Listing, gather
 from mura_trt.errors import UsageError
 
 
@@ -94,7 +95,7 @@ def test_studies_are_told_apart_whatever_their_keys_hashes(hashes: int, monkeypa
     monkeypatch.setattr("mura_trt.archives.listing.hash", lambda key: hash(key) % hashes, raising=False)
     rng = random.Random(0)
     keys = [b"%d/%d.png" % (rng.randrange(60), view) for view in range(500)]
-    listing = gather(FolderSource("nowhere"), map(Entry, keys), None)
+    listing = gather(Found(FolderSource("nowhere"), map(Entry, keys)), None)
     expected = [key.split(b"/")[0] for key in keys]
     assert listing.keys(0, 500) == keys
     assert listing.studies.to_pylist() == list(dict.fromkeys(expected))

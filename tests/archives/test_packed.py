@@ -21,7 +21,8 @@ import pyarrow as pa
 import pytest
 
 from mura_trt.archives import list_archive
-from mura_trt.archives.listing import MAX_FILE_BYTES, Listing, Unreadable, display
+from mura_trt.archives.keys import display
+from mura_trt.archives.listing import MAX_FILE_BYTES, Listing, Unreadable
 from mura_trt.errors import UsageError
 
 RNG = np.random.default_rng(0)

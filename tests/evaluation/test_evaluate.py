@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks.runs import MadeStudy, write_run
 from mura_trt.archives.disclosure import Disclosure
-from mura_trt.archives.listing import patient
+from mura_trt.archives.keys import patient
 from mura_trt.bundle import Bundle
 from mura_trt.cli import app
 from mura_trt.errors import UsageError

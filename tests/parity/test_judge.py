@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import Entry, Listing, gather
+from mura_trt.archives.listing import Entry, Found, Listing, gather
 from mura_trt.parity.bounds import BOUNDS
 from mura_trt.parity.judge import Judgement, judge
 from mura_trt.parity.measure import Measured
@@ -29,7 +29,7 @@ def listing(labelled: bool = True) -> Listing:
         for study in range(STUDIES)
         for view in range(VIEWS_EACH)
     ]
-    return gather(FolderSource("nowhere"), [Entry(key) for key in keys], None)
+    return gather(Found(FolderSource("nowhere"), map(Entry, keys)), None)
 
 
 def measured(**changes: Any) -> Measured:
