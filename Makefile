@@ -59,7 +59,7 @@ bare: .venv-bare/ready
 
 unit: .venv/testing
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m "not slow" -n 2 --dist loadfile --durations=25
+	$(BIN)/coverage run -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
 

@@ -170,13 +170,15 @@ def pointwise(x: Tensor, weights: Pointwise, out: Tensor, across: int, tile: Til
     x
         float16 (positions, C or more), of which the first C channels are taken.
     out
-        float16 (rows, D or more), of which the first D are written; with another ReLU, but for ``halved``.
+        float16 (rows, D or more), of which the first D, a multiple of the tile's columns, are written; with another
+        ReLU, but for ``halved``.
     across
         Positions of ``out`` in a line of the picture.
     halved
         The mean of 2 x 2 positions is taken on the way.
     """
     (channels, columns), rows = weights.weight.shape, len(out)
+    assert columns % tile.columns == 0, f"{columns} channels in tiles of {tile.columns}"
     kernels.pointwise[(columns // tile.columns, _over(rows, tile.rows))](
         x, *weights, out, rows, channels, across, x.stride(0), out.stride(0), columns,
         halved, not halved, tile.rows, tile.columns, tile.depth, **tile.how,

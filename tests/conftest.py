@@ -40,8 +40,18 @@ dp_max = 0.03
 """
 
 
+# Files that take long; where several processes run tests they come first, or one of them would be the only one at work
+# in the end. The first of them needs the bundle, and the second does not, which then waits for nobody.
+LONG = (
+    "test_score.py", "test_fused.py", "test_offline.py", "test_compare.py", "test_doctor.py", "test_ray.py",
+    "test_devices.py", "test_soak.py", "test_drawing.py", "test_loop.py", "test_bench.py", "test_flight.py",
+    "test_reference.py", "test_challenge.py", "test_heatmaps.py", "test_nightly_run.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips tests marked ``gpu`` where there is none, with the reason."""
+    """Puts what takes long first, and skips tests marked ``gpu`` where there is none, with the reason."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     if cuda_device_count() == 0:
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -328,7 +328,8 @@ def test_views_that_kill_the_worker_are_named_and_cost_no_other_view_anything(
     clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = list_archive(archive).keys(0, 10**6)
-    deadly = frozenset(keys[20:43])  # more in a row than losses that name nobody
+    deadly = frozenset(keys[26:36])  # more in a row than losses that name nobody
+    monkeypatch.setattr("mura_trt.supervisor.MAX_LOSSES_IN_A_ROW", 8)
 
     def list_deadly(*arguments: object, **options: object) -> Listing:
         listing = list_archive(archive)
@@ -714,7 +715,7 @@ def test_what_hangs_is_told_tried_again_and_named(
     (hanging,) = listing.keys(20, 21)
     source = HangingSource(listing.source.root, hanging, whole)
     monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
-    monkeypatch.setattr("mura_trt.crew.PATIENCE", {"read": 5.0})
+    monkeypatch.setattr("mura_trt.crew.PATIENCE", {"read": 3.0})
     monkeypatch.setattr("mura_trt.crew.SILENCE_SECONDS", 10.0)
     run = run_null(archive, bundle, tmp_path / "out", shard_views=16, batch=4)
     failures = pd.read_csv(tmp_path / "out" / "failures.csv")

@@ -473,23 +473,16 @@ def test_progress_is_told(write: Write) -> None:
     assert told[0] == "overall: 20 of 20 resamples of 5 patients" and len(told) == 3
 
 
-@pytest.fixture(scope="module")
-def scored(archive: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("scored") / "out"
-    score(ScoreOptions(archive, bundle.folder, out, runtime="null"))
-    return out
-
-
-def test_an_output_folder_with_the_labels_of_its_names(scored: Path, write: Write) -> None:
-    found = evaluate(EvaluateOptions(scored, resamples=20))
-    table = pd.read_csv(scored / "studies.csv")
+def test_an_output_folder_with_the_labels_of_its_names(clean: Path, tmp_path: Path, write: Write) -> None:
+    found = evaluate(EvaluateOptions(clean, resamples=20))
+    table = pd.read_csv(clean / "studies.csv")
     assert found["overall"]["studies"] == len(table)
     assert found["threshold"] == 0.5
     assert set(found["body_parts"]) == set(table["body_part"])
     assert sum(found["overall"]["counts"][name] for name in ("true_positive", "false_positive")) == int(
         table["abnormal"].sum()
     )
-    higher = evaluate(EvaluateOptions(scored, threshold=0.6, resamples=20))
+    higher = evaluate(EvaluateOptions(clean, threshold=0.6, resamples=20))
     above, abnormal = table["probability"] > 0.6, table["study"].str.endswith("positive")
     assert higher["threshold"] == 0.6
     assert higher["overall"]["counts"] != found["overall"]["counts"]
@@ -500,14 +493,14 @@ def test_an_output_folder_with_the_labels_of_its_names(scored: Path, write: Writ
         "true_negative": (~above & ~abnormal).sum(),
     }
     labels = write("labels.csv", lines({f"MURA/{name}": int(name.endswith("positive")) for name in table["study"]}))
-    other = evaluate(EvaluateOptions(scored, labels, resamples=20))
+    other = evaluate(EvaluateOptions(clean, labels, resamples=20))
     assert judged(other) == judged(found)
-    pd.read_csv(scored / "studies.csv").to_parquet(parquet := scored.parent / "studies.parquet")
+    pd.read_csv(clean / "studies.csv").to_parquet(parquet := tmp_path / "studies.parquet")
     assert judged(evaluate(EvaluateOptions(parquet, resamples=20))) == judged(found)
 
 
-def test_studies_without_a_score_are_an_error_or_left_out(scored: Path, tmp_path: Path) -> None:
-    table = pd.read_csv(scored / "studies.csv", dtype={"abnormal": "Int64"})
+def test_studies_without_a_score_are_an_error_or_left_out(clean: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(clean / "studies.csv", dtype={"abnormal": "Int64"})
     table.loc[2, "probability"], table.loc[2, "abnormal"] = np.nan, pd.NA
     table.to_csv(tmp_path / "studies.csv", index=False)
     with pytest.raises(UsageError, match="1 studies without a score or decision: "):
@@ -572,10 +565,10 @@ def test_a_share_is_reached_by_as_few_studies_as_it_takes(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["youden", "sensitivity=0.8", "specificity=0.7"])
 def test_a_chosen_threshold_does_what_it_says_when_it_is_scored_with(
-    rule: str, scored: Path, archive: Path, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    rule: str, clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "threshold.json"
-    found = evaluate(EvaluateOptions(scored, rule=rule, threshold_file=file, resamples=2))
+    found = evaluate(EvaluateOptions(clean, rule=rule, threshold_file=file, resamples=2))
     chosen = found["chosen"]
     assert found["overall"]["figures"]["sensitivity"]["value"] == pytest.approx(chosen["sensitivity"])
     assert found["overall"]["figures"]["specificity"]["value"] == pytest.approx(chosen["specificity"])
@@ -616,12 +609,12 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message:
         EvaluateOptions(Path("predictions.csv"), **options)
 
 
-def test_the_command_prints_tables_or_json(scored: Path, write: Write) -> None:
-    done = CliRunner().invoke(app, ["evaluate", str(scored), "--resamples", "20"])
+def test_the_command_prints_tables_or_json(clean: Path, write: Write) -> None:
+    done = CliRunner().invoke(app, ["evaluate", str(clean), "--resamples", "20"])
     assert done.exit_code == 0, done.output
     for text in ("Cohen's kappa", "too narrow", "Wilson", "paper's model", "radiologist", "hidden test set", "WRIST"):
         assert text in done.output
-    told = CliRunner().invoke(app, ["evaluate", str(scored), "--resamples", "20", "--json"])
+    told = CliRunner().invoke(app, ["evaluate", str(clean), "--resamples", "20", "--json"])
     found = json.loads(told.stdout)
     assert found["overall"]["studies"] == 24
     rows = [re.split(" {2,}", line) for line in done.output.splitlines()]
