@@ -167,7 +167,7 @@ FAULTS = [
     Fault(
         "a short batch at the end never goes",
         "readahead.py",
-        "if not full and not (views and self._flush):",
+        "if not full and not (self._ready.views and self._flush):",
         "if not full:",
         "test_readahead.py",
     ),

@@ -36,7 +36,7 @@ from mura_trt.recipe import note_recipe
 from mura_trt.results import HEADERS_FILE, MAP_SIZE, WORKER_LOG, Existing, Outcome, OutputFolder
 from mura_trt.rows import Rows
 from mura_trt.score_options import ScoreOptions
-from mura_trt.score_recipe import CHOSEN, begun, check, continued, installed_versions, map_size
+from mura_trt.score_recipe import CHOSEN, LIBRARIES, begun, check, continued, installed_versions, map_size
 from mura_trt.supervisor import Supervisor
 from mura_trt.workerprocess import WorkerProcess
 
@@ -48,9 +48,6 @@ SHARDS_AHEAD, BATCHES_AHEAD, LEAST_BATCHES = 3, 8, 2
 MURAS_LARGEST_STUDY = 13  # views
 # A dry run scores so many views, and so many times more until that takes long enough to tell the speed.
 SAMPLE_VIEWS, SAMPLE_GROWTH, ENOUGH_SECONDS = 64, 16, 4.0
-LIBRARIES = (
-    "nvidia-dali-cuda130", "onnxruntime", "torch", "triton", "tensorrt", "tensorrt_rtx", "pycuda", "numpy", "pandas",
-)  # fmt: skip
 
 
 def score(options: ScoreOptions, report: Callable[[Progress], None] = lambda _: None) -> dict[str, Any]:

@@ -29,6 +29,9 @@ LIBRARIES_OF = {
     "torch_cuda": ("torch",),
     "torch_fused": ("torch", "triton"),  # another Triton may compile sums of another order
 }
+DECODERS = ("nvidia-dali-cuda130", "isal")
+ENGINES = ("onnxruntime", "torch", "triton", "tensorrt", "tensorrt_rtx")
+LIBRARIES = (*DECODERS, *ENGINES, "pycuda", "numpy", "pandas")  # that figures and runs are told with
 DICOM_LIBRARIES = ("pydicom", "python-gdcm", "pyjpegls", "pylibjpeg-openjpeg")
 
 
@@ -80,8 +83,7 @@ def _decided(bundle: Bundle, listing: Listing, runtime: str) -> dict[str, Any]:
         "own_decoder": gray.available(),
         **installed_versions(
             (
-                "nvidia-dali-cuda130",
-                "isal",
+                *DECODERS,
                 *LIBRARIES_OF.get(runtime, (runtime,)),
                 *(DICOM_LIBRARIES if listing.disclosure else ()),
             )

@@ -36,8 +36,7 @@ class Moment(NamedTuple):
 def machine() -> dict[str, Any]:
     """What figures are kept with: processor, GPUs, versions, commit, date; None or empty for what cannot be told."""
     from mura_trt.doctor.environment import memory
-    from mura_trt.score import LIBRARIES
-    from mura_trt.score_recipe import installed_versions
+    from mura_trt.score_recipe import LIBRARIES, installed_versions
 
     driver = in_fresh_process(cuda_driver)  # this process gets no CUDA context
     return {

@@ -11,25 +11,14 @@ from mura_trt.archives.keys import display
 from mura_trt.archives.listing import Listing, Reference, Unreadable
 from mura_trt.bundle import Bundle
 from mura_trt.errors import BundleError, EnvironmentProblem
-from mura_trt.score_recipe import DICOM_LIBRARIES, installed_versions
+from mura_trt.score_recipe import DECODERS, DICOM_LIBRARIES, ENGINES, installed_versions
 from mura_trt.worker import WorkerConfig
 
 VIEWS = 3  # that are looked for: the first, the last and one between them
 _WAY_OUT = (
     "every node needs the archive and the bundle under the path that the command was given: a shared folder, or a URL"
 )
-LIBRARIES = (
-    "mura-trt",
-    "nvidia-dali-cuda130",
-    "isal",
-    "onnxruntime",
-    "torch",
-    "triton",
-    "tensorrt",
-    "tensorrt_rtx",
-    "numpy",
-    *DICOM_LIBRARIES,
-)
+LIBRARIES = ("mura-trt", *DECODERS, *ENGINES, "numpy", *DICOM_LIBRARIES)
 
 
 @dataclass(frozen=True)
