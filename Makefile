@@ -64,7 +64,8 @@ unit: .venv/testing
 	$(BIN)/coverage report --fail-under=90
 
 test-slow: .venv/testing demo
-	$(BIN)/pytest -m slow --durations=30
+	$(BIN)/pytest -m "slow and not measures" -n 2 --dist loadfile --no-loadscope-reorder --timeout=900 --durations=30
+	$(BIN)/pytest -m measures --durations=10
 
 soak: .venv/testing demo
 	$(BIN)/python -m benchmarks.soak soak --engine demo/engine

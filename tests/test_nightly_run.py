@@ -88,6 +88,7 @@ def test_a_slowdown_is_planted_in_the_processes_that_are_told_to(kind: str, figu
         assert (b"slow_" in done.stdout) is planted
 
 
+@pytest.mark.measures
 @pytest.mark.slow
 def test_a_planted_slowdown_costs_what_it_should(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean = Turns(1, decoding, archive, 1)

@@ -94,6 +94,7 @@ def test_memory_grows_with_views_by_what_is_said(work: Path) -> None:
     assert 50 <= (peaks[90_000] - peaks[10_000]) * MEGABYTE / 80_000 <= 150  # the listing, and little else
 
 
+@pytest.mark.measures
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("table_format", ["csv", "parquet"])

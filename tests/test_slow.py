@@ -80,6 +80,7 @@ def test_training_runs_on_the_demo_archive(demo: Path, tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "model-training" / "log.csv")) == 1
 
 
+@pytest.mark.measures
 def test_pipeline_keeps_up_with_its_engine_and_with_decoding(demo: Path) -> None:
     """Medians of five interleaved pairs; of ten where five miss, for pairs lie 0.05 apart on a shared machine."""
     ratios: dict[str, list[float]] = {"onnxruntime": [], "null": []}
@@ -94,6 +95,7 @@ def test_pipeline_keeps_up_with_its_engine_and_with_decoding(demo: Path) -> None
     pytest.fail(f"medians of ten pairs: {medians}, wanted 0.95 and 0.90")
 
 
+@pytest.mark.measures
 def test_memory_is_bounded_whatever_the_archive(demo: Path) -> None:
     peaks = pipeline.measure_memory(demo / "archive", demo / "engine")["peak_gb_by_views"]
     print(json.dumps(peaks))
@@ -122,6 +124,7 @@ def test_heatmaps_of_the_demo_are_their_definition(demo: Path, tmp_path: Path) -
     np.testing.assert_allclose(maps.mean((1, 2)) + model.classifier.bias.item(), logit, atol=1e-4, rtol=0)
 
 
+@pytest.mark.measures
 def test_acceptance_without_a_gpu_does_all_it_can_in_five_minutes(tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "gpu_acceptance.py"
     started = time.monotonic()

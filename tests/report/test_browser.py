@@ -186,6 +186,7 @@ def test_it_fits_every_width_in_light_and_dark(
     assert not browser.trouble
 
 
+@pytest.mark.measures
 def test_a_page_of_ten_thousand_studies_answers_at_once(tmp_path: Path) -> None:
     """Its size, too, is bounded, though it has heatmaps of 2,000 studies."""
     out = write_run(tmp_path / "out", synthetic_studies(10_000))
