@@ -44,6 +44,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.measures
 def test_int8_of_the_demo_model_agrees_with_pytorch(demo: Path, seen: Path, tmp_path: Path) -> None:
     """On the demo archive, which neither training nor calibration has seen; benchmarks.precisions takes 400 studies."""
     started = time.monotonic()

@@ -432,15 +432,17 @@ def test_a_cluster_that_this_machine_is_no_node_of_scores_by_rays_client_and_may
 def test_nodes_and_workers_die_at_random_moments_and_nothing_is_lost_or_doubled(
     runtime: str, times: int, null_ms: float, nodes: Nodes, many: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
+    # Of an engine that takes a tenth of a second a view, a part.
+    archive = many if runtime == "null" else min(many.rglob("XR_*"))
     options = {"runtime": runtime, "batch": 8, "shard_views": 32}
-    listed = run(many, bundle, tmp_path / "one", cluster=None, **options)["listed"]
+    listed = run(archive, bundle, tmp_path / "one", cluster=None, **options)["listed"]
     expected, rng, lost = tables(tmp_path / "one"), random.Random(0), 0
     for number in range(times):
         nodes.whole()
         out = tmp_path / f"out{number}"
         blow = nodes.lose_second if number % 2 else kill_one
         with strike(out, rng.randrange(listed // 32 * 3 // 4), blow):
-            told = run(many, bundle, out, null_ms=null_ms, **options)
+            told = run(archive, bundle, out, null_ms=null_ms, **options)
         assert (told["scored"], told["failed"], told["listed"]) == (listed, 0, listed), number
         assert tables(out) == expected, number
         lost += told["workers_lost"]
