@@ -25,8 +25,6 @@ from mura_trt.evaluation.tell import METHODS, by_body_part, decimals, interval_o
 from mura_trt.evaluation.threshold import choose_threshold, read_threshold
 from mura_trt.recipe import note_recipe
 from mura_trt.report.run import ReportOptions, report
-from mura_trt.score import score
-from mura_trt.score_options import ScoreOptions
 
 Write = Callable[[str, str], Path]
 # Said here once more, so that no figure stands under another's name.
