@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from mura_trt.archives.listing import Listing
-from mura_trt.earlier import identities, write_hashes
+from mura_trt.earlier import hashes_of, write_hashes
 from mura_trt.recipe import note_recipe
-from mura_trt.results import RUN_FILE, VIEWS_FILE
+from mura_trt.results import HASHES_FILE, RUN_FILE
 
 
 class MadeStudy(NamedTuple):
@@ -99,7 +99,7 @@ def write_run(
         },
     )
     if listing:
-        write_hashes(out / VIEWS_FILE, identities(listing))
+        write_hashes(out / HASHES_FILE, hashes_of(listing))
     scored, failed = len(rows["views"]), len(rows["failures"])
     run = {
         "command": f"mura-trt score {root} --engine engine -o out",

@@ -39,7 +39,7 @@ from mura_trt.archives import folder, list_archive
 from mura_trt.bench.processes import in_fresh_process
 from mura_trt.crew import Inbox
 from mura_trt.demo.anatomy import BODY_PARTS
-from mura_trt.earlier import identities
+from mura_trt.earlier import hashes_of
 from mura_trt.processes import work_for
 from mura_trt.results import OutputFolder
 from mura_trt.rows import Failure, Rows, Task, scores_of
@@ -230,7 +230,7 @@ def walk(archive: Path) -> dict[str, Any]:
     with meter.measuring("list"):
         listing = list_archive(archive)
     with meter.measuring("hashes"):
-        identities(listing)
+        hashes_of(listing)
     return meter.stages
 
 

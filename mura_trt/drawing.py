@@ -24,11 +24,10 @@ from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.overlay import encoded, overlay
 from mura_trt.pixels import ViewDecoder
 from mura_trt.processes import send_output_to, work_for
-from mura_trt.worker import Fatal, Pulse, Stop
+from mura_trt.worker import PULSE_SECONDS, Fatal, Pulse, Stop
 from mura_trt.workerprocess import WorkerProcess
 
 PATIENCE = 45.0  # seconds without a word, or in which it gets no further with what it is at
-PULSE_SECONDS = 1.0
 START_SECONDS = 600.0  # to load libraries and to open the source
 MAX_LOSSES_IN_A_ROW = 20  # with no view drawn in between: then it is the disk or the machine, and no view's fault
 

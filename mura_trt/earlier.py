@@ -23,13 +23,13 @@ from mura_trt.rows import Rows, ScoreArray, score_type
 
 logger = logging.getLogger(__name__)
 
-Identities = NDArray[np.uint64]
+Hashes = NDArray[np.uint64]
 """uint64 (n, 2): a hash of 16 bytes for each view; zeros for one that cannot be told."""
 
 _AT_ONCE = 256  # views for a thread: to hand it one costs more than to look at the file
 
 
-def identities(listing: Listing) -> Identities:
+def hashes_of(listing: Listing) -> Hashes:
     """The hash of each view; raises OSError where the archive cannot be opened."""
     reader = listing.source.open()
     salt = listing.disclosure.salt if listing.disclosure else b""
@@ -73,7 +73,7 @@ class Earlier:
         (n,) of :func:`mura_trt.rows.score_type`.
     """
 
-    def __init__(self, hashes: Identities, scores: ScoreArray) -> None:
+    def __init__(self, hashes: Hashes, scores: ScoreArray) -> None:
         known = hashes.any(axis=1)
         order = np.argsort(hashes[known, 0], kind="stable")
         self._hashes, self._scores = hashes[known][order], scores[known][order]
@@ -82,7 +82,7 @@ class Earlier:
         return len(self._hashes)
 
     @classmethod
-    def of(cls, hashes: Identities, rows: Iterable[Rows], map_size: int) -> Earlier:
+    def of(cls, hashes: Hashes, rows: Iterable[Rows], map_size: int) -> Earlier:
         """The scores of a run whose views have these hashes, with maps of so many values."""
         views, scores = [np.empty(0, np.int64)], [np.empty(0, score_type(map_size))]
         for part in rows:
@@ -110,7 +110,7 @@ class Earlier:
         kept["hash"], kept["score"] = self._hashes, self._scores
         write_checked(path, kept.tobytes())
 
-    def rows(self, hashes: Identities, shard_views: int, done: set[int]) -> Iterator[Rows]:
+    def rows(self, hashes: Hashes, shard_views: int, done: set[int]) -> Iterator[Rows]:
         """Of the views with these hashes the ones that have a score here: runs of neighbours within a shard.
 
         Parameters
@@ -131,7 +131,7 @@ class Earlier:
                 views = np.arange(start + first, start + stop)
                 yield Rows(start + first, start + stop, views, self._scores[at[first:stop]])
 
-    def _find(self, hashes: Identities) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _find(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         at = np.minimum(np.searchsorted(self._hashes[:, 0], hashes[:, 0]), len(self) - 1)
         # Two hashes that share their first half are as good as impossible; one of them would be scored again.
         return at, (self._hashes[at] == hashes).all(axis=1) & hashes.any(axis=1)
@@ -141,14 +141,14 @@ def _kept_type(score: np.dtype[np.void]) -> np.dtype[np.void]:
     return np.dtype([("hash", "<u8", (2,)), ("score", score)])
 
 
-def write_hashes(path: Path, hashes: Identities) -> None:
+def write_hashes(path: Path, hashes: Hashes) -> None:
     """Keeps the hashes of a run's views in a file; raises OSError."""
     write_checked(path, hashes.ravel().view(np.uint8).data)
 
 
-def read_hashes(path: Path) -> Identities:
+def read_hashes(path: Path) -> Hashes:
     """What was written; none where there is no such file, or, which is told, where it is damaged."""
-    hashes: Identities = _read(path, np.dtype(np.uint64)).reshape(-1, 2)
+    hashes: Hashes = _read(path, np.dtype(np.uint64)).reshape(-1, 2)
     return hashes
 
 

@@ -147,8 +147,9 @@ def _runs(views: NDArray[np.int64], committed: Iterable[Rows]) -> Iterator[tuple
     scores: list[ScoreArray] = []
     for rows in committed:
         here = views[slice(*np.searchsorted(views, (rows.start, rows.stop)))]
-        numbers.append(here)
-        scores.append(rows.scores[np.searchsorted(rows.views, here)])
+        if len(here):  # rows without a score know nothing of maps
+            numbers.append(here)
+            scores.append(rows.scores[np.searchsorted(rows.views, here)])
         if sum(map(len, numbers)) >= IN_A_RUN:
             yield np.concatenate(numbers), np.concatenate(scores)
             numbers, scores = [], []

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,27 +17,6 @@ from mura_trt.runtimes.base import GpuStream
 from mura_trt.screen import Rejected
 
 RUN = 4  # files that a thread takes at once, at the most: handing one over costs a twentieth of what decoding it does
-
-
-class AnyDecoder(Protocol):
-    """Decodes batches in order, as :class:`mura_trt.decode.BatchDecoder` does."""
-
-    @property
-    def attempted_at(self) -> float:
-        """When a batch, or part of one that failed, was last begun: seconds of the monotonic clock."""
-
-    @property
-    def pending(self) -> int:
-        """How many batches were submitted and not collected."""
-
-    def submit(self, files: Sequence[bytes]) -> None:
-        """Starts decoding a batch."""
-
-    def collect(self) -> Decoded[Any]:
-        """Waits for the oldest batch."""
-
-    def close(self) -> None:
-        """Ends its threads; what is under way is dropped."""
 
 
 def open_decoder(size: tuple[int, int], threads: int, batch: int, stream: GpuStream | None = None) -> AnyDecoder:
@@ -164,3 +143,6 @@ class HostDecoder:
         self._doubtful = self._doubtful or Decoder(self._size, 1, 1)
         self._doubtful.submit([file])
         return self._doubtful.collect()
+
+
+AnyDecoder = HostDecoder | BatchDecoder[Any]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mura_trt import heatmaps
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Listing
-from mura_trt.earlier import Earlier, identities, read_hashes, write_hashes
+from mura_trt.earlier import Earlier, hashes_of, read_hashes, write_hashes
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.files import sync_folder, write_atomically
 from mura_trt.recipe import RECIPE, note_recipe, noted_recipe
@@ -36,7 +36,7 @@ RUN_FILE = "run.json"
 WORKER_LOG = "worker.log"
 _FURTHER_LOGS = "worker-[0-9]*.log"  # of the second worker and so on
 HEADERS_FILE = "headers.dat"
-VIEWS_FILE = "hashes.dat"  # of a run's views, as a later one knows them again by
+HASHES_FILE = "hashes.dat"  # of a run's views, as a later one knows them again by
 EARLIER_FILE = "earlier.dat"
 VANISHED_FILE = "vanished.csv"
 _NAMED = [f"{table}.{suffix}" for table in ("views", "failures") for suffix in FORMATS]  # tables that name views
@@ -151,7 +151,7 @@ class OutputFolder:
     def _forget(self) -> None:
         """Removes what is of no other run than the last: a new one begins."""
         for path in (
-            *(self.path / name for name in (EARLIER_FILE, VIEWS_FILE, HEADERS_FILE, VANISHED_FILE, WORKER_LOG)),
+            *(self.path / name for name in (EARLIER_FILE, HASHES_FILE, HEADERS_FILE, VANISHED_FILE, WORKER_LOG)),
             *self._kept_tables(),
             self.path / _kept(RUN_FILE),
             *self.path.glob(_FURTHER_LOGS),
@@ -164,7 +164,7 @@ class OutputFolder:
 
     def _clear(self) -> None:
         # The mark of a finished run goes first, so that what a crash leaves here never looks finished.
-        for name in (*_RESULTS, VIEWS_FILE):
+        for name in (*_RESULTS, HASHES_FILE):
             (self.path / name).unlink(missing_ok=True)
         sync_folder(self.path)
         heatmaps.clear(self.path)
@@ -184,9 +184,9 @@ class OutputFolder:
         EnvironmentProblem
             The disk's errors.
         """
-        hashes, earlier = self.path / VIEWS_FILE, self.path / EARLIER_FILE
+        hashes, earlier = self.path / HASHES_FILE, self.path / EARLIER_FILE
         if not hashes.exists() and self.recipe["listing"] != UPDATING:
-            raise UsageError(f"{self.path}: its run left no {VIEWS_FILE} to know its views by; --overwrite begins anew")
+            raise UsageError(f"{self.path}: its run left no {HASHES_FILE} to know views by; --overwrite begins anew")
         with self._told_what_to_do("--update"):
             self._keep_tables()
             known = read_hashes(hashes)
@@ -217,14 +217,14 @@ class OutputFolder:
     def write_hashes(self, listing: Listing) -> None:
         """Notes what a later run knows the views again by, before any of them is read."""
         with self._told_what_to_do():
-            write_hashes(self.path / VIEWS_FILE, identities(listing))
+            write_hashes(self.path / HASHES_FILE, hashes_of(listing))
 
     def earlier_rows(self, shard_views: int, map_size: int) -> Iterator[Rows]:
         """What earlier runs have scored of views that this one has not committed; commits shards that are whole."""
         earlier = Earlier.read(self.path / EARLIER_FILE, map_size)
         if not len(earlier):
             return
-        hashes = read_hashes(self.path / VIEWS_FILE)
+        hashes = read_hashes(self.path / HASHES_FILE)
         done = {int(path.stem) for path in self._shard_files()}
         for rows in earlier.rows(hashes, shard_views, done):
             if rows.is_shard(shard_views, len(hashes)):
@@ -238,8 +238,7 @@ class OutputFolder:
             return None
         table = vanished_table(listing, kept)
         with self._told_what_to_do():
-            write_atomically(self.path / VANISHED_FILE, table.to_csv(index=False, lineterminator="\n").encode())
-        return len(table)
+            return write_table(self.path / VANISHED_FILE, iter([table]))
 
     def commit(self, rows: Rows) -> None:
         """Makes a shard's rows final: they are on the disk, whole, when this returns."""

@@ -163,9 +163,11 @@ def score_listing(
     report: Callable[[Progress], None],
 ) -> dict[str, Any]:
     """Scores an archive that was listed; ``started`` is when that began, in seconds of the monotonic clock."""
-    archive = options.archive
-    if isinstance(archive, Path) and archive.parent.resolve() == options.out.resolve() and archive.is_file():
-        raise UsageError(f"{options.archive} lies in the output folder, whose files a run replaces; choose another")
+    archive, folder = options.archive, options.out.resolve()
+    if isinstance(archive, Path) and archive.parent.resolve() == folder and archive.is_file():
+        raise UsageError(f"{archive} lies in the output folder, whose files a run replaces; choose another")
+    if options.heatmaps and isinstance(archive, Path) and archive.is_dir() and folder.is_relative_to(archive.resolve()):
+        raise UsageError(f"{options.out} lies in the archive, where heatmaps would count as views; choose another one")
     out = OutputFolder(options.out, options.existing)
     try:
         listed = time.monotonic()

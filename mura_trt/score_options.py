@@ -14,7 +14,7 @@ from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.tables import FORMATS
 
-ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # runtimes that have no use for a cluster's GPU
+ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # what a cluster's workers compute on the CPU
 CLUSTERS, CLUSTER_URL = ("auto", "local"), "ray://"
 
 
@@ -39,7 +39,7 @@ class ScoreOptions:
     batch: int | None = None
     """Views in a batch; None takes what suits the runtime."""
     shard_views: int | None = None
-    """Views in a shard, the unit of commit and retry; None takes 256 on a CPU and 2,048 on a GPU."""
+    """Views in a shard, the unit of commit and resume; None takes 256 on a CPU and 2,048 on a GPU."""
     threshold: float = DEFAULT_THRESHOLD
     """A study is abnormal when its mean probability is strictly above."""
     threshold_of: str | None = None
@@ -106,7 +106,7 @@ class ScoreOptions:
         if self.devices not in (AUTO, ALL, CPU):
             raise UsageError(f"--devices {self.devices}: with --cluster give auto, all (GPUs) or cpu")
         if self.devices == ALL and self.runtime in ON_CPU:
-            raise UsageError(f"--devices all: {self.runtime} has no use for a GPU; give --devices cpu")
+            raise UsageError(f"--devices all: a cluster computes {self.runtime} on the CPU; give --devices cpu")
         if self.allow_mixed and (self.devices != AUTO or self.runtime != "auto"):
             raise UsageError("--allow-mixed takes what each worker finds: leave --devices and --runtime out")
 

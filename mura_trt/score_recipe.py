@@ -23,15 +23,16 @@ SHARD_VIEWS = {"cpu": 256, "cuda": 2048, MIXED: 256}
 CHOSEN = ("runtime", "device", "batch", "shard_views")
 # Of a recipe, what a run that updates another may have of its own.
 FREE_IN_UPDATES = ("listing", "batch", "shard_views")
+DECODERS = ("nvidia-dali-cuda130", "isal")
+ENGINES = ("onnxruntime", "torch", "triton", "tensorrt", "tensorrt_rtx")
+LIBRARIES = (*DECODERS, *ENGINES, "pycuda", "numpy", "pandas")  # that figures and runs are told with
 # Of runtimes that are not called as their one library is.
 LIBRARIES_OF = {
+    MIXED: ENGINES,
     "emulated": ("onnxruntime",),
     "torch_cuda": ("torch",),
     "torch_fused": ("torch", "triton"),  # another Triton may compile sums of another order
 }
-DECODERS = ("nvidia-dali-cuda130", "isal")
-ENGINES = ("onnxruntime", "torch", "triton", "tensorrt", "tensorrt_rtx")
-LIBRARIES = (*DECODERS, *ENGINES, "pycuda", "numpy", "pandas")  # that figures and runs are told with
 DICOM_LIBRARIES = ("pydicom", "python-gdcm", "pyjpegls", "pylibjpeg-openjpeg")
 
 

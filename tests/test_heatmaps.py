@@ -148,6 +148,22 @@ def test_a_view_that_has_gone_since_is_told(
     gone.write_bytes(data)
 
 
+def test_a_shard_without_a_score_costs_the_others_no_picture(copied: Path, bundle: Bundle, tmp_path: Path) -> None:
+    for damaged in sorted(copied.rglob("*.png"))[3::20]:
+        damaged.write_bytes(b"no picture")
+    run = scored(copied, bundle, tmp_path / "out", heatmaps="all", shard_views=1)
+    assert run["heatmaps"] == run["scored"] == run["listed"] - run["failed"] == len(drawn(tmp_path / "out"))
+    assert run["failed"] > 1
+
+
+def test_pictures_are_not_drawn_into_the_archive(copied: Path, bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="lies in the archive, where heatmaps would count as views"):
+        scored(copied, bundle, copied / "out", heatmaps="all")
+    assert not (copied / "out").exists()
+    assert scored(copied, bundle, copied / "out")["failed"] == 0  # tables are no views
+    assert scored(copied, bundle, copied / "out", overwrite=True)["failed"] == 0
+
+
 def test_what_stops_the_drawing_costs_no_score(
     archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

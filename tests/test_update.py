@@ -15,7 +15,7 @@ from PIL import Image
 
 from mura_trt.archives import list_archive
 from mura_trt.bundle import Bundle
-from mura_trt.earlier import Earlier, identities
+from mura_trt.earlier import Earlier, hashes_of
 from mura_trt.errors import UsageError
 from mura_trt.recipe import RECIPE
 from mura_trt.results import EARLIER_FILE, UPDATING
@@ -139,13 +139,13 @@ def test_an_update_that_was_stopped_before_it_began_is_gone_on_with_by_another(
 
 def test_a_view_is_known_by_its_path_size_and_time(growing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = list_archive(growing)
-    before = identities(listing)
+    before = hashes_of(listing)
     monkeypatch.setattr("mura_trt.earlier._AT_ONCE", 3)  # views for a thread
     assert len(np.unique(before, axis=0)) == 20
-    np.testing.assert_array_equal(identities(listing), before)
+    np.testing.assert_array_equal(hashes_of(listing), before)
     os.utime(growing / "study00/image0.png", ns=(0, 0))
     (growing / "study00/image1.png").unlink()
-    after = identities(listing)
+    after = hashes_of(listing)
     assert (after != before).any(axis=1).nonzero()[0].tolist() == [0, 1]
     assert not after[1].any()
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 NO_IMAGE = "DICOM without an image"  # among suffixes, for reports and the like
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
-# Of other files beside images, what is told of by name where names may be patients'.
-KNOWN_SUFFIXES = frozenset({"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip", ".tar", ".tif", ".tiff", NO_IMAGE})
+# What is told of by name where names may be patients'.
+KNOWN_SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES | {"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip", ".tar"}
+KNOWN_SUFFIXES |= {".tif", ".tiff", NO_IMAGE}
 
 _BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
 _ESCAPES = str.maketrans({"\r": "\\r", "\n": "\\n", "\0": "\\x00"})
@@ -72,7 +73,12 @@ def study_key(key: bytes, study_depth: int | None) -> bytes:
     """The study of a view by its path: the first so many parts of it, or, with None, the folder the view lies in."""
     if study_depth is None:
         return os.path.dirname(key) or b"."
-    return b"/".join(key.split(b"/")[:study_depth])
+    return b"/".join(key.split(b"/")[: study_depth + key.startswith(b"/")])  # an absolute path's first part is empty
+
+
+def hidden(key: bytes) -> bool:
+    """Whether a path leads through what archivers and systems hide, ``__MACOSX`` among it."""
+    return any(part == b"__MACOSX" or (part.startswith(b".") and part not in (b".", b"..")) for part in key.split(b"/"))
 
 
 def is_view(key: bytes, ignored: Counter[str]) -> bool:

@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mura_trt.archives.keys import (
-    DICOM_SUFFIXES,
-    IMAGE_SUFFIXES,
     KNOWN_SUFFIXES,
     KeyColumn,
     KeyNumbers,
@@ -224,8 +222,7 @@ class Listing:
 
     def told_suffix(self, suffix: str) -> str:
         """A suffix for whoever is told of counts: where names may be patients', one that is well known or none."""
-        known = IMAGE_SUFFIXES | DICOM_SUFFIXES | KNOWN_SUFFIXES
-        return suffix if self.disclosure is None or suffix in known else "other"
+        return suffix if self.disclosure is None or suffix in KNOWN_SUFFIXES else "other"
 
     def told_ignored(self) -> dict[str, int]:
         """How many files were passed over, by suffix."""

@@ -5,23 +5,12 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, cast
 
 from mura_trt.archives.listing import Unreadable, stamp_of
 from mura_trt.archives.remote import RemoteFile, is_url, opened_url, url_stamp
 
 _FARTHEST = 1 << 62  # byte of a file; beyond it, the kernel's own numbers end
-
-
-class RandomAccessFile(Protocol):
-    """A file that any thread may read at any place."""
-
-    @property
-    def moved_at(self) -> float:
-        """When bytes last came over a network; 0 where they come from a disk."""
-
-    def read(self, count: int, offset: int) -> bytes:
-        """So many bytes; raises Unreadable where the file ends before, and OSError."""
 
 
 def located(archive: Path | str) -> str:
@@ -67,3 +56,6 @@ class OpenFile:
                 raise Unreadable("TRUNCATED", f"the archive ends inside the member, at byte {offset + len(data)}")
             data += more
         return data
+
+
+RandomAccessFile = OpenFile | RemoteFile

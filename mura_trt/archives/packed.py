@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mura_trt.archives.keys import is_view, plain
+from mura_trt.archives.keys import hidden, is_view, plain
 from mura_trt.archives.listing import MAX_FILE_BYTES, Place, Unreadable
 
 # A refused member is listed and fails when it is read, so that it is named among the failures. The numbers are kept in
@@ -44,10 +44,7 @@ class Names:
 
     def key(self, name: bytes) -> bytes | None:
         """The view's key; None where the member is no view."""
-        parts = name.split(b"/")
-        if any(part == b"__MACOSX" or (part.startswith(b".") and part not in (b".", b"..")) for part in parts):
-            return None
-        return plain(name) if is_view(name, self.ignored) else None
+        return plain(name) if not hidden(name) and is_view(name, self.ignored) else None
 
     def refusal(self, key: bytes) -> int:
         """Why a view of that key is refused; 0 where nothing speaks against it."""

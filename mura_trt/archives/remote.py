@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from mura_trt.archives.keys import is_view
+from mura_trt.archives.keys import hidden, is_view
 from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Found, Reference, Unreadable
 from mura_trt.errors import EnvironmentProblem, UsageError
 
@@ -87,8 +87,6 @@ def oserrors() -> Iterator[None]:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
     except PermissionError as error:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES)) from error
-    except (Unreadable, EnvironmentProblem, UsageError):
-        raise
     except Exception as error:  # clients have exceptions of their own
         raise OSError(errno.EIO, f"the store gives an error ({type(error).__name__})") from error
 
@@ -260,10 +258,6 @@ def list_below(url: str) -> Found:
     system.invalidate_cache()  # or all that it was told would stay in memory
     ignored: Counter[str] = Counter()
     objects = {os.fsencode(name[len(path) + 1 :]): info for name, info in found.items() if info["type"] == "file"}
-    keys = [key for key in sorted(objects) if not _hidden(key) and is_view(key, ignored)]
+    keys = [key for key in sorted(objects) if not hidden(key) and is_view(key, ignored)]
     stamps = np.frombuffer(b"".join(_stamp(objects[key]) for key in keys), np.uint8).reshape(-1, 16)
     return Found(RemoteFolder(url.rstrip("/")), map(Entry, keys), ignored=ignored, stamps=stamps)
-
-
-def _hidden(key: bytes) -> bool:
-    return any(part.startswith(b".") or part == b"__MACOSX" for part in key.split(b"/"))

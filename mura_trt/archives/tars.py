@@ -300,10 +300,9 @@ def list_tars(archive: Path | str, paths: list[str]) -> Found:
 
 def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
     """The views of a tar file; raises behind the last that can be listed where more should follow."""
-    compressed = _kind(path) != _PLAIN
     raw, file = _unpacked(path)
     with (
-        (_Forward if compressed else _PlainForward)(raw, file, _MAX_HEADER) as stream,
+        (_PlainForward if raw is file else _Forward)(raw, file, _MAX_HEADER) as stream,
         tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:", tarinfo=_Header, errorlevel=0) as opened,
     ):
         while (member := opened.next()) is not None:

@@ -15,11 +15,11 @@ from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.listing import Listing
 from mura_trt.archives.lists import is_list
-from mura_trt.earlier import identities, read_hashes
+from mura_trt.earlier import hashes_of, read_hashes
 from mura_trt.errors import MuraTrtError, UsageError
 from mura_trt.evaluation.finished import disclosure_of
 from mura_trt.report.data import ScoredRun
-from mura_trt.results import HEADERS_FILE, VIEWS_FILE
+from mura_trt.results import HASHES_FILE, HEADERS_FILE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,7 +108,7 @@ def _add_from_archive(
     if not len(rows):
         found.notes.append("No pictures from the archive: none of the views that were scored is in it any more.")
         return
-    same = rows[_unchanged(listing.take(rows), read_hashes(run.folder / VIEWS_FILE))]
+    same = rows[_unchanged(listing.take(rows), read_hashes(run.folder / HASHES_FILE))]
     kept = listing.take(same)
     names = listing.view_names(kept.views.to_pylist())
     decoded = 0
@@ -157,7 +157,7 @@ def _rows(listing: Listing, wanted: set[str]) -> NDArray[np.int64]:
 
 def _unchanged(listing: Listing, scored: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Whether each view is one that was scored, by size and time; a view of which neither is known is taken for one."""
-    hashes = identities(listing)
+    hashes = hashes_of(listing)
     if not len(scored):  # the run is of a version that noted none
         return np.ones(len(hashes), np.bool_)
     return np.isin(hashes[:, 0], scored[:, 0]) | ~hashes.any(axis=1)

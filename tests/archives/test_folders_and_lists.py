@@ -155,6 +155,14 @@ def test_study_depth_takes_the_first_parts_of_the_path(tmp_path: Path, depth: in
     assert list(studies_of(list_archive(paths, study_depth=depth)).values()) == expected
 
 
+def test_study_depth_counts_from_the_root_of_an_absolute_path(tmp_path: Path) -> None:
+    touch(tmp_path, "x/y/1.png", "x/z/2.png")
+    paths = write_list(tmp_path / "list.csv", f"{tmp_path}/x/y/1.png\n{tmp_path}/x/z/2.png\n")
+    depth = len(tmp_path.parts)  # of which the first is the root
+    assert list(studies_of(list_archive(paths, study_depth=depth)).values()) == [f"{tmp_path}/x"] * 2
+    assert list(studies_of(list_archive(paths, study_depth=1)).values()) == [f"/{tmp_path.parts[1]}"] * 2
+
+
 def test_symlink_loop_ends(tmp_path: Path) -> None:
     touch(tmp_path, "0.png", "a/1.png", "a/b/2.png")
     (tmp_path / "a/b/up").symlink_to(tmp_path)

@@ -19,7 +19,7 @@ from PIL import Image
 from mura_trt.archives import list_archive, remote
 from mura_trt.archives.disclosure import Disclosure
 from mura_trt.bundle import Bundle
-from mura_trt.earlier import identities
+from mura_trt.earlier import hashes_of
 from mura_trt.errors import EnvironmentProblem, UsageError
 from mura_trt.score import score
 from mura_trt.score_options import ScoreOptions
@@ -96,15 +96,15 @@ def test_objects_are_known_again(store: tuple[str, Path], tmp_path: Path) -> Non
     import s3fs
 
     listing = list_archive(f"{store[0]}/xrays", disclosure=Disclosure(tmp_path / "salt"))
-    before = identities(listing)
+    before = hashes_of(listing)
     assert before.any(axis=1).all()
-    np.testing.assert_array_equal(identities(listing), before)
+    np.testing.assert_array_equal(hashes_of(listing), before)
     client = s3fs.S3FileSystem()
     key = listing.keys(3, 4)[0].decode()
     old = client.cat_file(f"bucket/xrays/{key}")
     client.pipe_file(f"bucket/xrays/{key}", b"changed")
     listing = list_archive(f"{store[0]}/xrays", disclosure=Disclosure(tmp_path / "salt"))
-    assert (identities(listing) != before).any(axis=1).nonzero()[0].tolist() == [3]
+    assert (hashes_of(listing) != before).any(axis=1).nonzero()[0].tolist() == [3]
     client.pipe_file(f"bucket/xrays/{key}", old)
 
 

@@ -243,6 +243,7 @@ def test_where_runtimes_may_be_mixed_each_view_tells_its_own(
     told = run(part, bundle, out, allow_mixed=True, **options)
     assert (told["runtime"], told["device"]) == ("mixed", "mixed")
     assert {worker["runtime"] for worker in told["workers"]} == {"onnxruntime"}
+    assert json.loads((out / "recipe.json").read_text())["onnxruntime"] == told["versions"]["onnxruntime"]
     views = pd.read_csv(out / "views.csv")
     assert set(views.pop("runtime")) == {"onnxruntime"}
     run(part, bundle, tmp_path / "one", cluster=None, **options)
@@ -325,7 +326,7 @@ def test_too_many_workers_and_no_cluster_are_told(
         ({"cluster": None, "allow_mixed": True}, "--workers and --allow-mixed are of a cluster"),
         ({"cluster": "far"}, "--cluster far: give auto, local or ray://HOST:PORT"),
         ({"devices": "0,1"}, "--devices 0,1: with --cluster give auto, all"),
-        ({"devices": "all"}, "--devices all: null has no use for a GPU; give --devices cpu"),
+        ({"devices": "all"}, "--devices all: a cluster computes null on the CPU; give --devices cpu"),
         ({"workers": 0}, "--workers 0: give 1 or more"),
         ({"allow_mixed": True}, "leave --devices and --runtime out"),
     ],
