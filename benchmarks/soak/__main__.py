@@ -32,6 +32,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result.")] = None,
 ) -> None:
     """Does what was not done yet."""
+    work, engine = work.resolve(), engine.resolve()
     logging.disable(logging.CRITICAL)  # what the runs in this process say of each refused operation
     parts: dict[str, Callable[[Path], Any]] = {
         "disk_refuses": lambda folder: disk.refuse_each(folder, engine),

@@ -52,6 +52,7 @@ def watched(folder: Path, see: Callable[..., None]) -> Iterator[None]:
 
     Of ``content``, which is what a file has when it is closed or synced, it is told afterwards.
     """
+    assert folder.is_absolute(), folder  # as the kernel tells what is synced
     root = str(folder)
     real_open, real_sync, real_mkdir = io.open, os.fsync, os.mkdir
     real_replace, real_unlink, real_rmdir = os.replace, os.unlink, os.rmdir
