@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,6 +10,7 @@ from unittest import mock
 import pytest
 
 from benchmarks.soak import disk, files, hostile, kills
+from benchmarks.soak.__main__ import main
 from mura_trt.bundle import Bundle
 from mura_trt.files import sync_folder, write_atomically
 
@@ -20,6 +22,21 @@ def test_any_refused_operation_is_told_and_gone_on_from(bundle: Bundle, tmp_path
 
 def test_what_was_committed_survives_power_cuts(bundle: Bundle, tmp_path: Path) -> None:
     assert disk.cut_power(tmp_path / "work", bundle.folder, 40)["committed_views_found_again"] > 0
+
+
+def test_the_command_takes_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells what is synced by its path from the root."""
+    given: list[Path] = []
+
+    def cut_power(work: Path, engine: Path, cuts: int) -> dict[str, int]:
+        given.extend((work, engine))
+        return {"cuts": cuts}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(disk, "cut_power", cut_power)
+    main(Path("soak"), Path("engine"), only=["power_cuts"])
+    logging.disable(logging.NOTSET)
+    assert given == [tmp_path / "soak" / "power_cuts", tmp_path / "engine"]
 
 
 def without_sync(path: Path, data: bytes) -> None:
