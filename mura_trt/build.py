@@ -24,7 +24,7 @@ from mura_trt.contract import NARROW, InputContract
 from mura_trt.cuda_devices import cuda_device_count, gpu_kind
 from mura_trt.engine_recipe import Recipe
 from mura_trt.errors import EnvironmentProblem, UsageError
-from mura_trt.networks.origin import Origin
+from mura_trt.networks.origin import Calibrator, Origin
 from mura_trt.parity.run import synthetic
 from mura_trt.pixels import decoded_listing
 from mura_trt.plan import build_plan, find_builder, unsupported
@@ -80,10 +80,11 @@ def build_bundle(
     """
     import onnx
 
-    origin.refuse(recipe.precision)
-    narrow = recipe.precision if recipe.precision in NARROW else None
-    if narrow and archive is None:
-        raise UsageError(f"--precision {narrow} is calibrated on views: name an archive of some with --calibrate")
+    calibrator = origin.calibrator(recipe) if recipe.precision in NARROW else None
+    if calibrator and archive is None:
+        raise UsageError(
+            f"--precision {recipe.precision} is calibrated on views: name an archive of some with --calibrate"
+        )
     builder = find_builder(recipe.builder)
     if recipe.profile is None and (builder is None or cuda_device_count() == 0):
         raise EnvironmentProblem(
@@ -115,10 +116,10 @@ def build_bundle(
         if recipe.precision == "fp32":
             shutil.copyfile(folder / FILES["fp32_onnx"], folder / FILES["onnx"])
         else:
-            if narrow:
+            if calibrator:
                 assert views.to_calibrate is not None
                 seen, pixels = _decoded(views.to_calibrate, origin.contract)
-                found = _calibrated(origin, pixels, recipe, report)
+                found = _calibrated(calibrator, pixels, recipe, report)
                 quantization, described = found.quantization, _described(found, seen, recipe)
             onnx.save(origin.lowered(graph, quantization), folder / FILES["onnx"])
         manifest = Manifest(
@@ -199,9 +200,9 @@ def _decoded(views: Listing, contract: InputContract) -> tuple[Listing, NDArray[
 
 
 def _calibrated(
-    origin: Origin, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]
+    calibrator: Calibrator, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]
 ) -> Calibration:
-    found = origin.calibrated(pixels, recipe, report)
+    found = calibrator(pixels, report)
     kept = found.quantization.kept
     if found.predicted > recipe.error_budget:
         logger.warning(

@@ -146,3 +146,4 @@ class HostDecoder:
 
 
 AnyDecoder = HostDecoder | BatchDecoder[Any]
+"""What decodes batches in order: ``submit`` and ``collect`` take turns, some batches apart."""

@@ -71,6 +71,7 @@ def all_cores() -> Iterator[None]:
 def as_before() -> Iterator[None]:
     """The command sets a log level and a handler for its process: where that is a test's, they end with the test."""
     yield
+    logging.disable(logging.NOTSET)
     logging.getLogger("mura_trt").setLevel(logging.NOTSET)
     signal.signal(signal.SIGTERM, ON_SIGTERM)
 

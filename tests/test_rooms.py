@@ -87,6 +87,7 @@ LIBRARIES = {
 AT_TOP = {"torch": "model", "triton": "fused_kernels", "typer": "cli commands", "numpy": "*"}
 # A module that is imported by its name, in a string, is seen by no table: runtimes, and TensorRT's two libraries.
 BY_NAME = "runtimes plan doctor"
+LINES = 400  # of a module
 
 
 Rule = Callable[[dict[str, str]], list[str]]
@@ -244,7 +245,16 @@ def circles(modules: dict[str, str]) -> list[str]:
     return list(found.values())
 
 
-@pytest.mark.parametrize("rule", [without_a_room, against_the_layers, out_of_their_rooms, circles])
+def too_long(modules: dict[str, str]) -> list[str]:
+    """Modules that nobody reads at one sitting."""
+    return [
+        f"{module} has {lines} lines, and {LINES} are the most. Move what stands on its own into a module of its own"
+        for module, text in modules.items()
+        if (lines := text.count("\n")) > LINES
+    ]
+
+
+@pytest.mark.parametrize("rule", [without_a_room, against_the_layers, out_of_their_rooms, circles, too_long])
 def test_the_package_keeps_the_rule(rule: Rule) -> None:
     faults = rule(sources())
     assert not faults, "\n" + "\n".join(faults)
@@ -289,6 +299,7 @@ def test_tables_name_no_module_that_is_gone_and_no_library_that_nobody_imports()
         (out_of_their_rooms, "decode", "import cv2", "cv2: a library that has no row"),
         (out_of_their_rooms, "files", "import importlib\nimportlib.import_module('torch')", "import by name"),
         (without_a_room, "brandnew", "", "brandnew is in no room"),
+        (too_long, "errors", "\n" * LINES, "and 400 are the most"),
     ],
 )
 def test_a_planted_fault_is_found(rule: Rule, module: str, planted: str, told: str) -> None:

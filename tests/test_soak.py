@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,7 +34,6 @@ def test_the_command_takes_relative_paths(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(disk, "cut_power", cut_power)
     main(Path("soak"), Path("engine"), only=["power_cuts"])
-    logging.disable(logging.NOTSET)
     assert given == [tmp_path / "soak" / "power_cuts", tmp_path / "engine"]
 
 

@@ -15,8 +15,8 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 NO_IMAGE = "DICOM without an image"  # among suffixes, for reports and the like
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 # What is told of by name where names may be patients'.
-KNOWN_SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES | {"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip", ".tar"}
-KNOWN_SUFFIXES |= {".tif", ".tiff", NO_IMAGE}
+_OTHERS = {"", ".txt", ".csv", ".xml", ".json", ".pdf", ".zip", ".tar", ".tif", ".tiff", NO_IMAGE}
+KNOWN_SUFFIXES = IMAGE_SUFFIXES | DICOM_SUFFIXES | _OTHERS
 
 _BODY_PART = re.compile(r"(?:^|/)XR_([A-Z]+)(?=/|$)")
 _ESCAPES = str.maketrans({"\r": "\\r", "\n": "\\n", "\0": "\\x00"})

@@ -59,3 +59,4 @@ class OpenFile:
 
 
 RandomAccessFile = OpenFile | RemoteFile
+"""A file that any thread may read at any place; ``moved_at`` is when bytes last came over a network, else 0."""

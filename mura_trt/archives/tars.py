@@ -248,7 +248,7 @@ def _kind(path: str) -> str:
 
 
 def _unpacked(path: str) -> tuple[IO[bytes], IO[bytes]]:
-    """The bytes without compression, and the file that they come from."""
+    """The bytes without compression, and the file that they come from: of a plain tar, the same."""
     kind, file = _kind(path), open_stream(path)
     if kind == _PLAIN:
         return file, file

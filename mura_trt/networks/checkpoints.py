@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mura_trt.calibrate import Calibration, calibrate
+from mura_trt.calibrate import calibrate
 from mura_trt.contract import InputContract
-from mura_trt.networks.origin import Origin
+from mura_trt.networks.origin import Calibrator, Origin
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -74,7 +71,7 @@ class Checkpoints(Origin):
 
         return TorchReference(self.model)
 
-    def calibrated(self, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]) -> Calibration:
+    def calibrator(self, recipe: Recipe) -> Calibrator:
         """By the ranges and the gradients that PyTorch finds."""
-        method, budget = recipe.calibration_method, recipe.error_budget
-        return calibrate(self.model, pixels, recipe.precision, method, budget, report)
+        how = recipe.precision, recipe.calibration_method, recipe.error_budget
+        return lambda pixels, report: calibrate(self.model, pixels, *how, report)

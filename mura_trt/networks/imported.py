@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mura_trt.contract import NARROW, InputContract
+from mura_trt.contract import InputContract
 from mura_trt.errors import UsageError
 from mura_trt.networks.batch import freed
 from mura_trt.networks.meaning import abnormal_of, before_ending, kind_of
-from mura_trt.networks.origin import Origin
+from mura_trt.networks.origin import Calibrator, Origin
 from mura_trt.networks.original import Batches, OnnxSession
 from mura_trt.networks.reading import Input, files_of, input_of, read_model
 from mura_trt.networks.tail import Tail, ending_of, tail_of
@@ -24,6 +24,7 @@ from mura_trt.precision import Quantization
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from mura_trt.engine_recipe import Recipe
     from mura_trt.parity.onnx_reference import OnnxReference
 
 logger = logging.getLogger(__name__)
@@ -91,13 +92,12 @@ class Imported(Origin):
             )
         return lowered
 
-    def refuse(self, precision: str) -> None:
-        """Refuses the narrow formats."""
-        if precision in NARROW:
-            raise UsageError(
-                f"{self._told.model}: --precision {precision} needs to know what rounding each layer costs, which is"
-                " measured by PyTorch's gradients, and an ONNX file has none; take --precision fp16 or fp32"
-            )
+    def calibrator(self, recipe: Recipe) -> Calibrator:
+        """Refused."""
+        raise UsageError(
+            f"{self._told.model}: --precision {recipe.precision} needs to know what rounding each layer costs, which is"
+            " measured by PyTorch's gradients, and an ONNX file has none; take --precision fp16 or fp32"
+        )
 
 
 def opened(told: Told) -> _Opened:

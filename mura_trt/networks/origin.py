@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.calibrate import Calibration
 from mura_trt.contract import InputContract
 from mura_trt.files import sha256_of
 from mura_trt.precision import Quantization, lower
@@ -17,9 +18,11 @@ from mura_trt.precision import Quantization, lower
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from mura_trt.calibrate import Calibration
     from mura_trt.engine_recipe import Recipe
     from mura_trt.parity.reference import Reference
+
+Calibrator = Callable[[NDArray[np.uint8], Callable[[str], None]], Calibration]
+"""From views, uint8 (n, H, W, 1), and what takes a line on how far it has come."""
 
 
 class Origin(ABC):
@@ -61,16 +64,13 @@ class Origin(ABC):
     def reference(self, ranges: bool) -> Reference:
         """What a bundle of it is judged by; with ``ranges``, it notes how large its values become."""
 
-    def calibrated(self, pixels: NDArray[np.uint8], recipe: Recipe, report: Callable[[str], None]) -> Calibration:
-        """How its convolutions are rounded for a narrow format, by views uint8 (n, H, W, 1); not what it refuses."""
-        raise NotImplementedError
+    @abstractmethod
+    def calibrator(self, recipe: Recipe) -> Calibrator:
+        """What finds how its convolutions are rounded for a narrow format; refused before any work, where none can."""
 
     def lowered(self, graph: ModelProto, quantization: Quantization | None) -> ModelProto:
         """Its graph in half precision, or in a narrow format."""
         return lower(graph, quantization)
-
-    def refuse(self, precision: str) -> None:  # noqa: B027  most take all of them
-        """Raises UsageError where it cannot be lowered to a precision, before any work."""
 
     @property
     def sha256(self) -> list[str]:
