@@ -98,11 +98,11 @@ def build_bundle(
             )
         logger.warning(
             "%s: the plan is for other machines; for this one build with --builder tensorrt (pip install tensorrt), or"
-            " score with PyTorch, which --runtime auto takes",
+            " score with another runtime, as --runtime auto does",
             refused,
         )
     if timings is not None and builder != "tensorrt":
-        logger.warning("%s has no timing cache, and nothing is kept in %s", builder, timings)
+        logger.warning("%s has no timing cache, and nothing is kept in %s", builder or "no builder", timings)
     timings = timings or out.resolve().with_name(f"{out.resolve().name}.timing-cache")
     with new_bundle(out, overwrite) as folder, tempfile.TemporaryDirectory() as scratch:
         network = origin.network

@@ -21,6 +21,7 @@ OLD_SCHEMA = 2  # of bundles of DenseNet-169 alone, which say nothing of their n
 MANIFEST = "bundle.json"
 # Role in the bundle -> file name. The plan is missing where no builder was installed.
 FILES = {"plan": "model.plan", "onnx": "model.onnx", "fp32_onnx": "model-fp32.onnx"}
+CACHE = "cache"  # a folder beside them: what may be lost
 REQUIRED = ("onnx", "fp32_onnx")
 
 
@@ -168,7 +169,7 @@ class Bundle:
         It lies in the bundle's folder, goes with it and is no part of it: no hash holds it, it may be lost at any time,
         and where the folder cannot be written to there is none.
         """
-        return CacheFile.named(self.folder / "cache", *key)
+        return CacheFile.named(self.folder / CACHE, *key)
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
@@ -257,13 +258,22 @@ def new_bundle(folder: Path, overwrite: bool) -> Iterator[Path]:
     Raises
     ------
     UsageError
-        ``folder`` is there already and ``overwrite`` is not set, or it is no bundle.
+        ``folder`` is there already and ``overwrite`` is not set, or it is no bundle, or holds more than that, or cannot
+        be replaced.
     """
     if folder.exists():
-        if not (folder.is_dir() and ((folder / MANIFEST).exists() or not any(folder.iterdir()))):
+        held = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+        if held and MANIFEST not in held:
             raise UsageError(f"{folder} exists and is no engine bundle; choose another output folder")
-        if not overwrite and any(folder.iterdir()):
+        if held and not overwrite:
             raise UsageError(f"{folder} exists; add --overwrite to replace this bundle, or choose another folder")
+        if others := sorted(held - {MANIFEST, CACHE, *FILES.values()}):
+            raise UsageError(
+                f"{folder} holds more than its bundle ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}),"
+                " which would be gone; move that away, or choose another folder"
+            )
+        if folder.is_mount():
+            raise UsageError(f"{folder} is a mount point, which nothing can take the place of; name a folder in it")
     with new_folder(folder) as scratch:
         yield scratch
 

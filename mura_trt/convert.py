@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.screen import Rejected, Screened, compressed_pixels
+from mura_trt.screen import CHUNK_HEAD, Rejected, Screened, compressed_pixels
 
 # Bits that detectors give, of which a 16-bit file often holds fewer: 10 to 14 in computed radiography.
 USUAL_BITS = (8, 10, 12, 14, 16)
 _INFLATED_AT_ONCE = 1 << 20
+_HEADER_END = 33  # of a PNG: its magic number and the IHDR chunk
+# Passes of an interlaced PNG (third edition, 8.2): first column and row, and steps between columns and rows.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 class Plain(NamedTuple):
@@ -46,8 +50,9 @@ def plain_gray(data: bytes, screened: Screened) -> bytes:
     """
     if not screened.gray or screened.depth <= 8:
         return data
-    _check_stream(data, screened)
-    values = _values(data, screened)
+    pixels = compressed_pixels(data)
+    _check_stream(pixels, screened)
+    values = _values(_bare(data[:_HEADER_END], pixels))
     top = int(values.max())
     told = (screened.significant, 16) if screened.significant else USUAL_BITS
     white = (1 << next(bits for bits in told if top < 1 << bits)) - 1
@@ -61,30 +66,33 @@ def binary_pgm(gray: NDArray[np.uint8]) -> bytes:
     return b"P5\n%d %d\n255\n" % (gray.shape[1], gray.shape[0]) + gray.tobytes()
 
 
-def _values(data: bytes, screened: Screened) -> NDArray[np.uint16]:
+def _bare(header: bytes, pixels: list[memoryview]) -> bytes:
+    """A PNG of pixels alone: Pillow minds what is wrong with the rest, which the 8-bit way does not look at."""
+    chunks = (*(_chunk(b"IDAT", body) for body in pixels), _chunk(b"IEND"))
+    return b"".join((header, *itertools.chain(*chunks)))
+
+
+def _chunk(kind: bytes, body: memoryview | bytes = b"") -> tuple[bytes, memoryview | bytes, bytes]:
+    return CHUNK_HEAD.pack(len(body), kind), body, zlib.crc32(body, zlib.crc32(kind)).to_bytes(4)
+
+
+def _values(bare: bytes) -> NDArray[np.uint16]:
     """uint16 (H, W): the gray samples of a 16-bit PNG."""
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            values = np.asarray(image)
+        with Image.open(io.BytesIO(bare)) as image:
+            return np.asarray(image)
     except Exception as error:  # Pillow's plugins raise whatever they meet in broken bytes
         raise Rejected("UNDECODABLE", f"its pixels cannot be decoded: {error}") from error
-    if values.ndim != 2:  # gray with alpha, which Pillow reduces to 8 bits
-        raise Rejected("UNSUPPORTED_DEPTH", "16 bits with an alpha channel; save the image as gray without it")
-    if values.shape != (screened.height, screened.width):
-        raise Rejected("CORRUPT", f"its pixels are {values.shape[1]} x {values.shape[0]}, and not what its header says")
-    return values
 
 
-def _check_stream(data: bytes, screened: Screened) -> None:
+def _check_stream(pixels: list[memoryview], screened: Screened) -> None:
     """Refuses a PNG whose compressed pixels end early: Pillow would leave the missing rows as they are."""
-    if screened.interlaced:  # whose length is another; Pillow's word has to do
-        return
     inflate = zlib.decompressobj()
-    found, expected = 0, screened.height * (1 + 2 * screened.width)
+    found, expected = 0, _bytes_of_pixels(screened)
     try:
-        for part in compressed_pixels(data):
+        for part in pixels:
             packed: bytes | memoryview = part
             while packed and found < expected:  # a little at a time, and no more than the header speaks of
                 found += len(inflate.decompress(packed, _INFLATED_AT_ONCE))
@@ -93,3 +101,10 @@ def _check_stream(data: bytes, screened: Screened) -> None:
         raise Rejected("UNDECODABLE", f"its pixels do not unpack: {error}") from error
     if found < expected:
         raise Rejected("UNDECODABLE", f"it has {found} of the {expected} bytes of its pixels")
+
+
+def _bytes_of_pixels(screened: Screened) -> int:
+    """Of 16-bit gray, unpacked: rows, each behind the number of its filter."""
+    passes = _ADAM7 if screened.interlaced else ((0, 0, 1, 1),)
+    sizes = ((-(-(screened.width - x) // dx), -(-(screened.height - y) // dy)) for x, y, dx, dy in passes)
+    return sum(rows * (1 + 2 * columns) for columns, rows in sizes if columns > 0 and rows > 0)

@@ -74,9 +74,9 @@ class Earlier:
     """
 
     def __init__(self, hashes: Hashes, scores: ScoreArray) -> None:
-        known = hashes.any(axis=1)
-        order = np.argsort(hashes[known, 0], kind="stable")
-        self._hashes, self._scores = hashes[known][order], scores[known][order]
+        known = np.flatnonzero(hashes.any(axis=1))
+        at = known[np.argsort(hashes[known, 0], kind="stable")]
+        self._hashes, self._scores = hashes[at], scores[at]  # each copied once: with maps, they are gigabytes
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -84,15 +84,15 @@ class Earlier:
     @classmethod
     def of(cls, hashes: Hashes, rows: Iterable[Rows], map_size: int) -> Earlier:
         """The scores of a run whose views have these hashes, with maps of so many values."""
-        views, scores = [np.empty(0, np.int64)], [np.empty(0, score_type(map_size))]
+        scores, scored = np.empty(len(hashes), score_type(map_size)), np.zeros(len(hashes), bool)
         for part in rows:
-            if len(part.views):
-                views.append(part.views)
-                scores.append(part.scores)
-        return cls(hashes[np.concatenate(views)], np.concatenate(scores))
+            scores[part.views], scored[part.views] = part.scores, True
+        return cls(np.where(scored[:, None], hashes, np.uint64(0)), scores)
 
     def and_also(self, other: Earlier) -> Earlier:
         """These, and those of ``other`` that are not among them."""
+        if not len(other):
+            return self
         return Earlier(np.concatenate([self._hashes, other._hashes]), np.concatenate([self._scores, other._scores]))
 
     @classmethod
@@ -108,7 +108,7 @@ class Earlier:
         """Keeps them in a file; raises OSError."""
         kept = np.empty(len(self), _kept_type(self._scores.dtype))
         kept["hash"], kept["score"] = self._hashes, self._scores
-        write_checked(path, kept.tobytes())
+        write_checked(path, kept.view(np.uint8).data)
 
     def rows(self, hashes: Hashes, shard_views: int, done: set[int]) -> Iterator[Rows]:
         """Of the views with these hashes the ones that have a score here: runs of neighbours within a shard.

@@ -45,6 +45,8 @@ class Recipe:
     """Bounds other than the precision's own (see :mod:`mura_trt.parity.bounds`), as tables by level."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise UsageError(f"name {self.name}: text, in quotation marks")
         if self.precision not in PRECISIONS:
             raise UsageError(f"precision {self.precision!r}: choose from {', '.join(PRECISIONS)}")
         if self.builder not in (AUTO, "none", *BUILDERS):

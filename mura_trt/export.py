@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 
 from mura_trt.contract import DENSENET169, InputContract
 from mura_trt.errors import BundleError
+from mura_trt.files import write_atomically
 from mura_trt.model import MuraNet, Network, architecture_of, network_of
-from mura_trt.precision import lower
+from mura_trt.precision import HEAD, lower
 
 if TYPE_CHECKING:
     import onnx
 
-OUTPUTS = ("probability", "logit", "cam")
 OPSET = 20
-
-_HEAD = "classifier.weight"
 
 
 def exported(model: Network) -> onnx.ModelProto:
@@ -47,7 +45,7 @@ def exported(model: Network) -> onnx.ModelProto:
             model.eval(),
             (example,),
             input_names=["image"],
-            output_names=list(OUTPUTS),
+            output_names=[*contract.outputs],
             dynamic_shapes=({0: torch.export.Dim("views")},),
             opset_version=OPSET,
             dynamo=True,
@@ -61,16 +59,14 @@ def exported(model: Network) -> onnx.ModelProto:
     weights = [node.inputs[1] for node in program.model.graph if node.op_type == "Conv"]
     heads = [weight for weight in weights if weight is not None and "features." not in str(weight.name)]
     for number, head in enumerate(heads):
-        head.name = _HEAD if isinstance(model, MuraNet) else f"members.{number}.{_HEAD}"
+        head.name = HEAD if isinstance(model, MuraNet) else f"members.{number}.{HEAD}"
     return program.model_proto
 
 
 def write_graph(model: Network, out: Path, half: bool) -> None:
     """Writes the model's ONNX file: FP32, or half precision but for input, normalisation and head."""
-    import onnx
-
     graph = exported(model)
-    onnx.save(lower(graph) if half else graph, out)
+    write_atomically(out, (lower(graph) if half else graph).SerializeToString())
 
 
 def load_exported(path: Path) -> Network:
@@ -86,7 +82,7 @@ def load_exported(path: Path) -> Network:
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-    found = (re.fullmatch(rf"(members\.\d+\.|){re.escape(_HEAD)}", name) for name in stored)
+    found = (re.fullmatch(rf"(members\.\d+\.|){re.escape(HEAD)}", name) for name in stored)
     members = sorted((match[1] for match in found if match), key=lambda prefix: (len(prefix), prefix)) or [""]
     networks = []
     for member in members:

@@ -179,7 +179,7 @@ def pointwise(x: Tensor, weights: Pointwise, out: Tensor, across: int, tile: Til
     """
     (channels, columns), rows = weights.weight.shape, len(out)
     assert columns % tile.columns == 0, f"{columns} channels in tiles of {tile.columns}"
-    kernels.pointwise[(columns // tile.columns, _over(rows, tile.rows))](
+    kernels.pointwise[(columns // tile.columns * _over(rows, tile.rows),)](
         x, *weights, out, rows, channels, across, x.stride(0), out.stride(0), columns,
         halved, not halved, tile.rows, tile.columns, tile.depth, **tile.how,
     )  # fmt: skip

@@ -104,8 +104,9 @@ def pointwise(
     columns); ``bias`` float32 (columns,); ``out`` float16 (rows, columns). HALVED, ``across`` positions make a line of
     ``out`` and ``x`` has twice as many, in twice as many lines. RELU: ``out`` goes through one, too.
     """
-    first = tl.program_id(0) * BN
-    row = tl.program_id(1) * BM + tl.arange(0, BM)
+    tiles = columns // BN  # of a row of tiles; the grid has one dimension, for the others end at 65,535
+    first = tl.program_id(0) % tiles * BN
+    row = tl.program_id(0) // tiles * BM + tl.arange(0, BM)
     column = first + tl.arange(0, BN)
     there = row < rows
     line, place = row // across, row % across

@@ -219,7 +219,7 @@ def heatmap_of_image(
     decoded = next(decoded_views(source, [name], size, bytes([DICOM])))
     if decoded.failures:
         raise UsageError(f"{image}: {decoded.failures[0].message}")
-    session, _ = open_session(runtime, bundle, SessionOptions(batch=1))
+    session, _ = open_session(runtime, bundle, SessionOptions())
     try:  # until it is closed, for its arrays may be its own
         scores = session.run(decoded.pixels)
         assert scores.cam is not None

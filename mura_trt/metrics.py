@@ -88,8 +88,8 @@ class Counts(NamedTuple):
     true_negative: float
 
     @classmethod
-    def of(cls, labels: ArrayLike, decisions: ArrayLike, weights: ArrayLike | None = None) -> Counts:
-        """Counts of labels and decisions, (n,) each and 0 or 1; weights are how many times each study counts.
+    def of(cls, labels: ArrayLike, decisions: ArrayLike) -> Counts:
+        """Counts of labels and decisions, (n,) each and 0 or 1.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class Counts(NamedTuple):
         truth, decided = _binary(labels), _binary(decisions)
         if truth.shape != decided.shape:
             raise ValueError("labels and decisions must be equally many")
-        found = np.bincount(2 * truth + decided, weights, 4)
+        found = np.bincount(2 * truth + decided, minlength=4)
         return cls(*(float(found[kind]) for kind in (3, 2, 1, 0)))
 
     def kappa(self) -> float:

@@ -186,7 +186,7 @@ def why_not(built: Mapping[str, Any], installed: str, gpu: GpuKind) -> str | Non
     exactly, least = built.get("compute_capability"), built.get("least_compute_capability")
     if problem := unsupported(name, gpu):  # whichever release
         return (
-            f"{problem}; score with PyTorch (--runtime auto takes it), or with a plan of TensorRT's where that is"
+            f"{problem}; score with another runtime (--runtime auto does), or with a plan of TensorRT's where that is"
             f" installed; rebuild it: {rebuild(built, 'tensorrt')}"
         )
     if _release(version) != _release(installed):

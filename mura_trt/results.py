@@ -143,7 +143,8 @@ class OutputFolder:
                     f"{path} holds results and no {RECIPE}, so no run can go on with them; --overwrite begins anew"
                 )
             if existing is Existing.REFUSE:
-                state = "results" if finished else "a run that has not ended; --resume goes on with it"
+                ended = finished or not (path / RECIPE).exists()
+                state = "results" if ended else "a run that has not ended; --resume goes on with it"
                 raise UsageError(f"{path} holds {state}; add --overwrite to replace them, or choose another folder")
             self._clear()
         self._forget()
@@ -172,7 +173,7 @@ class OutputFolder:
         (self.path / _SHARDS).mkdir()
         sync_folder(self.path)
 
-    def begin_update(self) -> None:
+    def begin_update(self, listing: Listing) -> None:
         """Puts the scores of the run that is here, ended or not, aside for the next one, and makes room for that.
 
         A crash at any moment loses nothing: the next update takes what was put aside, and what is still there.
@@ -189,6 +190,10 @@ class OutputFolder:
             raise UsageError(f"{self.path}: its run left no {HASHES_FILE} to know views by; --overwrite begins anew")
         with self._told_what_to_do("--update"):
             self._keep_tables()
+            if self.recipe.get("uids") != (listing.disclosure.tag if listing.disclosure else None):
+                # Views have other names since the first DICOM file came, or the last one went: no name is known again.
+                for path in (*self._kept_tables(), self.path / VANISHED_FILE):
+                    path.unlink(missing_ok=True)
             known = read_hashes(hashes)
             rows = (part for part in self.take_up() if part.stop <= len(known))
             map_size = self.recipe.get(MAP_SIZE, 0)

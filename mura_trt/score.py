@@ -143,13 +143,12 @@ def _opened(options: ScoreOptions, index: HeaderIndex) -> tuple[Bundle, Listing]
         disclosure=options.disclosure,
         index=index,
     )
-    for name, reason in listing.unreadable:
-        logger.warning("%s could not be listed to its end: %s", listing.part_name(name), reason)
     unread = [f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()) if suffix in UNREAD_SUFFIXES]
     if unread:
         logger.warning("files of formats that are not read yet, and are not scored: %s", ", ".join(unread))
     logger.info("%d views in %d studies", len(listing), len(listing.studies))
-    if options.study_depth is None and len(listing) > MURAS_LARGEST_STUDY and len(listing.studies) == 1:
+    by_folder = options.study_depth is None and not listing.studies_named and listing.disclosure is None
+    if len(listing) > MURAS_LARGEST_STUDY and len(listing.studies) == 1 and by_folder:
         logger.warning("all views are one study, as they lie in one folder; with --study-depth 1 each may be its own")
     return bundle, listing
 
@@ -199,7 +198,7 @@ def score_listing(
                 if passed_over and ready.device == "cpu" and options.devices == AUTO and cuda_device_count():
                     logger.warning("scoring on the CPU: no runtime works on the GPU here: %s", "; ".join(passed_over))
                 if recipe:
-                    out.begin_update()
+                    out.begin_update(listing)
                 recipe = begun(options, bundle, listing, ready)
                 out.write_hashes(listing)
                 note_recipe(options.out, recipe)

@@ -52,13 +52,14 @@ def check(options: ScoreOptions, recipe: dict[str, Any], bundle: Bundle, listing
             f"{options.out}: its run kept no class activation maps for --heatmaps; --overwrite begins anew"
         )
     asked = _asked(options, bundle, listing, recipe["runtime"])
+    free: set[str] = set()
+    if recipe.get("uids") is None or asked["uids"] is None:  # then no view is known again by the other's hashes
+        free |= {"uids", "keep_paths", *DICOM_LIBRARIES}
     if options.update:
-        free = set(FREE_IN_UPDATES)
-        if recipe.get("uids") is None or asked["uids"] is None:  # then no view is known again by the other's hashes
-            free |= {"uids", "keep_paths", *DICOM_LIBRARIES}
-        asked = {name: value for name, value in asked.items() if name not in free}
+        free |= set(FREE_IN_UPDATES)
     elif recipe["listing"] == UPDATING:
         raise UsageError(f"{options.out}: an update was stopped before it began; run it again: --update")
+    asked = {name: value for name, value in asked.items() if name not in free}
     if asked.get("uids", recipe.get("uids")) != recipe.get("uids"):  # then views have other names, too
         asked.pop("listing", None)
     check_recipe(options.out, asked)

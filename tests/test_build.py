@@ -49,6 +49,7 @@ def test_shipped_recipe_reads(path: Path) -> None:
         ("error_budget = -1", "error_budget"),
         ("calibration_method = 'mse'", "percentile, max"),
         ("check_views = 0", "check_views 0"),
+        ("name = 2026-11-27", "name 2026-11-27: text"),
         ("calibration_views = 6.5", "calibration_views 6.5: a whole number"),
         ("[parity.model]\ndp_min = 1", "bound 'model.dp_min': there is none"),
         ("[parity.model]\ndp_max = -1", "model.dp_max: -1 is no number from 0 up"),

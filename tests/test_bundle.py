@@ -100,9 +100,28 @@ def test_nothing_is_replaced_unasked(copied_bundle: Path, tmp_path: Path) -> Non
     with pytest.raises(ZeroDivisionError), new_bundle(copied_bundle, overwrite=True) as folder:
         (folder / "x").write_text(str(1 / 0))
     assert Bundle.open(copied_bundle)
+    (copied_bundle / "cache").mkdir()
     with new_bundle(copied_bundle, overwrite=True) as folder:
         (folder / "new").touch()
     assert [path.name for path in copied_bundle.iterdir()] == ["new"]
+
+
+def test_what_lies_beside_a_bundle_is_not_deleted_with_it(copied_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mine.pth", "notes.txt"):
+        (copied_bundle / name).write_text("precious")
+    wanted = r"holds more than its bundle \(mine\.pth, notes\.txt\).*move that away"
+    with pytest.raises(UsageError, match=wanted), new_bundle(copied_bundle, overwrite=True):
+        pass
+    for name in ("mine.pth", "notes.txt"):
+        assert (copied_bundle / name).read_text() == "precious"
+        (copied_bundle / name).unlink()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == copied_bundle)
+    with (
+        pytest.raises(UsageError, match=r"mount point.*name a folder in it"),
+        new_bundle(copied_bundle, overwrite=True),
+    ):
+        pass
+    assert Bundle.open(copied_bundle)
 
 
 def as_before(folder: Path) -> Path:

@@ -102,7 +102,7 @@ def test_dry_run_tells_what_there_is_and_how_long_it_would_take(archive: Path, b
     done = run(*common)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("24 studies, ") and ".png); other files: 4 .csv, 1 .txt" in done.stdout
-    assert "views/s with null on a sample of" in done.stdout and "for all; nothing was written" in done.stdout
+    assert "views/s with null on a sample of" in done.stdout and "for all; no results were written" in done.stdout
     assert json.loads(run(*common, "--json").stdout)["studies"] == 24
     assert not (tmp_path / "out").exists()
 
@@ -130,12 +130,20 @@ def test_score_exits_3_when_a_view_failed(copied: Path, bundle: Bundle, tmp_path
         (("demo", "ARCHIVE"), 2, "exist"),
         (("demo", "OUT", "--studies", "0"), 2, "studies"),
         (("demo-summary", "nowhere", "OUT"), 2, "not there"),
+        (("demo-summary", "SCORED", "SCORED"), 2, "no demo archive"),
     ],
 )
 def test_wrong_use_is_one_line_and_the_right_code(
     arguments: tuple[str, ...], code: int, message: str, archive: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    names: dict[str, object] = {"ARCHIVE": archive, "BUNDLE": bundle.folder, "OUT": tmp_path / "out"}
+    names: dict[str, object] = {
+        "ARCHIVE": archive,
+        "BUNDLE": bundle.folder,
+        "OUT": tmp_path / "out",
+        "SCORED": tmp_path,
+    }
+    (tmp_path / "views.csv").write_text("view,study,logit,probability,color\n")
+    (tmp_path / "studies.csv").write_text("study,probability,abnormal\n")
     done = run(*(names.get(argument, argument) for argument in arguments))
     assert done.returncode == code
     assert message in done.stderr

@@ -663,7 +663,7 @@ def test_a_gpu_that_computes_nothing_does_not_end_doctor(driver: str) -> None:
     [
         ("12.1", {"version": "1.2.3.4"}, "and a plan loads with the release that built it alone", ""),
         ("12.1", {"least_compute_capability": [13, 0]}, "the GPU here is SM121, which is older than any", ""),
-        ("9.0", {}, "not support First (compute capability 9.0); score with PyTorch", " --builder tensorrt"),
+        ("9.0", {}, "not support First (compute capability 9.0); score with another runtime", " --builder tensorrt"),
     ],
 )
 def test_a_plan_that_cannot_load_is_told_with_its_own_rebuilding(

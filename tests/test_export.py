@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from mura_trt.bundle import Bundle
+from mura_trt.cli import app
 from mura_trt.errors import BundleError
 from mura_trt.export import load_exported
 from mura_trt.model import MuraNet
@@ -83,3 +86,16 @@ def test_fp16_graph_agrees_with_torch_half(bundle: Bundle, model: MuraNet, pixel
 def test_fp16_graph_is_no_fp32_reference(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="FP32"):
         load_exported(bundle.path("onnx"))
+
+
+def test_the_command_writes_no_graph_over_a_checkpoint_nor_where_none_can_lie(checkpoint: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "mine.safetensors"
+    shutil.copy(checkpoint, copy)
+    for out, told in (
+        (copy, "which is read; name another file for the graph"),
+        (tmp_path / "absent" / "a.onnx", "no folder that can be written to"),
+        (tmp_path, "no regular file"),
+    ):
+        result = CliRunner().invoke(app, ["export", str(copy), "-o", str(out)])
+        assert (result.exit_code, told in result.output) == (2, True), result.output
+    assert copy.read_bytes() == checkpoint.read_bytes()

@@ -131,6 +131,12 @@ def test_an_alarm_is_not_learnt_from_until_it_is_accepted() -> None:
     accepted = [*before, *slow[:4]]
     assert set(states(slow[4], accepted).values()) == {STEADY}  # the noise is known still
     assert set(states(nights(1, seed=8, slowdown=0.4)[0], accepted).values()) == {SLOWER}
+    # What is slow now is found for the first time, since the night that was accepted.
+    accepted[-1]["commit"] = "new"
+    said = nights(1, seed=8, slowdown=0.4)[0]["figures"]
+    slower = {name: (said[name]["value"], said[name]["error"]) for name in ("decode cpu", "decode wall")}
+    (told,) = alarms(judged(slower, learnt(accepted, rule), rule), accepted, "def")
+    assert told.startswith("decode cpu: ") and "last good new of " in told
 
 
 def test_three_faster_nights_in_a_row_are_the_new_level() -> None:

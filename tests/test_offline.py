@@ -190,7 +190,7 @@ def test_a_run_that_failed_goes_on_and_one_with_another_plan_begins(plan: Offlin
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny", "late"), PROGRAM)
     with pytest.raises(EnvironmentProblem, match="go on"):
         make_kit(plan)
-    kept = plan.folder / "work" / "wheels" / "tiny-1.0-py3-none-any.whl"
+    kept = plan.folder / ".mura-trt-offline" / "wheels" / "tiny-1.0-py3-none-any.whl"
     shutil.copy(index / kept.name, kept)
     (index / kept.name).unlink()  # from now on only what is there already has it
     write_wheel(index, "late", "1.0")
@@ -199,7 +199,19 @@ def test_a_run_that_failed_goes_on_and_one_with_another_plan_begins(plan: Offlin
     assert not kept.exists()
     write_wheel(index, "tiny", "1.0")
     make_kit(plan)
-    assert not (plan.folder / "work").exists()
+    assert not kept.parent.parent.exists()
+
+
+def test_what_lies_in_the_folder_stays(plan: OfflinePlan) -> None:
+    (plan.folder / "work").mkdir(parents=True)
+    (plan.folder / "work" / "thesis.txt").write_text("precious")
+    make_kit(plan)
+    assert (plan.folder / "work" / "thesis.txt").read_text() == "precious"
+
+
+def test_an_extra_that_there_is_not_is_told(plan: OfflinePlan) -> None:
+    with pytest.raises(UsageError, match="--extras mroe: choose from more"):
+        make_kit(replace(plan, extras=("more", "mroe")))
 
 
 def test_unmet_names_what_is_missing_and_what_is_too_old(tmp_path: Path) -> None:
@@ -322,6 +334,7 @@ def test_sh_installs_it_with_no_index_and_again(plan: OfflinePlan, tmp_path: Pat
     again = run_sh(plan, str(environment))
     assert again.returncode == 0
     assert "already" in again.stdout
+    (environment / "offline.json").write_bytes(b"")  # as a power cut may leave it
     # A newer kit of the same version, into the environment that is there.
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny",), PROGRAM.replace("looks at", "sees"))
     make_kit(plan, overwrite=True)
@@ -374,6 +387,14 @@ def test_what_is_not_ours_is_not_touched(plan: OfflinePlan, tmp_path: Path, capf
     assert main([str(theirs), "--volumes", str(plan.folder)]) == 1
     assert "holds something else" in capfd.readouterr().err
     assert [path.name for path in theirs.iterdir()] == ["data"]
+    # Nor is a kit, be it an older one or this one itself.
+    older = tmp_path / "older"
+    shutil.copytree(plan.folder, older)
+    for kit in (older, plan.folder):
+        held = sorted(path.name for path in kit.iterdir())
+        assert main([str(kit), "--volumes", str(plan.folder)]) == 1
+        assert "holds something else" in capfd.readouterr().err
+        assert sorted(path.name for path in kit.iterdir()) == held
 
 
 def test_an_installation_that_was_stopped_begins_clean(plan: OfflinePlan, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_gpu_that_tensorrt_rtx_does_not_support_is_named_with_what_does(capabili
     for installed in ("1.7.1.116", "1.8.0.10"):  # building it anew with the release here is no help
         refusal = why_not({**RTX, "least_compute_capability": [7, 5]}, installed, card)
         assert refusal is not None
-        assert refusal.startswith(f"{named}; score with PyTorch (--runtime auto takes it)")
+        assert refusal.startswith(f"{named}; score with another runtime (--runtime auto does)")
         assert refusal.endswith(f"rebuild it: {REBUILD} --builder tensorrt")
     without_command = {name: value for name, value in RTX.items() if name != "rebuild"}
     assert " --builder tensorrt -o BUNDLE" in str(why_not(without_command, "1.7.1.116", card))

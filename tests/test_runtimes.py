@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -144,6 +145,13 @@ def test_onnxruntime_keeps_nothing_for_its_makers(bundle: Bundle, tmp_path: Path
 
 
 @no_gpu
+def test_a_bundle_that_onnxruntime_cannot_open_is_told_in_a_line(bundle: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / os.fsdecode(b"R\xf6ntgen")
+    shutil.copytree(bundle.folder, copy)
+    with pytest.raises(RuntimeUnavailable, match=r"does not take the graph of .*ntgen: [^\n]*$"):
+        open_session("onnxruntime", Bundle.open(copy), SessionOptions())
+
+
 def test_auto_takes_onnxruntime_without_a_gpu_and_says_why(bundle: Bundle) -> None:
     session, passed_over = open_session("auto", bundle, SessionOptions())
     assert session.name == "onnxruntime"
@@ -180,6 +188,15 @@ def test_gpu_runtime_agrees_with_the_reference(
 def test_plan_of_the_other_builder_is_refused(bundle: Bundle) -> None:
     with pytest.raises(RuntimeUnavailable, match=r"tensorrt-rtx's.*--builder tensorrt"):
         open_session("tensorrt", bundle, SessionOptions())
+
+
+@pytest.mark.skipif(cuda_device_count() > 0, reason="where no plan loads")
+def test_a_plan_that_does_not_load_has_no_say_in_the_batch(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mura_trt.runtimes.tensorrt.cuda_device_count", lambda: 1)
+    session, passed_over = open_session("auto", bundle, SessionOptions(512))  # more than its plan takes
+    session.close()
+    assert (session.name, session.batch) == ("onnxruntime", 512)
+    assert [line.partition(":")[0] for line in passed_over[:2]] == ["tensorrt", "tensorrt_rtx"]
 
 
 @pytest.mark.gpu

@@ -549,6 +549,11 @@ def test_a_flat_folder_of_many_images_is_one_study_and_that_is_told(
         assert len(score_module._opened(options, HeaderIndex())[1].studies) == studies
         assert ("all views are one study" in caplog.text) == (studies == 1)
         caplog.clear()
+    listed = tmp_path / "list.csv"
+    listed.write_text("view,study\n" + "".join(f"flat/{number}.png,mine\n" for number in range(14)))
+    options = ScoreOptions(listed, bundle.folder, tmp_path / "out")
+    assert len(score_module._opened(options, HeaderIndex())[1].studies) == 1
+    assert "one study" not in caplog.text  # which was said to be one
 
 
 def test_a_gpu_that_no_runtime_works_on_is_told(

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -152,6 +153,27 @@ def test_a_run_goes_on_with_the_same_salt_only(folder: Path, bundle: Bundle, tmp
         score(options(folder, bundle, out, tmp_path / "other", resume=True))
     with pytest.raises(UsageError, match="the run began with another --uid-salt-file or --keep-uids"):
         score(options(folder, bundle, out, salt, resume=True, keep_uids=True))
+
+
+def test_the_first_dicom_file_hides_the_names_of_what_was_scored_before(
+    files: dict[str, bytes], make_png: Callable[[str], Path], bundle: Bundle, tmp_path: Path
+) -> None:
+    out, salt = tmp_path / "out", tmp_path / "salt"
+    archive = tmp_path / "archive"
+    make_png(f"archive/{CANARY}_ANN/st1/a.png")
+    gone = make_png(f"archive/{CANARY}_EVE/st1/b.png")
+    score(options(archive, bundle, out, salt))
+    gone.unlink()
+    assert score(options(archive, bundle, out, salt, update=True))["vanished_views"] == 1
+    assert CANARY in (out / "vanished.csv").read_text()
+    (archive / "x.dcm").write_bytes(next(iter(files.values())))
+    with pytest.raises(UsageError, match=r"other views in the archive.*--update"):
+        score(options(archive, bundle, out, salt, resume=True))
+    run = score(options(archive, bundle, out, salt, update=True))
+    assert (run["scored"], run["vanished_views"]) == (2, None)
+    assert not [path for path in out.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+    (archive / "x.dcm").unlink()
+    assert score(options(archive, bundle, out, salt, update=True))["vanished_views"] is None
 
 
 def test_a_salt_inside_the_output_folder_is_refused(folder: Path, bundle: Bundle, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def alarms(verdicts: Mapping[str, Verdict], before: list[dict[str, Any]], at: st
     last = before[-1] if before else None
     found = []
     for name, verdict in verdicts.items():
-        again = last is not None and last["figures"].get(name, {}).get("state") == SLOWER
+        again = last is not None and not last.get("accepted") and last["figures"].get(name, {}).get("state") == SLOWER
         if verdict.state == SLOWER and (at_once(name) or again):
             found.append(f"{slower(name, verdict)}; {commits(name, before, at)}")
     return found
@@ -171,7 +171,7 @@ def commits(name: str, before: list[dict[str, Any]], at: str) -> str:
     good = [
         record
         for record in before
-        if (not record["failures"] or record.get("accepted")) and record["figures"].get(name, {}).get("state") != SLOWER
+        if record.get("accepted") or (not record["failures"] and record["figures"].get(name, {}).get("state") != SLOWER)
     ]
     then = f"last good {good[-1]['commit'] or 'unknown'} of {good[-1]['date'][:10]}" if good else "no good one before"
     return f"{then}, this one {at or 'unknown'}"

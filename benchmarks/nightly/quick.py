@@ -150,7 +150,7 @@ def measure(archive: Path, engine: Path, effort: Effort | None = None) -> Measur
     archive
         Folder of PNG files, as made by ``mura-trt demo``.
     engine
-        Bundle, whose pixels' size is decoded to.
+        Bundle.
     effort
         How much.
     """

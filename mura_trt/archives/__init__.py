@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from mura_trt.archives.remote import check_url, list_below
 from mura_trt.archives.tars import is_tar, list_tars
 from mura_trt.archives.zips import list_zip
 from mura_trt.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in shards-{00000..00099}.tar
 MAX_TARS = 100_000
@@ -78,6 +81,8 @@ def list_archive(
     listing = gather(_find(archive, root), study_depth)
     listing = sorted_by_headers(listing, disclosure, HeaderIndex() if index is None else index, named)
     _check_not_empty(listing, archive)
+    for name, reason in listing.unreadable:
+        logger.warning("%s could not be listed to its end: %s", listing.part_name(name), reason)
     return listing
 
 

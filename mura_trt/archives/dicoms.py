@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -118,13 +119,13 @@ class HeaderIndex:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if not self._used or self.names_uids:
+        used, self._known, self._used = self._used, {}, {}
+        if not used or self.names_uids:
             return
-        columns = [list(self._used), *map(list, zip(*self._used.values(), strict=True))]
+        columns = [list(used), *map(list, zip(*used.values(), strict=True))]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(dict(zip(_COLUMNS, columns, strict=True))), sink)
         write_checked(path, sink.getvalue().to_pybytes())
-        self._known, self._used = {}, {}
 
     def get(self, file: str) -> Header | None:
         """A header by its file's hash."""
@@ -148,12 +149,15 @@ class _Sorting:
         self._listing, self._disclosure = listing, disclosure
         self._kept = np.ones(len(listing), bool)
         self._study_of = listing.study_of.copy()
-        # Paths and UIDs in one row of numbers, told apart by the first letter.
-        self._studies = {b"p" + key: number for number, key in enumerate(listing.studies.to_pylist())}
         self._body_parts: dict[int, str] = {}
         self._kinds = np.full(len(listing), IMAGE, np.uint8)
         self._ignored = listing.ignored.copy()
         self.found = False
+
+    @cached_property
+    def _studies(self) -> dict[bytes, int]:
+        """Paths and UIDs in one row of numbers, told apart by the first letter; of archives that hold DICOM files."""
+        return {b"p" + key: number for number, key in enumerate(self._listing.studies.to_pylist())}
 
     def leave_out(self, row: int, suffix: str) -> None:
         """Passes a file over that is no view."""
@@ -179,7 +183,8 @@ class _Sorting:
         """What is kept, with studies numbered in order of first appearance."""
         import pyarrow as pa
 
-        disclosure = self._disclosure if self.found else None
+        if not self.found:
+            return replace(self._listing.take(np.flatnonzero(self._kept)), ignored=self._ignored)
         numbers, first, at = np.unique(self._study_of[self._kept], return_index=True, return_inverse=True)
         order = np.argsort(first)
         place = np.empty(len(order), np.int32)
@@ -191,11 +196,11 @@ class _Sorting:
             places=None if self._listing.places is None else self._listing.places[self._kept],
             stamps=None if self._listing.stamps is None else self._listing.stamps[self._kept],
             study_of=place[at],
-            studies=pa.array([_shown(names[number], disclosure) for number in wanted], pa.large_binary()),
+            studies=pa.array([_shown(names[number], self._disclosure) for number in wanted], pa.large_binary()),
             kinds=self._kinds[self._kept],
             body_parts={at: self._body_parts[n] for at, n in enumerate(wanted) if n in self._body_parts},
             ignored=self._ignored,
-            disclosure=disclosure,
+            disclosure=self._disclosure,
         )
 
 

@@ -22,7 +22,11 @@ _DIGEST_BYTES = 16
 
 def default_salt_file() -> Path:
     """``~/.config/mura-trt/uid-salt``, or where the XDG base directory specification has it."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "mura-trt" / "uid-salt"
+    try:
+        home = Path.home()
+    except RuntimeError:  # nobody knows of one: where a salt is needed, it is told that none can be kept there
+        home = Path("/")
+    return Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "mura-trt" / "uid-salt"
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class FolderSource:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError("not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
+            if count < 0 and status.st_size > MAX_FILE_BYTES:
                 raise OSError(f"{status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
             # One byte more than there should be: where just these come, they are all, and a file object is saved.
             wanted = status.st_size + 1 if count < 0 else count

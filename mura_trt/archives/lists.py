@@ -68,9 +68,14 @@ def _read_list(archive: Path) -> list[Entry]:
             )
         if not all(row):
             raise UsageError(f"{archive}, line {number}: an empty cell; fill it in or delete the line")
-        study = None if study_column is None else os.fsencode(row[study_column])
-        entries.append(Entry(plain(os.fsencode(row[view_column])), study))
+        study = None if study_column is None else _bytes(row[study_column])
+        entries.append(Entry(plain(_bytes(row[view_column])), study))
     return entries
+
+
+def _bytes(cell: str) -> bytes:
+    """As it stands in the file, whatever the locale."""
+    return cell.encode("utf-8", "surrogateescape")
 
 
 def _root_of_list(archive: Path, sample: list[bytes]) -> Path:

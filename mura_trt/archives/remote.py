@@ -48,7 +48,10 @@ def is_url(archive: object) -> bool:
 
 def check_url(url: str) -> None:
     """Refuses what is no URL of a store that is known; raises UsageError."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{url}: no URL ({error})") from error
     if parts.scheme not in SCHEMES:
         raise UsageError(f"{parts.scheme}://: URLs begin with {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
     if parts.username or parts.password or parts.query:
@@ -235,7 +238,7 @@ class RemoteReader(_Behind):
 
     def _of(self, reference: Reference) -> str:
         assert isinstance(reference, bytes)
-        return f"{self._path.rstrip('/')}/{os.fsdecode(reference)}"
+        return f"{self._path.rstrip('/')}/{reference.decode('utf-8', 'surrogateescape')}"
 
 
 def list_below(url: str) -> Found:
@@ -257,7 +260,11 @@ def list_below(url: str) -> Found:
         raise UsageError(f"{url}: cannot be listed ({error.strerror}); check the URL and the credentials") from error
     system.invalidate_cache()  # or all that it was told would stay in memory
     ignored: Counter[str] = Counter()
-    objects = {os.fsencode(name[len(path) + 1 :]): info for name, info in found.items() if info["type"] == "file"}
+    objects = {
+        name[len(path) + 1 :].encode("utf-8", "surrogateescape"): info
+        for name, info in found.items()
+        if info["type"] == "file"
+    }
     keys = [key for key in sorted(objects) if not hidden(key) and is_view(key, ignored)]
     stamps = np.frombuffer(b"".join(_stamp(objects[key]) for key in keys), np.uint8).reshape(-1, 16)
     return Found(RemoteFolder(url.rstrip("/")), map(Entry, keys), ignored=ignored, stamps=stamps)

@@ -10,7 +10,6 @@ import bz2
 import functools
 import io
 import lzma
-import os
 import tarfile
 import threading
 import time
@@ -33,7 +32,7 @@ from mura_trt.archives.listing import (
 )
 from mura_trt.archives.openers import RandomAccessFile, file_stamp, open_file, open_stream
 from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, bounded, refuse
-from mura_trt.errors import UsageError
+from mura_trt.errors import EnvironmentProblem, UsageError
 
 # Of a member: the number of its tar file, where its bytes begin in that (unpacked), how many there are, and 0 or a
 # refusal.
@@ -288,6 +287,8 @@ def list_tars(archive: Path | str, paths: list[str]) -> Found:
         try:
             kinds.add(_kind(path) != _PLAIN)
             entries.extend(_members(path, number, names))
+        except EnvironmentProblem:
+            raise
         except Exception as error:  # whatever tarfile and unpackers meet in broken bytes
             unreadable.append(
                 (path.rsplit("/", 1)[-1], getattr(error, "strerror", None) or str(error) or type(error).__name__)
@@ -303,13 +304,15 @@ def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
     raw, file = _unpacked(path)
     with (
         (_PlainForward if raw is file else _Forward)(raw, file, _MAX_HEADER) as stream,
-        tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:", tarinfo=_Header, errorlevel=0) as opened,
+        tarfile.open(
+            fileobj=cast("IO[bytes]", stream), mode="r:", tarinfo=_Header, errorlevel=0, encoding="utf-8"
+        ) as opened,
     ):
         while (member := opened.next()) is not None:
             vars(opened)["members"].clear()  # or it would keep them all
             if member.size < 0:
                 raise tarfile.ReadError(f"the member at byte {member.offset} says that it has {member.size} bytes")
-            key = None if member.isdir() else names.key(os.fsencode(member.name))
+            key = None if member.isdir() else names.key(member.name.encode("utf-8", "surrogateescape"))
             if key is not None:
                 how = names.refusal(key) or _refusal(member)
                 yield Entry(bounded(key), place=(number, member.offset_data, min(member.size, 2**32 - 1), how))

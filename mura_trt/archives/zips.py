@@ -26,7 +26,7 @@ from mura_trt.archives.packed import (
     bounded,
     refuse,
 )
-from mura_trt.errors import UsageError
+from mura_trt.errors import EnvironmentProblem, UsageError
 
 # Of a member: where its header begins, its bytes in the file and unpacked, its CRC-32, and how it is packed.
 PLACE = np.dtype([("header", "<i8"), ("packed", "<u4"), ("size", "<u4"), ("crc", "<u4"), ("how", "<i2")])
@@ -118,6 +118,8 @@ def list_zip(archive: Path | str) -> Found:
     try:
         with open_stream(located(archive)) as file, zipfile.ZipFile(file) as opened:
             members = opened.infolist()
+    except EnvironmentProblem:
+        raise
     except Exception as error:  # whatever zipfile meets in broken bytes
         raise UsageError(
             f"{archive}: not a zip file that can be read ({error}); is it whole? `unzip -t` says"

@@ -63,6 +63,8 @@ class Sample:
 def take_sample(archive: NamedArchive, folder: Path, size: tuple[int, int], threads: int) -> Sample:
     """Takes up to ``MOST_VIEWS`` evenly spaced views of an archive, or the first of one that is read in order.
 
+    Of those, where they have more than ``MOST_BYTES``, the first.
+
     Each is read, screened and decoded once, and stays out where it cannot be. Files of a folder are linked to, others
     copied; names tell of study and view by number only.
 

@@ -10,7 +10,7 @@ from mura_trt.bench.alone import ModelRate
 from mura_trt.bench.rounds import DECODE_BATCH, Report, Subject
 from mura_trt.bench.spread import spread
 from mura_trt.cores import usable_cores
-from mura_trt.errors import EnvironmentProblem
+from mura_trt.errors import MuraTrtError
 
 ROUNDS = 3
 SHARE = 0.2  # of the seconds of a run of score
@@ -46,7 +46,7 @@ def sweep(subject: Subject, report: Report) -> dict[str, Any]:
             report(f"sweep, round {turn} of {ROUNDS}: {_told(way)}")
             try:
                 rates[number].append(way.take())
-            except EnvironmentProblem as error:  # no memory for the batch, or a plan that is for others
+            except MuraTrtError as error:  # no memory for the batch, or a plan that is for others
                 problems[number] = str(error)
     tried: dict[str | None, list[dict[str, Any]]] = {}
     for number, way in enumerate(ways):

@@ -80,7 +80,7 @@ def shares_of(nodes: Sequence[Node], workers: int | None, device: str | None, mi
         with_gpu = min(gpus, workers or gpus)
         found = _shares(nodes, with_gpu, True) if with_gpu else []
         without = len(others) if workers is None else workers - with_gpu
-        found += _shares(others, without, False) if without else []
+        found += _shares(others, without, False) if without or not found else []
     else:
         on_gpu = gpus > 0 and device != "cpu"
         found = _shares(nodes, workers or (gpus if on_gpu else sum(node.cpus > 0 for node in nodes)), on_gpu)
@@ -98,7 +98,7 @@ def _shares(nodes: Sequence[Node], workers: int, on_gpu: bool) -> list[tuple[int
     if not cpus:
         kind = "with a GPU and a CPU each" if on_gpu else "with a CPU each"
         raise UsageError(
-            f"--workers {workers}: the cluster has room for {room(1)} {kind}, on {len(nodes)} nodes; give fewer, or add"
-            " nodes first"
+            f"the cluster has room for {room(1)} workers {kind}, on {len(nodes)} nodes, and {max(workers, 1)} are"
+            " wanted; give fewer --workers, or add nodes first"
         )
     return [(cpus, int(on_gpu))] * workers

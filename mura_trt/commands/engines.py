@@ -32,9 +32,11 @@ def export(
     """Exports a checkpoint to ONNX: raw gray pixels in; probability, logit and activation map out."""
     from mura_trt.checkpoint import load_checkpoint
     from mura_trt.export import write_graph
+    from mura_trt.files import check_target
 
     if precision not in ("fp32", "fp16"):
         raise UsageError(f"--precision {precision}: fp32 or fp16; INT8 and FP8 need build-engine")
+    check_target(out, [checkpoint], "the graph")
     write_graph(load_checkpoint(checkpoint), out, half=precision == "fp16")
     print(out)
 

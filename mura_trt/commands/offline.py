@@ -50,8 +50,8 @@ def offline(
         python or ".".join(platform.python_version_tuple()[:2]),
         checkout,
         constraints or (pinned if pinned.is_file() else None),
-        tuple(filter(None, extras.split(","))),
-        tuple(filter(None, without.split(","))),
+        _named(extras),
+        _named(without),
         pycuda,
         glibc,
         volume_mib,
@@ -62,3 +62,7 @@ def offline(
         f"{folder}: {len(manifest['files'])} packages for Python {plan.python}, {size:,.0f} MiB in"
         f" {len(manifest['volumes'])} volumes; carry all of the folder, and there: sh install.sh"
     )
+
+
+def _named(listed: str) -> tuple[str, ...]:
+    return tuple(name for part in listed.split(",") if (name := part.strip()))

@@ -85,7 +85,7 @@ def score(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Write nothing: tell what is in the archive, and by a sample how long it would take."
+            "--dry-run", help="Write no results: tell what is in the archive, and by a sample how long it would take."
         ),
     ] = False,
     as_json: Json = False,
@@ -144,7 +144,7 @@ def _forecast(found: dict[str, Any]) -> str:
     return (
         f"{found['studies']} studies, {found['listed']} views ({formats}); other files: {others or 'none'}\n"
         f"{found['views_per_s']:.2f} views/s with {found['runtime']} on a sample of {found['sampled']} views, of which"
-        f" {found['sample_failed']} failed: {predicted} for all; nothing was written"
+        f" {found['sample_failed']} failed: {predicted} for all; no results were written"
     )
 
 

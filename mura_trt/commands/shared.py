@@ -66,7 +66,7 @@ def errors_told(command: str) -> Iterator[None]:
         print(f"mura-trt: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except ImportError as error:
-        extra = command if command in ("train", "evaluate") else "build"
+        extra = {"train": "train", "evaluate": "evaluate", "report": "evaluate"}.get(command, "build")
         print(f"mura-trt: {error}: pip install 'mura-trt[{extra}]'", file=sys.stderr)
         raise typer.Exit(EXIT_ENVIRONMENT) from error
     except OSError as error:  # a full disk, a folder that vanished; the error names the file

@@ -27,9 +27,11 @@ def drawn_and_scored(archive: Path, out: Path) -> pd.DataFrame:
     try:
         drawn = pd.read_csv(archive / "views.csv", keep_default_na=False)
         scored = pd.read_csv(out / "studies.csv").dropna(subset="probability")
+        studies = drawn.drop_duplicates("study")[["study", "body_part", "label", "kind"]]
     except OSError as error:
         raise UsageError(f"{error.filename}: not there; run mura-trt demo, then mura-trt score") from error
-    studies = drawn.drop_duplicates("study")[["study", "body_part", "label", "kind"]]
+    except KeyError as error:
+        raise UsageError(f"{archive}: no demo archive; name the folder that mura-trt demo made") from error
     return studies.merge(scored[["study", "probability", "abnormal"]], on="study").astype({"abnormal": int})
 
 

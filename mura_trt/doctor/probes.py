@@ -223,7 +223,7 @@ def runtime(name: str, folder: str, bundle: str) -> Finding:
         return Finding(ABSENT, "the bundle's network comes from an ONNX file, and PyTorch has no module for it")
     with Image.open(Path(folder, PNG)) as image:
         pixels = _resized(image.convert("L"), opened.contract)
-    session, _ = open_session(name, opened, SessionOptions(batch=1))
+    session, _ = open_session(name, opened, SessionOptions())
     score = float(session.run(pixels[None]).probability[0])
     device = session.device
     session.close()

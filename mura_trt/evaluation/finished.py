@@ -131,7 +131,7 @@ def read_studies(path: Path, whole: bool = False) -> pd.DataFrame:
                 dtype=str,
                 keep_default_na=False,
                 encoding="utf-8-sig",
-                skipinitialspace=True,
+                skipinitialspace=not whole,  # of our own tables, a name may begin with a blank
             )
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a table with study and probability ({_short(str(error))})") from error

@@ -196,7 +196,7 @@ def _loaded(path: Path) -> ModelProto:
     if not path.is_file():
         raise UsageError(f"{path}: no such ONNX file")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, "protobuf", load_external_data=False)  # whatever its name ends in
     except DecodeError as error:
         raise UsageError(f"{path}: not an ONNX file, or one that is cut off") from error
     if not model.graph.node:

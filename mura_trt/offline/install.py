@@ -83,13 +83,13 @@ def install(folder: Path, manifest: dict[str, Any], environment: Path, host_pack
         A volume is missing or damaged, the host lacks what the kit leaves to it, or pip or a compiler failed.
     """
     packages, mark, program = environment / _PACKAGES, environment / MANIFEST, environment / "bin" / "mura-trt"
-    if mark.exists() and json.loads(mark.read_bytes()) == manifest:
+    done = mark.exists() and program.exists()  # a kit has a file of the mark's name, too
+    if done and mark.read_text(encoding="utf-8") == json.dumps(manifest):
         shutil.rmtree(packages, ignore_errors=True)
         _say(f"{environment} has this kit already; delete that folder to install it anew")
         _greet(program)
         return
-    ours = mark.exists() or packages.exists()
-    if environment.exists() and not ours and any(environment.iterdir()):
+    if environment.exists() and not (done or packages.exists()) and any(environment.iterdir()):
         raise InstallError(f"{environment} holds something else; name a folder that is not there yet")
     unpack(folder, manifest, packages)
     # What a run that was stopped or an older kit left there would mix with this one.

@@ -27,14 +27,14 @@ from mura_trt.files import sha256_of, sync_folder, write_atomically
 from mura_trt.gray import BUILT
 from mura_trt.offline.install import FORMAT, MANIFEST, SCRIPTS, InstallError, find_cuda, pycuda_source
 from mura_trt.offline.volumes import VOLUME, write_volumes
-from mura_trt.offline.wheels import file_name, normal_name, read_wheel, unmet, write_stub_wheel
+from mura_trt.offline.wheels import file_name, normal_name, read_wheel, unmet, wheel_extras, write_stub_wheel
 
 logger = logging.getLogger(__name__)
 
 VOLUME_MIB = 1900  # below the 2 GiB and 4 GiB at which file systems of sticks and discs end
 SUMS = "SHA256SUMS"
 _STDERR = 2  # where what pip prints goes
-_WORK = "work"  # in the kit's folder, until it is whole
+_WORK = ".mura-trt-offline"  # in the kit's folder, until it is whole; nobody else's, for it is deleted
 _OWN_FILES = ("pyproject.toml", "README.md", "LICENSE")  # what the wheel is made from, beside the package
 # By extra: pure Python packages of which there is no wheel.
 _SOURCE_ONLY = {"rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13"), "tensorrt": ("tensorrt", "tensorrt-cu13")}
@@ -94,6 +94,9 @@ def make_kit(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
     work = _work_folder(plan)
     wheels = work / "wheels"
     own = _own_wheel(plan.source, work)
+    version, extras_there = read_wheel(own)[1], wheel_extras(own)
+    if wrong := sorted(set(plan.extras) - extras_there):
+        raise UsageError(f"--extras {','.join(wrong)}: choose from {', '.join(sorted(extras_there - {'gpu'}))}")
     constraints = work / "constraints.txt"
     constraints.write_text(_constraints(plan), encoding="utf-8")
     host_names = [_host_pin(plan, name) for name in plan.host]
@@ -121,7 +124,7 @@ def make_kit(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
         requirements += missing
     manifest = {
         "format": FORMAT,
-        "mura_trt": read_wheel(own)[1],
+        "mura_trt": version,
         "python": plan.python,
         "glibc": plan.glibc,
         "extras": list(plan.extras),

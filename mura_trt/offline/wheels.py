@@ -6,6 +6,7 @@ import email
 import re
 import zipfile
 from collections.abc import Iterable
+from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,19 @@ def write_stub_wheel(folder: Path, name: str, version: str) -> None:
 
 def read_wheel(path: Path) -> tuple[str, str, list[str]]:
     """Name, version and requirements of a wheel."""
+    metadata = _metadata(path)
+    return metadata["Name"], metadata["Version"], metadata.get_all("Requires-Dist", [])
+
+
+def wheel_extras(path: Path) -> set[str]:
+    """The extras that a wheel knows."""
+    return set(_metadata(path).get_all("Provides-Extra", []))
+
+
+def _metadata(path: Path) -> Message:
     with zipfile.ZipFile(path) as wheel:
         (name,) = (name for name in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-        metadata = email.message_from_bytes(wheel.read(name))
-    return metadata["Name"], metadata["Version"], metadata.get_all("Requires-Dist", [])
+        return email.message_from_bytes(wheel.read(name))
 
 
 def _applies(need: Requirement, python: str, extra: str) -> bool:

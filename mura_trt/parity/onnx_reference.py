@@ -89,8 +89,12 @@ def watched(model: ModelProto) -> list[str]:
 
     graph = model.graph
     inferred = shape_inference.infer_shapes(model).graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.output)}
-    layers = [
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+    }
+    layers = [value.name for value in graph.input if kinds[value.name] == TensorProto.FLOAT]
+    layers += [
         output
         for node in graph.node
         for output in node.output

@@ -67,6 +67,11 @@ def parity(options: ParityOptions, report: Callable[[str], None] = lambda _: Non
     UsageError, BundleError, EnvironmentProblem
         What was named cannot be used, or no runtime works here.
     """
+    if options.out is not None:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {options.out}: {error.strerror}; name a folder for parity.json") from error
     bundle = Bundle.open(options.bundle)
     bounds = with_changes(bundle.manifest.bounds, options.changes)
     listing = options.archive.listing()
@@ -78,7 +83,6 @@ def parity(options: ParityOptions, report: Callable[[str], None] = lambda _: Non
     judgement, found = compare(bundle, listing, reference, bounds, options.runtime, options.batch, HALF_VIEWS, report)
     found = {"bundle": str(options.bundle), "archive": str(options.archive.place), **found}
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
         write_atomically(options.out / "parity.json", (json.dumps(found, indent=2) + "\n").encode())
         try:
             title = f"{bundle.manifest.name}, {found['runtime']}"

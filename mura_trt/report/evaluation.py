@@ -17,7 +17,7 @@ KAPPA_INTERVAL = "fleiss_cohen_everitt"
 def evaluation(judged: Judged | str) -> str:
     """The section; where there are no labels, why."""
     if isinstance(judged, str):
-        return f'<p class="absent">There is no evaluation, for want of labels: {name(judged)}</p>'
+        return f'<p class="absent">There is no evaluation: {name(judged)}</p>'
     found = judged.found
     everything = found["overall"]
     said = (

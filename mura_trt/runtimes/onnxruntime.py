@@ -42,9 +42,14 @@ class OnnxRuntimeSession(Session):
         settings.log_severity_level = 3  # errors; its warnings speak of graph constants nobody can act on
         for name, value in self._entries.items():
             settings.add_session_config_entry(name, value)
-        self._session = ort.InferenceSession(
-            self._graph(bundle), settings, providers=["CPUExecutionProvider"], disabled_optimizers=[*self._left_out]
-        )
+        graph = self._graph(bundle)
+        try:
+            self._session = ort.InferenceSession(
+                graph, settings, providers=["CPUExecutionProvider"], disabled_optimizers=[*self._left_out]
+            )
+        except Exception as error:  # its own kinds, and where a path is no UTF-8 a TypeError of many lines
+            reason = str(error).splitlines()[0]
+            raise RuntimeUnavailable(f"ONNX Runtime does not take the graph of {bundle.folder}: {reason}") from error
         self._cores = ThreadPoolExecutor(cores, thread_name_prefix="engine")
         self._running: deque[list[Future[list[NDArray[np.float32]]]]] = deque()
 

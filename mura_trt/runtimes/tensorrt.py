@@ -27,8 +27,7 @@ class TensorRTSession(DeviceSession):
                 f"the bundle's plan is {built['name']}'s; use that runtime, or rebuild with --builder {self.builder}"
             )
         least, tuned, most = built["batch"]
-        if options.batch and not least <= options.batch <= most:
-            raise UsageError(f"--batch {options.batch}: this bundle's plan takes {least} to {most} views")
+        self._sizes = least, most
         self._bundle, self._cuda_graphs = bundle, bool(options.cuda_graphs)
         self._plan: LoadedPlan | None = None
         super().__init__(bundle.contract, options.batch or tuned, Device(options.device))
@@ -40,6 +39,9 @@ class TensorRTSession(DeviceSession):
 
     def _load(self) -> None:
         self._plan = LoadedPlan(self._bundle, self._gpu.kind, self._cuda_graphs)
+        least, most = self._sizes
+        if not least <= self.batch <= most:
+            raise UsageError(f"--batch {self.batch}: this bundle's plan takes {least} to {most} views")
         shape = (self.batch, *self._shape)
         if not self._plan.context.set_input_shape("image", shape):
             raise RuntimeUnavailable(f"{self.name} refused the input shape {shape}")

@@ -45,7 +45,7 @@ class TrainingFolder:
             )
         elif unfinished:
             check_recipe(self.path, recipe)
-        elif options.out.exists() or (self.path / LOG).exists():
+        elif (self.path / LOG).exists() or (options.out.exists() and not self._overwriting()):
             raise UsageError(
                 f"{options.out} or the records in {self.path} are there already: --overwrite replaces them"
             )
@@ -53,6 +53,10 @@ class TrainingFolder:
         if not options.resume:  # files that could not be read then may have been mended since
             (self.path / PIXELS).unlink(missing_ok=True)
         note_recipe(self.path, recipe)
+
+    def _overwriting(self) -> bool:
+        """A run that was to replace the weights was stopped before it kept its state, and is to go on."""
+        return self._options.resume and (self.path / RECIPE).exists()
 
     def _clear(self) -> None:
         init = self._options.init

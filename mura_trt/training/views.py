@@ -82,7 +82,11 @@ def _decode(catalogue: Catalogue, size: int, path: Path, progress: Callable[[int
     listing = catalogue.listing
     pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(listing), size, size, 1))
     with path.open("r+b") as file:  # on a full disk, writing to the mapping would end the process without a word
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            error.filename = str(path)
+            raise
     failures: list[Failure] = []
     done = 0
     for batch in decoded_listing(listing, (size, size)):

@@ -9,15 +9,15 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
-from mura_trt.archives import list_archive, tars
+from mura_trt.archives import dicoms, list_archive, tars
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.disclosure import Disclosure
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.listing import DICOM, UNREAD, Listing, Reference
+from mura_trt.archives.listing import DICOM, MAX_FILE_BYTES, UNREAD, Listing, Reference
 from mura_trt.errors import UsageError
 from mura_trt.readahead import ReadAhead
 from tests.test_dicom import changed, real
@@ -237,3 +237,37 @@ def test_a_stream_is_run_through_once_however_long_headers_are(
     monkeypatch.setattr(tars, "_unpacked", counted)
     assert len(list_archive(path, disclosure=kept)) == 5
     assert len(opened) == 2
+
+
+def test_a_large_file_that_is_no_dicom_is_no_view(tmp_path: Path, kept: Disclosure) -> None:
+    write(tmp_path / "x", {"a.dcm": image("1.2.3"), "core": b""})
+    os.truncate(tmp_path / "x" / "core", MAX_FILE_BYTES + 1)
+    listing = list_archive(tmp_path / "x", disclosure=kept)
+    assert listing.keys(0, len(listing)) == [b"a.dcm"]
+    assert listing.ignored[""] == 1
+
+
+def test_headers_are_let_go_of_whether_they_are_kept_or_not(tmp_path: Path, kept: Disclosure) -> None:
+    write(tmp_path / "x", {"a.dcm": image("1.2.3")})
+    for disclosure, file in ((kept, False), (Disclosure(tmp_path / "salt"), True)):
+        index = HeaderIndex()
+        list_archive(tmp_path / "x", disclosure=disclosure, index=index)
+        assert len(index) == 1
+        index.write(tmp_path / "headers.dat")
+        assert (len(index), (tmp_path / "headers.dat").exists()) == (0, file)
+
+
+def test_without_a_dicom_file_a_candidate_costs_no_memory(tmp_path: Path, kept: Disclosure) -> None:
+    write(tmp_path / "x", {f"{number:04d}/a.png": b"" for number in range(200)} | {"LICENSE": b"free"})
+    sorting = []
+    usual = dicoms._Sorting.listing
+
+    def spied(self: Any) -> Listing:
+        sorting.append(self)
+        return usual(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dicoms._Sorting, "listing", spied)
+        listing = list_archive(tmp_path / "x", disclosure=kept)
+    assert (len(listing), len(listing.studies), listing.ignored[""], listing.disclosure) == (200, 200, 1, None)
+    assert "_studies" not in vars(sorting[0])  # a dictionary of them would be four times the listing

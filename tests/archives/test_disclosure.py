@@ -58,3 +58,14 @@ def test_a_salt_that_others_may_read_or_that_is_none_is_refused(tmp_path: Path) 
 def test_the_salt_lies_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert default_salt_file() == tmp_path / "mura-trt" / "uid-salt"
+
+
+def test_where_no_home_is_known_only_a_salt_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    assert default_salt_file() == Path("/.config/mura-trt/uid-salt")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert default_salt_file() == tmp_path / "mura-trt" / "uid-salt"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -448,3 +451,26 @@ def test_a_file_is_read_whole_whatever_its_size_is_said_to_be(tmp_path: Path) ->
     assert [source.head(b"ten", count) for count in (0, 4, 10, 20)] == [b"", b"0123", b"0123456789", b"0123456789"]
     assert FolderSource("/").read(b"proc/self/status").startswith(b"Name:")  # of which the kernel says 0 bytes
     assert source.read(os.fsencode(tmp_path / "ten")) == b"0123456789"  # a list may name files anywhere
+
+
+def test_names_are_the_same_bytes_in_any_locale(tmp_path: Path) -> None:
+    names = ["\u00e9/a.png", "\u65e5/b.png"]
+    for name in names:
+        touch(tmp_path, name)
+    write_list(tmp_path / "list.csv", "".join(f"{name}\n" for name in names))
+    with tarfile.open(tmp_path / "x.tar", "w") as packed:
+        for name in names:
+            packed.add(tmp_path / name, name)
+    code = (
+        "import sys; from pathlib import Path; from mura_trt.archives import list_archive\n"
+        "assert sys.getfilesystemencoding() == 'ascii'\n"
+        "for name in ('.', 'list.csv', 'x.tar'):\n"
+        "    found = list_archive(Path(name))\n"
+        "    print(found.keys(0, len(found)), found.unreadable)"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **plain}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [f"{[name.encode() for name in names]} []"] * 3

@@ -194,6 +194,7 @@ def test_a_zip_on_a_web_server_gives_what_the_folder_gives(
         ("ftp://host/a.zip", "begin with s3://"),
         ("http://me:secret@host/a.zip", "no user, password or signature"),
         ("https://host/a.zip?signature=1", "no user, password or signature"),
+        ("https://[host/a.zip", "no URL"),
     ],
 )
 def test_urls_that_are_not_read_are_refused(url: str, reason: str) -> None:
@@ -202,7 +203,8 @@ def test_urls_that_are_not_read_are_refused(url: str, reason: str) -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_a_store_whose_client_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["x", "x.zip", "x.tar"])
+def test_a_store_whose_client_is_missing_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(EnvironmentProblem, match=r"extra `gs`.*mura-trt\[gs\]"):
-        list_archive("gs://bucket/x")
+        list_archive(f"gs://bucket/{name}")

@@ -178,6 +178,15 @@ def test_sweep_tries_settings_and_tells_the_best(
     options = BenchOptions(few_views, quick_bundle.folder, "onnxruntime", seconds=0.2)
     models = [ModelRate("onnxruntime", "cpu", 8, [], 100.0), ModelRate("tensorrt", "cpu", 8, [], 100.0)]
     steps: list[str] = []
+    usual = Subject.model
+
+    def model(subject: Subject, rate: ModelRate, *settings: Any) -> float:
+        if rate.runtime == "null":  # as of a plan for one size
+            raise UsageError("--batch 2: this bundle's plan takes 64 to 64 views")
+        return usual(subject, rate, *settings)
+
+    monkeypatch.setattr(Subject, "model", model)
+    models.append(ModelRate("null", "cpu", 8, [], 100.0))
     swept = sweeping.sweep(Subject(options, quick_bundle, views, models, 100.0, []), steps.append)
     tried = swept["model_only"]["onnxruntime"]["tried"]
     assert [(one["cores"], one["batch"]) for one in tried] == [(1, 2), (1, 8)]
@@ -185,9 +194,10 @@ def test_sweep_tries_settings_and_tells_the_best(
     assert swept["model_only"]["onnxruntime"]["best"] == {"cores": 1, "batch": best["batch"]}
     assert [(one["threads"], one["batch"]) for one in swept["decode_only"]["tried"]] == [(1, 4), (1, 64)]
     # What does not work here is told, and is not the best.
-    assert swept["model_only"]["tensorrt"]["best"] == {}
-    assert all(one["problem"] for one in swept["model_only"]["tensorrt"]["tried"])
-    assert len(steps) == 6 and "onnxruntime with cores 1, batch 2" in steps[0]
+    for none_works in ("tensorrt", "null"):
+        assert swept["model_only"][none_works]["best"] == {}
+        assert all(one["problem"] for one in swept["model_only"][none_works]["tried"])
+    assert len(steps) == 8 and "onnxruntime with cores 1, batch 2" in steps[0]
     told = text({**found, "sweep": swept}).split("\n\n")[5]
     assert told.startswith("SWEEP") and "tensorrt alone; best: none works" in told and "1      2  does not work" in told
     assert f"onnxruntime alone; best: cores 1, batch {best['batch']}" in told

@@ -59,15 +59,22 @@ def test_where_they_are_mixed_what_has_no_gpu_works_beside(
 @pytest.mark.parametrize(
     ("nodes", "workers", "device", "told"),
     [
-        ([Node(1, 0), Node(2, 0)], 4, None, "--workers 4: the cluster has room for 3 with a CPU each, on 2 nodes"),
-        ([Node(8, 2)], 3, None, "--workers 3: the cluster has room for 2 with a GPU and a CPU each, on 1 nodes"),
+        ([Node(1, 0), Node(2, 0)], 4, None, "room for 3 workers with a CPU each, on 2 nodes, and 4 are wanted"),
+        ([Node(8, 2)], 3, None, "room for 2 workers with a GPU and a CPU each, on 1 nodes, and 3"),
         ([Node(8, 0)], None, "cuda", "--devices all: the cluster has no GPU"),
-        ([], None, None, "the cluster has room for 0"),
+        ([], None, None, "the cluster has room for 0 workers .* add nodes first"),
+        ([Node(0, 0)], None, None, "room for 0 workers with a CPU each, on 1 nodes, and 1 are wanted"),
     ],
 )
 def test_too_many_workers_are_refused(nodes: list[Node], workers: int | None, device: str | None, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         shares_of(nodes, workers, device)
+
+
+def test_where_they_are_mixed_there_must_be_room_for_one() -> None:
+    for nodes in ([], [Node(0, 0)]):  # a head that gives no CPUs, before others have joined
+        with pytest.raises(UsageError, match="room for 0 workers"):
+            shares_of(nodes, None, None, mixed=True)
 
 
 def test_a_worker_keeps_to_its_share(monkeypatch: pytest.MonkeyPatch) -> None:

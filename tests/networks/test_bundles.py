@@ -256,7 +256,7 @@ def values_of(path: Path, net: Small, pixels: NDArray[np.uint8]) -> OnnxReferenc
 def test_the_reference_notes_how_large_values_become(tmp_path: Path) -> None:
     pixels = pictures(48, 32)
     reference = values_of(tmp_path / "a.onnx", Small(batch=2), pixels)  # the last of three fills up a batch
-    assert set(reference.largest) == {"conv1", "conv2", "pooled", "scores"}
+    assert set(reference.largest) == {"picture", "conv1", "conv2", "pooled", "scores"}
     first = Small().weights()["first"]
     grown = Small().model()
     tensor = next(one for one in grown.graph.initializer if one.name == "first")

@@ -49,6 +49,15 @@ def test_what_is_no_onnx_file_is_told(content: bytes | None, message: str, path:
         opened(told(path))
 
 
+@pytest.mark.parametrize("name", ["net.prototxt", "net.json", "net.onnxtxt"])
+def test_a_file_is_read_by_what_it_holds_whatever_it_is_called(name: str, tmp_path: Path) -> None:
+    Small().write(tmp_path / "net.onnx").rename(tmp_path / name)
+    assert read_model(tmp_path / name).graph.node
+    (tmp_path / name).write_text("layer { name: 'data' }")
+    with pytest.raises(UsageError, match="not an ONNX file"):
+        opened(told(tmp_path / name))
+
+
 def test_a_file_that_was_cut_off_is_told(path: Path) -> None:
     Small().write(path)
     path.write_bytes(path.read_bytes()[:-300])

@@ -335,6 +335,9 @@ def test_the_command_prints_a_table_writes_its_files_and_ends_with_4_where_a_bou
     )
     assert strict.returncode == 4
     assert json.loads(strict.stdout)["kept"] is False
+    nowhere = run("parity", bundle.folder, archive, *options, "-o", tmp_path / "out" / "parity.json")
+    assert nowhere.returncode == 2
+    assert "parity.json: File exists; name a folder for parity.json" in nowhere.stderr
 
 
 def test_a_bundle_without_proof_is_not_scored_unasked(bundle: Bundle, archive: Path, tmp_path: Path) -> None:

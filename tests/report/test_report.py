@@ -207,6 +207,13 @@ def test_labels_of_a_file_may_be_partial_where_that_is_said(tmp_path: Path) -> N
         report(ReportOptions(out, readers=Path("absent.csv")))
 
 
+def test_a_name_may_begin_with_a_blank(tmp_path: Path) -> None:
+    studies = [MadeStudy(name, "", {f"{name}/a.png": 0.9, f"{name}/b.png": None}) for name in (" a", "b")]
+    found = written(write_run(tmp_path / "out", studies))
+    assert found.rows["studies"]["name"] == [" a", "b"]
+    assert len(found.rows["views"]["name"]) == 4
+
+
 def test_one_class_has_no_curves(tmp_path: Path) -> None:
     out = write_run(tmp_path / "out", [study for study in labelled() if study.name.endswith("positive")])
     found = written(out)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,33 @@ def spoiled(tmp_path: Path) -> Path:
     gif = add_study(archive, study_name("train", 6, True, number=2)) / "image1.png"
     Image.fromarray(smooth(21, 100, 100)).save(gif, "GIF")
     return archive
+
+
+def test_a_folder_that_cannot_be_listed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = plain(tmp_path / "archive", 12)
+    usual = os.scandir
+
+    def closed(folder: bytes) -> Any:
+        if folder.endswith(b"patient00003/"):
+            raise PermissionError(13, "Permission denied")
+        return usual(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    read_catalogue(root, 0.5, 0)
+    assert any(
+        "patient00003/ could not be listed to its end: Permission denied" in line for line in warnings_of(caplog)
+    )
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*pixels"):
+        load(plain(tmp_path / "archive", 12), tmp_path / "work")
 
 
 def test_unreadable_images_are_left_out_and_named(

@@ -297,6 +297,18 @@ def test_an_output_is_not_replaced_unasked_and_is_when_asked(small: Path, tmp_pa
     assert not (options.folder / "epoch-099.safetensors").exists()
 
 
+def test_a_run_that_replaces_another_and_is_killed_before_it_kept_anything_goes_on(small: Path, tmp_path: Path) -> None:
+    options = tiny(small, tmp_path / "model.safetensors", overwrite=True)
+    options.folder.mkdir()
+    options.out.write_bytes(b"an earlier run's")
+    (options.folder / "log.csv").write_text("an earlier run's")
+    TrainingFolder(options).open({"seed": "0"})  # and no more
+    again = replace(options, overwrite=False)
+    with pytest.raises(UsageError, match="are there already"):
+        TrainingFolder(again).open({"seed": "0"})
+    TrainingFolder(replace(again, resume=True)).open({"seed": "0"})
+
+
 def end_epoch_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends a run between the saving of an epoch's state and the records of it."""
 
