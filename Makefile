@@ -14,7 +14,7 @@ help:
 	@echo "make test       environment with the test tools, lint, types, all tests with coverage"
 	@echo "make test-slow  make demo, and what must hold of speed and memory"
 	@echo "make soak       an hour of kills, bad files and disks; goes on where it was stopped"
-	@echo "make clean      removes the demo, the soak and the environments"
+	@echo "make clean      removes the demo, the soak, other results and the environments"
 
 # --- environments; a stamp file says what is installed ---
 .venv/scoring: pyproject.toml constraints.txt mura_trt/_gray.c
@@ -71,4 +71,4 @@ soak: .venv/testing demo
 	$(BIN)/python -m benchmarks.soak soak --engine demo/engine
 
 clean:
-	rm -rf demo soak .venv .venv-bare
+	rm -rf acceptance demo soak .coverage* .venv .venv-bare

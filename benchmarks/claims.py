@@ -1,10 +1,11 @@
-"""Runs every command that docs/measured.md quotes figures of, one after the other, and keeps what each printed.
+"""Runs the commands that docs/measured.md names by a word, one after the other, and keeps what each printed.
 
     python -m benchmarks.claims WORK [NAME ...]
 
 Run from a checkout that `make demo` and `make test` have set up. For each it leaves WORK/NAME.log, whose first line is
-the command, when, at which commit, the exit code and the seconds. What has a log is passed over, so that a run that was
-stopped goes on; all of it takes some four hours on 2 cores, and wants a machine that does nothing else.
+the command, when, at which commit, the exit code and the seconds, and in WORK/NAME/ what it writes: results that are
+quoted go from there to benchmarks/results/. What has ended well is passed over, so that a run that was stopped goes on;
+all of it takes some four hours on 2 cores, and wants a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ WEIGHTS = "--checkpoint engines/demo/model.safetensors"
 
 # In the order of worth, should the time not suffice. {work} is a folder of each one's own.
 CLAIMS = {
-    "speed": f"python -m benchmarks.pipeline speed {DEMO}",
-    "bench": f"mura-trt bench {DEMO} --no-sweep",
-    "peers": f"python -m benchmarks.peers {DEMO} {WEIGHTS} --views 128",
-    "decoders": "python -m benchmarks.decoders demo/archive",
-    "feed": "python -m benchmarks.feed",
+    "speed": f"python -m benchmarks.pipeline speed {DEMO} --json {{work}}/result.json",
+    "bench": f"mura-trt bench {DEMO} --no-sweep --json > {{work}}/result.json",
+    "peers": f"python -m benchmarks.peers {DEMO} {WEIGHTS} --views 128 --json {{work}}/result.json",
+    "decoders": "python -m benchmarks.decoders demo/archive --json {work}/result.json",
+    "feed": "python -m benchmarks.feed --json {work}/result.json",
     "supervisor": "pytest -m slow tests/test_scale.py -s",
-    "memory": f"python -m benchmarks.pipeline memory {DEMO}",
+    "memory": f"python -m benchmarks.pipeline memory {DEMO} --json {{work}}/result.json",
     "agreement": "pytest -m slow -k agree -s",
-    "demo-model": "python -m benchmarks.demo_model {work}",
-    "precisions": "python -m benchmarks.precisions {work}",
-    "cluster": f"python -m benchmarks.cluster --archive {DEMO}",
+    "demo-model": "python -m benchmarks.demo_model {work} --json {work}/result.json",
+    "precisions": "python -m benchmarks.precisions {work} --json {work}/result.json",
+    "cluster": f"python -m benchmarks.cluster --archive {DEMO} --json {{work}}/result.json",
     "nightly": f"python -m benchmarks.nightly {DEMO} {WEIGHTS} --history {{work}}/history.jsonl",
     "nightly-quick": f"python -m benchmarks.nightly {DEMO} {WEIGHTS} --history {{work}}/history.jsonl --quick",
     "acceptance": "python -m benchmarks.gpu_acceptance --cpu",
-    "isolation": f"python -m benchmarks.pipeline isolation {DEMO}",
-    "packed": f"python -m benchmarks.pipeline packed {DEMO}",
-    "workers": f"python -m benchmarks.pipeline workers {DEMO}",
-    "heatmaps": f"python -m benchmarks.heatmaps {DEMO}",
-    "report": "python -m benchmarks.report --studies 2000",
-    "report-10000": "python -m benchmarks.report --studies 10000",
-    "plans": "python -m benchmarks.plans demo/engine --rounds 5",
-    "faults": "python -m benchmarks.faults",
-    "soak": "make soak",
-    "trial": f"python -m benchmarks.nightly.trial {{work}} {DEMO} --slowed 5",
-    "calibrations": "python -m benchmarks.calibrations {work}",
+    "isolation": f"python -m benchmarks.pipeline isolation {DEMO} --json {{work}}/result.json",
+    "packed": f"python -m benchmarks.pipeline packed {DEMO} --json {{work}}/result.json",
+    "workers": f"python -m benchmarks.pipeline workers {DEMO} --json {{work}}/result.json",
+    "heatmaps": f"python -m benchmarks.heatmaps {DEMO} --json {{work}}/result.json",
+    "report": "python -m benchmarks.report --studies 2000 --json {work}/result.json",
+    "report-10000": "python -m benchmarks.report --studies 10000 --json {work}/result.json",
+    "plans": "python -m benchmarks.plans demo/engine --rounds 5 --json {work}/result.json",
+    "faults": "python -m benchmarks.faults --out {work}/result.json",
+    "soak": "python -m benchmarks.soak soak --engine demo/engine --json {work}/result.json",
+    "trial": f"python -m benchmarks.nightly.trial {{work}} {DEMO} --slowed 5 --json {{work}}/result.json",
+    "calibrations": "python -m benchmarks.calibrations {work} --json {work}/result.json",
 }
 
 
@@ -70,6 +71,10 @@ def run(name: str, work: Path) -> int:
     return code
 
 
+def _ended_well(log: Path) -> bool:
+    return log.exists() and json.loads(log.read_text().splitlines()[0])["exit"] == 0
+
+
 def main() -> int:
     """The command line; exit code 1 where a command failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -80,7 +85,7 @@ def main() -> int:
         parser.error(f"no {', '.join(sorted(unknown))}")
     failed = []
     for name in arguments.names or CLAIMS:
-        if not (arguments.work / f"{name}.log").exists():
+        if not _ended_well(arguments.work / f"{name}.log"):
             print(f"{name}: {CLAIMS[name]}", flush=True)
             failed += [name] if run(name, arguments.work.resolve()) else []
     print("failed: " + ", ".join(failed) if failed else "all ran")

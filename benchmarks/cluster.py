@@ -46,13 +46,16 @@ def two_nodes() -> Iterator[str]:
 
     root = str(Path(__file__).parent.parent)  # where actors find this package
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "PYTHONPATH": root}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+    head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder.name}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         yield cluster.address
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
+        folder.cleanup()
 
 
 def drive(views: int, engine: Path, out: Path, address: str) -> dict[str, Any]:

@@ -193,17 +193,13 @@ def noticed(fault: Fault, copy: Path) -> str:
     try:
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return f"none ended within {SECONDS} s"
+        return f"{UNNOTICED}: none ended within {SECONDS} s"
     finally:
         file.write_text(right)
-    if done.returncode == 0:
-        return UNNOTICED
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return (
-        failed[0].split(" - ")[0].split("[")[0].partition(" ")[2].removeprefix("tests/")
-        if failed
-        else done.stdout[-300:]
-    )
+    if done.returncode != 1 or not failed:  # 1: tests failed; else they passed, or there are none that can run
+        return f"{UNNOTICED}: exit code {done.returncode}"
+    return failed[0].split(" - ")[0].split("[")[0].partition(" ")[2].removeprefix("tests/")
 
 
 def main() -> None:
@@ -215,7 +211,9 @@ def main() -> None:
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "checkout"
-        leave = shutil.ignore_patterns(".git", ".venv*", "demo", "soak", "__pycache__", ".*_cache")
+        leave = shutil.ignore_patterns(
+            ".git", ".venv*", ".coverage*", "acceptance", "demo", "soak", "__pycache__", ".*_cache"
+        )
         shutil.copytree(ROOT, copy, ignore=lambda at, names: leave(at, names) if Path(at) == ROOT else set())
         for fault in FAULTS:
             if given.only in fault.what:

@@ -21,10 +21,10 @@ from benchmarks.scale import VIEWS_PER_STUDY
 
 SIZES = (10_000_000, 100_000_000)  # views
 # Of one core, for a gray PNG file of 79 KB to 320 x 320 pixels: benchmarks/results/decoders-2cores.json.
-DECODE_MS = 0.45
+DECODE_MS = 0.43
 # What one worker is fed on two cores where pixels cost next to nothing: benchmarks/results/feed-2cores.json. That is
-# reading, screening and all else of a view: 0.075 ms of a core at the most.
-FEED_VIEWS_PER_S = 26_800
+# reading, screening and all else of a view: 0.08 ms of a core at the most.
+FEED_VIEWS_PER_S = 25_400
 FEED_MS = 2 / FEED_VIEWS_PER_S * 1e3
 
 

@@ -262,8 +262,8 @@ def new_bundle(folder: Path, overwrite: bool) -> Iterator[Path]:
         be replaced.
     """
     if folder.exists():
-        held = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-        if held and MANIFEST not in held:
+        held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if not folder.is_dir() or (held and MANIFEST not in held):
             raise UsageError(f"{folder} exists and is no engine bundle; choose another output folder")
         if held and not overwrite:
             raise UsageError(f"{folder} exists; add --overwrite to replace this bundle, or choose another folder")
@@ -272,7 +272,7 @@ def new_bundle(folder: Path, overwrite: bool) -> Iterator[Path]:
                 f"{folder} holds more than its bundle ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}),"
                 " which would be gone; move that away, or choose another folder"
             )
-        if folder.is_mount():
+        if folder.resolve().is_mount():
             raise UsageError(f"{folder} is a mount point, which nothing can take the place of; name a folder in it")
     with new_folder(folder) as scratch:
         yield scratch

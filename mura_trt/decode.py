@@ -113,7 +113,11 @@ class BatchDecoder(ABC, Generic[P]):
         )
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, batch=True, no_copy=True)
-            image = fn.decoders.image(encoded, device=self._device, output_type=types.GRAY, adjust_orientation=False)
+            # Some GPUs have a JPEG engine, which rounds otherwise than CUDA's kernels and takes a share of each batch:
+            # with that, a view's pixels would hang on its company. Nor does it wait for its stream in some releases.
+            image = fn.decoders.image(
+                encoded, device=self._device, output_type=types.GRAY, adjust_orientation=False, hw_decoder_load=0.0
+            )
             pipeline.set_outputs(
                 fn.resize(image, size=self._size, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)
             )

@@ -91,9 +91,13 @@ class Earlier:
 
     def and_also(self, other: Earlier) -> Earlier:
         """These, and those of ``other`` that are not among them."""
-        if not len(other):
+        if not len(self):
+            return other
+        more = ~self._find(other._hashes)[1]
+        if not more.any():
             return self
-        return Earlier(np.concatenate([self._hashes, other._hashes]), np.concatenate([self._scores, other._scores]))
+        hashes, scores = other._hashes[more], other._scores[more]
+        return Earlier(np.concatenate([self._hashes, hashes]), np.concatenate([self._scores, scores]))
 
     @classmethod
     def read(cls, path: Path, map_size: int) -> Earlier:

@@ -100,7 +100,10 @@ def build_plan(
     trt = importlib.import_module(BUILDERS[builder])
     log = _logger(trt)
     log.errors.clear()
-    engine_builder = trt.Builder(log)
+    try:
+        engine_builder = trt.Builder(log)
+    except TypeError as error:  # all that it says where CUDA does not start
+        raise EnvironmentProblem(f"{builder} cannot start here ({error}); look with: mura-trt doctor") from error
     network = engine_builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx_path)):

@@ -89,11 +89,17 @@ def layers_of(information: str) -> list[Layer]:
         else Layer(
             str(entry.get("Name", "")),
             entry.get("LayerType"),
-            next((output.get("Format/Datatype") for output in entry.get("Outputs", [])), None),
+            next(map(_type_of, entry.get("Outputs", [])), None),
             entry.get("TacticName"),
         )
         for entry in json.loads(information).get("Layers", [])
     ]
+
+
+def _type_of(output: Mapping[str, str]) -> str | None:
+    """Of one key up to TensorRT 10, of two from 11 on and in TensorRT-RTX."""
+    apart = ", ".join(filter(None, (output.get("Datatype"), output.get("Format"))))
+    return output.get("Format/Datatype") or apart or None
 
 
 def timed_layers(layers: Iterable[Layer], runs: Sequence[Mapping[str, float]]) -> list[Layer]:

@@ -192,7 +192,7 @@ class OutputFolder:
             self._keep_tables()
             if self.recipe.get("uids") != (listing.disclosure.tag if listing.disclosure else None):
                 # Views have other names since the first DICOM file came, or the last one went: no name is known again.
-                for path in (*self._kept_tables(), self.path / VANISHED_FILE):
+                for path in (*self._kept_tables(), self.path / VANISHED_FILE, earlier):
                     path.unlink(missing_ok=True)
             known = read_hashes(hashes)
             rows = (part for part in self.take_up() if part.stop <= len(known))

@@ -254,16 +254,18 @@ class Worker:
         # wait for ever.
         threading.Thread(target=self._take_messages, name="inbox", daemon=True).start()
         threading.Thread(target=self._send_pulses, name="pulse", daemon=True).start()
-        while self._receive():
-            # The decoder gets its next batches first, so that it works while this thread waits for the session.
-            while len(self._decoding) < BATCHES_DECODING and self._start_batch():
-                pass
-            if self._decoding and self._session.room:
-                self._hand_over()
-            elif self._computing:
-                self._finish_batch()
-            self._send_complete()
-        self._ahead.close()
+        try:
+            while self._receive():
+                # The decoder gets its next batches first, so that it works while this thread waits for the session.
+                while len(self._decoding) < BATCHES_DECODING and self._start_batch():
+                    pass
+                if self._decoding and self._session.room:
+                    self._hand_over()
+                elif self._computing:
+                    self._finish_batch()
+                self._send_complete()
+        finally:  # or its readers would wait for room for ever, and a process that has failed would not end
+            self._ahead.close()
 
     @contextmanager
     def _doing(self, stage: str, allowance: float = 0.0) -> Iterator[None]:

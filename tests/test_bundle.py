@@ -115,11 +115,12 @@ def test_what_lies_beside_a_bundle_is_not_deleted_with_it(copied_bundle: Path, m
     for name in ("mine.pth", "notes.txt"):
         assert (copied_bundle / name).read_text() == "precious"
         (copied_bundle / name).unlink()
+    link = copied_bundle.with_name("link")
+    link.symlink_to(copied_bundle)
     monkeypatch.setattr(Path, "is_mount", lambda path: path == copied_bundle)
-    with (
-        pytest.raises(UsageError, match=r"mount point.*name a folder in it"),
-        new_bundle(copied_bundle, overwrite=True),
-    ):
+    with pytest.raises(UsageError, match=r"mount point.*name a folder in it"), new_bundle(link, overwrite=True):
+        pass
+    with pytest.raises(UsageError, match="no engine bundle"), new_bundle(copied_bundle / MANIFEST, overwrite=True):
         pass
     assert Bundle.open(copied_bundle)
 

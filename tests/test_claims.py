@@ -22,7 +22,10 @@ def test_each_is_run_once_and_its_log_says_how(
     assert json.loads(head)["exit"] == 0 and printed == "42\n"
     head, printed = (tmp_path / "bad.log").read_text().split("\n", 1)
     assert json.loads(head)["exit"] == 3 and printed == "no\n"
-    assert claims.main() == 0  # both have their logs
+    made["bad"] = "true"
+    (tmp_path / "good" / "out").unlink()
+    assert claims.main() == 0
+    assert not (tmp_path / "good" / "out").exists()  # what ended well is not run again
 
 
 def test_a_name_that_there_is_not_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from mura_trt.bundle import Bundle
 from mura_trt.cuda_devices import LIBRARY
@@ -101,6 +103,25 @@ def test_pixels_decoded_for_the_gpu_are_those_of_the_cpu(session: Session, files
     difference = np.abs(on_host(pixels.pixels, session).astype(int) - expected.pixels)
     assert difference[:, 2:-2, 2:-2].max() <= 1
     assert difference.max() <= 12
+
+
+def test_a_jpeg_gets_the_same_pixels_in_any_company(session: Session, files: list[bytes]) -> None:
+    jpegs = []
+    for data in files[:BATCH]:
+        out = io.BytesIO()
+        Image.open(io.BytesIO(data)).save(out, "JPEG", quality=90)
+        jpegs.append(out.getvalue())
+    found = []
+    for size in (BATCH, 3, 1):
+        decoder, parts = decoder_for(session), []
+        for start in range(0, BATCH, size):
+            decoder.submit(jpegs[start : start + size])
+            decoded = decoder.collect()
+            session.run(decoded.pixels)  # behind which the stream is through with them
+            parts.append(on_host(decoded.pixels, session))
+        found.append(np.concatenate(parts))
+    for one in found[1:]:
+        np.testing.assert_array_equal(one, found[0])
 
 
 def test_bad_files_cost_no_other_file_its_pixels_on_a_gpu(session: Session, files: list[bytes]) -> None:

@@ -115,9 +115,11 @@ def test_layers_are_read_with_details_and_without() -> None:
         "Outputs": [{"Name": "b", "Format/Datatype": "Half"}],
         "TacticName": "sm90_xmma",
     }
-    layers = layers_of(json.dumps({"Layers": [detailed, "names only", {"Name": "bare"}], "Bindings": ["image"]}))
+    apart = {"Name": "conv1", "Outputs": [{"Name": "c", "Datatype": "FP16", "Format": "NHWC"}]}
+    layers = layers_of(json.dumps({"Layers": [detailed, apart, "names only", {"Name": "bare"}], "Bindings": ["image"]}))
     assert layers == [
         Layer("conv0 + relu0", "CaskConvolution", "Half", "sm90_xmma"),
+        Layer("conv1", None, "FP16, NHWC"),
         Layer("names only"),
         Layer("bare"),
     ]

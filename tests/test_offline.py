@@ -177,7 +177,8 @@ def test_what_the_host_has_is_left_out_with_all_that_it_alone_needs(plan: Offlin
     write_wheel(index, "host-lib", "3.1", ("heavy",))
     write_wheel(index, "heavy", "1.0")
     write_wheel(plan.source.parent, "mura-trt", "0.1.0", ("tiny", "Host.Lib>=2,<4"), PROGRAM)
-    assert make_kit(replace(plan, host=("host_lib",)))["host"] == {"host-lib": "<4,>=2"}
+    kit = make_kit(replace(plan, host=("host_lib",)))
+    assert (kit["host"], kit["mura_trt"]) == ({"host-lib": "<4,>=2"}, "0.1.0")
     assert [name.partition("-")[0] for name in names_in(plan)] == ["mura_trt", "pip", "tiny"]
     other = replace(plan, folder=plan.folder.with_name("other"), host=("host-lib==4.2",))
     with pytest.raises(EnvironmentProblem, match="pip did not get"):  # the host's version does not do

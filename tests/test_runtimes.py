@@ -17,11 +17,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mura_trt.builder_options import BuilderOptions
 from mura_trt.bundle import Bundle
-from mura_trt.cuda_devices import cuda_device_count
-from mura_trt.errors import RuntimeUnavailable, UsageError
+from mura_trt.cuda_devices import GpuKind, cuda_device_count
+from mura_trt.errors import EnvironmentProblem, RuntimeUnavailable, UsageError
 from mura_trt.model import MuraNet
+from mura_trt.plan import build_plan
 from mura_trt.runtimes import Scores, SessionOptions, open_session
+from mura_trt.runtimes.loaded_plan import LoadedPlan
 from mura_trt.runtimes.torch import TorchFusedSession
 from tests.gpu import opened
 
@@ -144,7 +147,6 @@ def test_onnxruntime_keeps_nothing_for_its_makers(bundle: Bundle, tmp_path: Path
     assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
-@no_gpu
 def test_a_bundle_that_onnxruntime_cannot_open_is_told_in_a_line(bundle: Bundle, tmp_path: Path) -> None:
     copy = tmp_path / os.fsdecode(b"R\xf6ntgen")
     shutil.copytree(bundle.folder, copy)
@@ -152,6 +154,7 @@ def test_a_bundle_that_onnxruntime_cannot_open_is_told_in_a_line(bundle: Bundle,
         open_session("onnxruntime", Bundle.open(copy), SessionOptions())
 
 
+@no_gpu
 def test_auto_takes_onnxruntime_without_a_gpu_and_says_why(bundle: Bundle) -> None:
     session, passed_over = open_session("auto", bundle, SessionOptions())
     assert session.name == "onnxruntime"
@@ -190,7 +193,7 @@ def test_plan_of_the_other_builder_is_refused(bundle: Bundle) -> None:
         open_session("tensorrt", bundle, SessionOptions())
 
 
-@pytest.mark.skipif(cuda_device_count() > 0, reason="where no plan loads")
+@no_gpu
 def test_a_plan_that_does_not_load_has_no_say_in_the_batch(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mura_trt.runtimes.tensorrt.cuda_device_count", lambda: 1)
     session, passed_over = open_session("auto", bundle, SessionOptions(512))  # more than its plan takes
@@ -259,3 +262,44 @@ def test_what_triton_fails_with_is_no_error_of_ours(error: Exception, monkeypatc
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     with pytest.raises(RuntimeUnavailable, match=f"Triton cannot compile for this GPU: {error}"):
         session._placed(torch.nn.Identity(), "cpu")
+
+
+@no_gpu
+@pytest.mark.parametrize("module", ["torch", "triton"])
+def test_a_broken_library_for_gpus_does_not_matter_where_there_is_none(
+    module: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / f"{module}.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    code = (
+        "import sys; from pathlib import Path; from mura_trt.bundle import Bundle\n"
+        "from mura_trt.runtimes import SessionOptions, open_session\n"
+        "bundle = Bundle.open(Path(sys.argv[1]))\n"
+        "print(open_session('auto', bundle, SessionOptions())[0].name)\n"
+        "try: open_session('torch', bundle, SessionOptions())\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code, bundle.folder], env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[0] == "onnxruntime"
+    if module == "torch":
+        assert lines[1].startswith("RuntimeUnavailable torch: PyTorch does not import (libcudart.so.13")
+
+
+@pytest.mark.parametrize("made", ["Runtime", "Builder"])
+def test_tensorrt_that_cannot_start_cuda_is_told(made: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorrt_rtx
+
+    def failing(*_: object) -> NoReturn:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(tensorrt_rtx, made, failing)
+    if made == "Runtime":
+        with pytest.raises(RuntimeUnavailable, match=r"cannot start here .*mura-trt doctor"):
+            LoadedPlan(bundle, GpuKind("a card", (8, 6)))
+    else:
+        with pytest.raises(EnvironmentProblem, match=r"cannot start here .*mura-trt doctor"):
+            build_plan("tensorrt-rtx", bundle.path("onnx"), Path(), (1, 1, 1), BuilderOptions(), None)

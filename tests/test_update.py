@@ -177,4 +177,7 @@ def test_of_two_scores_the_newer_counts(tmp_path: Path) -> None:
     both.write(tmp_path / "earlier.dat")
     (rows,) = Earlier.read(tmp_path / "earlier.dat", 3).rows(hashes, 2, done=set())
     assert rows.scores["logit"].tolist() == [2, 1]
+    again = Earlier(hashes[:1], new[:1]).and_also(Earlier.read(tmp_path / "earlier.dat", 3))
+    assert len(again) == 2  # however often an update is interrupted
+    assert Earlier(hashes[:0], new[:0]).and_also(again) is again
     assert rows.scores["map"].tolist() == [[2, 2, 2], [1, 1, 1]]

@@ -130,3 +130,26 @@ def test_a_score_that_is_no_finite_number_is_a_failure_and_costs_no_other_view(t
     assert done.rows.views.tolist() == [2, 3, 6, 7]
     found = [(failure.view, failure.stage, failure.code) for failure in done.rows.failures]
     assert found == [(view, "engine", "NOT_FINITE") for view in (0, 1, 4, 5)]
+
+
+class Failing(Quick):
+    """A library that gives up."""
+
+    def _run(self, images: NDArray[np.uint8]) -> Scores:
+        raise RuntimeError("CUDA error")
+
+
+def test_a_worker_that_fails_ends_also_while_its_readers_wait_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mura_trt.readahead.MAX_HELD", 1)
+    Image.new("L", (16, 16)).save(tmp_path / "view.png")
+    connection: Any = Listening([Task(0, 400)], b"view.png")
+    session, decoder = Failing(InputContract(height=32, width=32), 4), Decoder((32, 32), 1, 4)
+    worker = Worker(connection, FolderSource(str(tmp_path)).open(), decoder, session, 0)
+    try:
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            worker.run()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+    finally:
+        worker._ahead.close()  # or this process would not end

@@ -50,7 +50,11 @@ SECTIONS: dict[str, tuple[Section, int, bool]] = {
 def run_sections(work: Work, names: Iterable[str], seconds: float) -> dict[str, Any]:
     """Each section in a process of its own, as long as there is time; the result so far is on the disk after each."""
     until = time.monotonic() + seconds
-    result: dict[str, Any] = {"command": sys.argv[1:], "limit_s": seconds, "commit": commit(), "seconds": {}}
+    kept = work.folder / "acceptance.json"
+    before: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    if before.get("commit") != commit():  # what some sections gave at another commit is no result of this one
+        before = {}
+    result = {"seconds": {}, **before, "command": sys.argv[1:], "limit_s": seconds, "commit": commit()}
     for name in names:
         _, limit, needs_gpu = SECTIONS[name]
         left = until - time.monotonic()
@@ -62,7 +66,7 @@ def run_sections(work: Work, names: Iterable[str], seconds: float) -> dict[str, 
         started = time.monotonic()
         result[name] = _section(work, name, min(limit, left))
         result["seconds"][name] = round(time.monotonic() - started, 1)
-        (work.folder / "acceptance.json").write_text(json.dumps(result, indent=1) + "\n")
+        kept.write_text(json.dumps(result, indent=1) + "\n")
         print(f"{name}: {result['seconds'][name]} s {problem(result[name])}", flush=True)
     return result
 

@@ -18,6 +18,10 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(f"parity  {runtime:14}{precision:6}{kept:8}{dp} on {found['views']} views")
             elif isinstance(found, dict):
                 lines.append(f"parity  {runtime:14}{precision:6}{found.get('error', '')[:90]}")
+    for name, found in result.get("peers", {}).items():
+        if isinstance(found, dict) and "views_per_s" in found:
+            rate = found["views_per_s"]
+            lines.append(f"peer    {name:42}{rate['median']:10.1f} views/s ({rate['min']:.1f} to {rate['max']:.1f})")
     for section, title in (
         ("model_fp16", "model"),
         ("model_all", "model"),

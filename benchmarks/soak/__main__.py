@@ -2,13 +2,15 @@
 
     python -m benchmarks.soak WORK --engine BUNDLE [--only PART] [--kills 1000] [--json FILE]
 
-Each part raises where something is lost, doubled or damaged; its result is kept in ``WORK`` and not measured again.
+Each part raises where something is lost, doubled or damaged; its result is kept in ``WORK``, with the commit, and
+measured again at another one.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -19,8 +21,9 @@ import typer
 
 from benchmarks.measuring import finish
 from benchmarks.soak import disk, files, hostile, kills, memory
+from mura_trt.bench.machine import commit
 
-REAL_KILLS, REAL_VIEWS, REAL_PAUSE = 20, 480, 12.0  # with the engine, at some 10 views/s
+REAL_KILLS, REAL_VIEWS, REAL_PAUSE = 20, 480, 12.0  # with the engine, at some 30 views/s
 
 
 def main(
@@ -54,12 +57,15 @@ def main(
         if only and name not in only:
             continue
         folder, kept = work / name, work / f"{name}.json"
-        if not kept.exists():
+        before = json.loads(kept.read_text())["commit"] if kept.exists() else None
+        if before != commit():
             print(f"{name} ...", file=sys.stderr)
+            if before:
+                shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()
             result = part(folder)
-            kept.write_text(json.dumps({**result, "wall_s": round(time.monotonic() - started, 1)}))
+            kept.write_text(json.dumps({**result, "commit": commit(), "wall_s": round(time.monotonic() - started, 1)}))
         results[name] = json.loads(kept.read_text())
     finish(results, json_file)
 

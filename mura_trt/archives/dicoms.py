@@ -183,24 +183,27 @@ class _Sorting:
         """What is kept, with studies numbered in order of first appearance."""
         import pyarrow as pa
 
-        if not self.found:
-            return replace(self._listing.take(np.flatnonzero(self._kept)), ignored=self._ignored)
         numbers, first, at = np.unique(self._study_of[self._kept], return_index=True, return_inverse=True)
         order = np.argsort(first)
         place = np.empty(len(order), np.int32)
         place[order] = np.arange(len(order), dtype=np.int32)
-        names, wanted = list(self._studies), numbers[order].tolist()
+        wanted = numbers[order].tolist()
+        if self.found:
+            names = list(self._studies)
+            studies = pa.array([_shown(names[number], self._disclosure) for number in wanted], pa.large_binary())
+        else:
+            studies = self._listing.studies.take(pa.array(wanted))
         return replace(
             self._listing,
             views=self._listing.views.filter(pa.array(self._kept)),
             places=None if self._listing.places is None else self._listing.places[self._kept],
             stamps=None if self._listing.stamps is None else self._listing.stamps[self._kept],
             study_of=place[at],
-            studies=pa.array([_shown(names[number], self._disclosure) for number in wanted], pa.large_binary()),
+            studies=studies,
             kinds=self._kinds[self._kept],
             body_parts={at: self._body_parts[n] for at, n in enumerate(wanted) if n in self._body_parts},
             ignored=self._ignored,
-            disclosure=self._disclosure,
+            disclosure=self._disclosure if self.found else None,
         )
 
 

@@ -94,7 +94,7 @@ def make_kit(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
     work = _work_folder(plan)
     wheels = work / "wheels"
     own = _own_wheel(plan.source, work)
-    version, extras_there = read_wheel(own)[1], wheel_extras(own)
+    extras_there = wheel_extras(own)
     if wrong := sorted(set(plan.extras) - extras_there):
         raise UsageError(f"--extras {','.join(wrong)}: choose from {', '.join(sorted(extras_there - {'gpu'}))}")
     constraints = work / "constraints.txt"
@@ -124,7 +124,7 @@ def make_kit(plan: OfflinePlan, overwrite: bool = False) -> dict[str, Any]:
         requirements += missing
     manifest = {
         "format": FORMAT,
-        "mura_trt": version,
+        "mura_trt": read_wheel(own)[1],
         "python": plan.python,
         "glibc": plan.glibc,
         "extras": list(plan.extras),

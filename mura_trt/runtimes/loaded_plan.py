@@ -50,7 +50,10 @@ class LoadedPlan:
         self._kernels: Any = None
         self.engine: Any = None
         # Deserialising needs the runtime to live as long as the engine, and reports by None and a line in its log.
-        self._runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.ERROR))
+        try:
+            self._runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.ERROR))
+        except TypeError as error:  # all that it says where CUDA does not start
+            raise RuntimeUnavailable(f"{module} cannot start here ({error}); look with: mura-trt doctor") from error
         try:
             plan = bundle.path("plan").read_bytes()
             self.engine = self._runtime.deserialize_cuda_engine(plan)

@@ -48,7 +48,7 @@ class OnnxRuntimeSession(Session):
                 graph, settings, providers=["CPUExecutionProvider"], disabled_optimizers=[*self._left_out]
             )
         except Exception as error:  # its own kinds, and where a path is no UTF-8 a TypeError of many lines
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise RuntimeUnavailable(f"ONNX Runtime does not take the graph of {bundle.folder}: {reason}") from error
         self._cores = ThreadPoolExecutor(cores, thread_name_prefix="engine")
         self._running: deque[list[Future[list[NDArray[np.float32]]]]] = deque()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mura_trt.bundle import Bundle
 from mura_trt.cores import usable_cores
+from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.runtimes.base import HostSession, Scores, Session, SessionOptions
 from mura_trt.runtimes.cuda import Device, Stream
@@ -31,12 +32,14 @@ def open_reference(bundle: Bundle, options: SessionOptions) -> Session:
 def _torch() -> Any:
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # the latter where a library that it loads is missing
         raise RuntimeUnavailable(f"PyTorch does not import ({error}): pip install torch onnx") from error
     return torch
 
 
 def _cuda_torch() -> Any:
+    if cuda_device_count() == 0:  # then PyTorch, which takes seconds and may be broken, need not be imported
+        raise RuntimeUnavailable("no GPU here that the NVIDIA driver knows of")
     torch = _torch()
     if not torch.cuda.is_available():
         raise RuntimeUnavailable("PyTorch sees no GPU here, or is a build for CPUs")
@@ -147,19 +150,19 @@ class TorchFusedSession(TorchCudaSession):
     _usual_batch = FUSED_BATCH
 
     def __init__(self, bundle: Bundle, options: SessionOptions) -> None:
-        from mura_trt.fused import LEAST
-
         capability = _cuda_torch().cuda.get_device_capability(options.device)
-        if capability < LEAST:
-            raise RuntimeUnavailable(
-                f"it needs SM80 or later, and the GPU is SM{capability[0]}{capability[1]}; use torch_cuda"
-            )
         if bundle.manifest.precision == "fp32":
             raise RuntimeUnavailable("it computes in half precision, and the bundle is FP32; use torch_cuda")
         try:
             import triton  # noqa: F401  what cannot be imported is told before a model is loaded
         except (ImportError, OSError) as error:
             raise RuntimeUnavailable(f"Triton does not import ({error}): pip install triton") from error
+        from mura_trt.fused import LEAST
+
+        if capability < LEAST:
+            raise RuntimeUnavailable(
+                f"it needs SM80 or later, and the GPU is SM{capability[0]}{capability[1]}; use torch_cuda"
+            )
         super().__init__(bundle, options)
 
     def _placed(self, model: Network, there: str) -> Any:

@@ -258,7 +258,10 @@ def test_headers_are_let_go_of_whether_they_are_kept_or_not(tmp_path: Path, kept
 
 
 def test_without_a_dicom_file_a_candidate_costs_no_memory(tmp_path: Path, kept: Disclosure) -> None:
-    write(tmp_path / "x", {f"{number:04d}/a.png": b"" for number in range(200)} | {"LICENSE": b"free"})
+    names = ["0007/LICENSE", *(f"{number:04d}/a.png" for number in range(200))]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        for name in names:
+            packed.writestr(name, "free")
     sorting = []
     usual = dicoms._Sorting.listing
 
@@ -268,6 +271,7 @@ def test_without_a_dicom_file_a_candidate_costs_no_memory(tmp_path: Path, kept: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dicoms._Sorting, "listing", spied)
-        listing = list_archive(tmp_path / "x", disclosure=kept)
-    assert (len(listing), len(listing.studies), listing.ignored[""], listing.disclosure) == (200, 200, 1, None)
+        listing = list_archive(tmp_path / "x.zip", disclosure=kept)
+    assert (len(listing), listing.ignored[""], listing.disclosure) == (200, 1, None)
+    assert listing.studies.to_pylist() == [name[:4].encode() for name in names[1:]]  # as they appear, LICENSE or not
     assert "_studies" not in vars(sorting[0])  # a dictionary of them would be four times the listing

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,7 +52,10 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        # Not pytest's folder: a socket's path has 107 bytes at the most.
+        self.folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": self.folder.name}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.second = self.cluster.add_node(num_cpus=1)
 
     def lose_second(self) -> None:
@@ -71,6 +75,7 @@ def running(module_environment: pytest.MonkeyPatch) -> Iterator[Nodes]:
     module_environment.setenv("RAY_ADDRESS", nodes.cluster.address)
     yield nodes
     nodes.cluster.shutdown()  # type: ignore[no-untyped-call]
+    nodes.folder.cleanup()
 
 
 @pytest.fixture(scope="module")
