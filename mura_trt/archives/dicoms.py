@@ -192,7 +192,7 @@ class _Sorting:
             names = list(self._studies)
             studies = pa.array([_shown(names[number], self._disclosure) for number in wanted], pa.large_binary())
         else:
-            studies = self._listing.studies.take(pa.array(wanted))
+            studies = self._listing.studies.take(pa.array(numbers[order]))
         return replace(
             self._listing,
             views=self._listing.views.filter(pa.array(self._kept)),
