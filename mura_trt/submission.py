@@ -65,6 +65,8 @@ def write_submission(folder: Path, engine: Path, overwrite: bool = False) -> Bun
     """
     bundle = Bundle.open(engine)
     bundle.require_proof()
+    if folder.resolve().is_relative_to(engine.resolve()):
+        raise UsageError(f"{folder} lies in the bundle that it is to hold; choose another folder")
     _check_replaceable(folder, overwrite)
     needed = requirements()
     with new_folder(folder) as scratch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import resource
 import shlex
@@ -172,6 +173,24 @@ def test_summary_compares_scores_with_what_was_drawn(tmp_path: Path) -> None:
         "Cohen's kappa at the threshold 0.5: 0.333 (-0.421 to 1.000)",
         f"files: {out}/studies.csv  {out}/views.csv  {out}/failures.csv  {out}/run.json",
     ]
+
+
+def test_closed_and_strict_streams_cost_no_run(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mura_trt", "score", str(next(archive.rglob("XR_WRIST"))), "--engine",
+               str(bundle.folder), "--runtime", "null", "-o", os.fsdecode(bytes(tmp_path) + b"/R\xf6")]  # fmt: skip
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], check=False, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, "--resume"], check=False, capture_output=True, env=strict)
+    assert done.returncode == 0, done.stderr
+    assert b"R\\udcf6" in done.stdout
+
+
+def test_summary_is_of_the_archive_that_was_scored(tmp_path: Path) -> None:
+    (tmp_path / "views.csv").write_text("view,study,body_part,label,kind,traits\na/2.png,a,HAND,1,fracture,\n")
+    (tmp_path / "studies.csv").write_text("study,probability,abnormal\nb,0.9,1\n")
+    with pytest.raises(UsageError, match="scores of no study of"):
+        summarise(tmp_path, tmp_path)
 
 
 def test_summary_needs_a_finished_run(archive: Path, tmp_path: Path) -> None:

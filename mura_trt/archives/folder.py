@@ -16,7 +16,9 @@ from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Found, Reference, r
 
 # Image formats that people keep X-rays in and this version does not read: named, so that nobody takes a folder of
 # them for an empty one.
-UNREAD_SUFFIXES = frozenset({".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".zip", ".tar"})
+UNREAD_SUFFIXES = frozenset(
+    {".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst"}
+)
 
 
 @dataclass(frozen=True)

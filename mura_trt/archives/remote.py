@@ -87,6 +87,10 @@ def oserrors() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec says so of whatever a web server answers, or does not
+        if type(cause).__module__.startswith("aiohttp") and getattr(cause, "status", None) not in (404, 410):
+            told = getattr(cause, "status", type(cause).__name__)
+            raise OSError(errno.EIO, f"the server gives an error ({told})") from error
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
     except PermissionError as error:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 import zipfile
@@ -121,6 +122,8 @@ def list_zip(archive: Path | str) -> Found:
     except EnvironmentProblem:
         raise
     except Exception as error:  # whatever zipfile meets in broken bytes
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # not of what is in it
+            raise UsageError(f"{archive}: cannot be read ({error.strerror})") from error
         raise UsageError(
             f"{archive}: not a zip file that can be read ({error}); is it whole? `unzip -t` says"
         ) from error

@@ -138,7 +138,7 @@ def score(
 def _forecast(found: dict[str, Any]) -> str:
     from mura_trt.progress import clock
 
-    formats = ", ".join(f"{count} {suffix}" for suffix, count in found["formats"].items())
+    formats = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in found["formats"].items())
     others = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in found["ignored_files"].items())
     predicted = "no telling" if found["predicted_s"] is None else clock(found["predicted_s"])
     return (

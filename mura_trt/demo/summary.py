@@ -32,7 +32,10 @@ def drawn_and_scored(archive: Path, out: Path) -> pd.DataFrame:
         raise UsageError(f"{error.filename}: not there; run mura-trt demo, then mura-trt score") from error
     except KeyError as error:
         raise UsageError(f"{archive}: no demo archive; name the folder that mura-trt demo made") from error
-    return studies.merge(scored[["study", "probability", "abnormal"]], on="study").astype({"abnormal": int})
+    both = studies.merge(scored[["study", "probability", "abnormal"]], on="study").astype({"abnormal": int})
+    if both.empty:
+        raise UsageError(f"{out}: scores of no study of {archive}; name the archive that was scored")
+    return both
 
 
 def by_kind(studies: pd.DataFrame) -> dict[str, pd.DataFrame]:
