@@ -120,7 +120,7 @@ def test_kills_of_one_of_two_at_random_moments_change_no_byte(
         number = rng.randrange(2)
         handle, hand = crew._members[number].handle, ledger._hands[number]
         # A view that a worker is killed on twice, the second time alone, is taken for what killed it.
-        if len(killed) < kills and rng.random() < 0.3 and handle and not hand.alone and not hand.suspects:
+        if len(killed) < kills and rng.random() < 0.7 and handle and not hand.alone and not hand.suspects:
             assert isinstance(handle, WorkerProcess)
             process = handle._process
             if process.pid not in killed and process.pid is not None:
