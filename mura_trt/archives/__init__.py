@@ -15,7 +15,7 @@ from mura_trt.archives.keys import IMAGE_SUFFIXES
 from mura_trt.archives.listing import Found, Listing, gather
 from mura_trt.archives.lists import LIST_SUFFIXES, is_list, list_file
 from mura_trt.archives.openers import located
-from mura_trt.archives.remote import check_url, list_below
+from mura_trt.archives.remote import check_url, file_system, list_below
 from mura_trt.archives.tars import is_tar, list_tars
 from mura_trt.archives.zips import list_zip
 from mura_trt.errors import UsageError
@@ -111,6 +111,7 @@ def _find(archive: Path | str, root: Path | None) -> Found:
 
 def _find_behind_url(url: str) -> Found:
     check_url(url)
+    file_system(url)  # raises where what it takes is not installed, which no reader of broken bytes must swallow
     if url.lower().endswith(".zip"):
         return list_zip(url)
     if is_tar(url):

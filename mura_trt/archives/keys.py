@@ -92,6 +92,11 @@ def is_view(key: bytes, ignored: Counter[str]) -> bool:
     return False
 
 
+def key_of(name: str) -> bytes:
+    """A name that was read as UTF-8, as the bytes that stand in the archive, whatever the locale."""
+    return name.encode("utf-8", "surrogateescape")
+
+
 def suffix_of(key: bytes) -> str:
     """``.png`` of ``a/b.PNG``."""
     return display(os.path.splitext(key)[1]).lower()

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mura_trt.archives.folder import FolderSource
-from mura_trt.archives.keys import plain
+from mura_trt.archives.keys import key_of, plain
 from mura_trt.archives.listing import Entry, Found
 from mura_trt.errors import UsageError
 
@@ -68,14 +68,9 @@ def _read_list(archive: Path) -> list[Entry]:
             )
         if not all(row):
             raise UsageError(f"{archive}, line {number}: an empty cell; fill it in or delete the line")
-        study = None if study_column is None else _bytes(row[study_column])
-        entries.append(Entry(plain(_bytes(row[view_column])), study))
+        study = None if study_column is None else key_of(row[study_column])
+        entries.append(Entry(plain(key_of(row[view_column])), study))
     return entries
-
-
-def _bytes(cell: str) -> bytes:
-    """As it stands in the file, whatever the locale."""
-    return cell.encode("utf-8", "surrogateescape")
 
 
 def _root_of_list(archive: Path, sample: list[bytes]) -> Path:

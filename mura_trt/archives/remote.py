@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from mura_trt.archives.keys import hidden, is_view
+from mura_trt.archives.keys import hidden, is_view, key_of
 from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Found, Reference, Unreadable
 from mura_trt.errors import EnvironmentProblem, UsageError
 
@@ -264,11 +264,7 @@ def list_below(url: str) -> Found:
         raise UsageError(f"{url}: cannot be listed ({error.strerror}); check the URL and the credentials") from error
     system.invalidate_cache()  # or all that it was told would stay in memory
     ignored: Counter[str] = Counter()
-    objects = {
-        name[len(path) + 1 :].encode("utf-8", "surrogateescape"): info
-        for name, info in found.items()
-        if info["type"] == "file"
-    }
+    objects = {key_of(name[len(path) + 1 :]): info for name, info in found.items() if info["type"] == "file"}
     keys = [key for key in sorted(objects) if not hidden(key) and is_view(key, ignored)]
     stamps = np.frombuffer(b"".join(_stamp(objects[key]) for key in keys), np.uint8).reshape(-1, 16)
     return Found(RemoteFolder(url.rstrip("/")), map(Entry, keys), ignored=ignored, stamps=stamps)

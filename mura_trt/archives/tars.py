@@ -21,6 +21,7 @@ from typing import IO, cast
 
 import numpy as np
 
+from mura_trt.archives.keys import key_of
 from mura_trt.archives.listing import (
     MAX_FILE_BYTES,
     Entry,
@@ -32,7 +33,7 @@ from mura_trt.archives.listing import (
 )
 from mura_trt.archives.openers import RandomAccessFile, file_stamp, open_file, open_stream
 from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, bounded, refuse
-from mura_trt.errors import EnvironmentProblem, UsageError
+from mura_trt.errors import UsageError
 
 # Of a member: the number of its tar file, where its bytes begin in that (unpacked), how many there are, and 0 or a
 # refusal.
@@ -287,8 +288,6 @@ def list_tars(archive: Path | str, paths: list[str]) -> Found:
         try:
             kinds.add(_kind(path) != _PLAIN)
             entries.extend(_members(path, number, names))
-        except EnvironmentProblem:
-            raise
         except Exception as error:  # whatever tarfile and unpackers meet in broken bytes
             unreadable.append(
                 (path.rsplit("/", 1)[-1], getattr(error, "strerror", None) or str(error) or type(error).__name__)
@@ -312,7 +311,7 @@ def _members(path: str, number: int, names: Names) -> Iterator[Entry]:
             vars(opened)["members"].clear()  # or it would keep them all
             if member.size < 0:
                 raise tarfile.ReadError(f"the member at byte {member.offset} says that it has {member.size} bytes")
-            key = None if member.isdir() else names.key(member.name.encode("utf-8", "surrogateescape"))
+            key = None if member.isdir() else names.key(key_of(member.name))
             if key is not None:
                 how = names.refusal(key) or _refusal(member)
                 yield Entry(bounded(key), place=(number, member.offset_data, min(member.size, 2**32 - 1), how))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mura_trt.archives.keys import key_of
 from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Found, Place, Reference, Unreadable, read_threads
 from mura_trt.archives.openers import RandomAccessFile, located, open_file, open_stream
 from mura_trt.archives.packed import (
@@ -27,7 +28,7 @@ from mura_trt.archives.packed import (
     bounded,
     refuse,
 )
-from mura_trt.errors import EnvironmentProblem, UsageError
+from mura_trt.errors import UsageError
 
 # Of a member: where its header begins, its bytes in the file and unpacked, its CRC-32, and how it is packed.
 PLACE = np.dtype([("header", "<i8"), ("packed", "<u4"), ("size", "<u4"), ("crc", "<u4"), ("how", "<i2")])
@@ -119,8 +120,6 @@ def list_zip(archive: Path | str) -> Found:
     try:
         with open_stream(located(archive)) as file, zipfile.ZipFile(file) as opened:
             members = opened.infolist()
-    except EnvironmentProblem:
-        raise
     except Exception as error:  # whatever zipfile meets in broken bytes
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # not of what is in it
             raise UsageError(f"{archive}: cannot be read ({error.strerror})") from error
@@ -136,7 +135,7 @@ def list_zip(archive: Path | str) -> Found:
 def _entries(members: list[zipfile.ZipInfo], overlapping: NDArray[np.bool_], names: Names) -> Iterator[Entry]:
     for member, overlaps in zip(members, overlapping, strict=True):
         # Not the name that zipfile makes of it, which ends at a NUL.
-        name = member.orig_filename.encode("utf-8", "surrogateescape")
+        name = key_of(member.orig_filename)
         if member.create_system == _DOS:
             name = name.replace(b"\\", b"/")
         key = None if name.endswith(b"/") else names.key(name)
