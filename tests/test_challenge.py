@@ -436,6 +436,15 @@ def test_a_submission_is_whole_or_not_there(bundle: Bundle, tmp_path: Path, monk
     assert not any(tmp_path.iterdir())
 
 
+def test_a_submission_is_not_written_into_the_bundle_that_it_holds(bundle: Bundle, tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    shutil.copytree(bundle.folder, engine)
+    for folder in (engine / "sub", engine):
+        with pytest.raises(UsageError, match="lies in the bundle that it is to hold"):
+            write_submission(folder, engine, overwrite=True)
+    assert Bundle.open(engine) and not (engine / "sub").exists()
+
+
 def test_only_a_submission_is_replaced_and_only_when_asked(handed_in: Path, bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "sub"
     shutil.copytree(handed_in, folder)
