@@ -52,9 +52,7 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        # Not pytest's folder: a socket's path has 107 bytes at the most.
-        self.folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": self.folder.name}
+        head = {"num_cpus": 1, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.second = self.cluster.add_node(num_cpus=1)
 
@@ -75,12 +73,14 @@ def running(module_environment: pytest.MonkeyPatch) -> Iterator[Nodes]:
     module_environment.setenv("RAY_ADDRESS", nodes.cluster.address)
     yield nodes
     nodes.cluster.shutdown()  # type: ignore[no-untyped-call]
-    nodes.folder.cleanup()
 
 
 @pytest.fixture(scope="module")
 def module_environment() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as environment:
+    # Not pytest's folder: a socket's path has 107 bytes at the most.
+    folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+    with folder as name, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_TMPDIR", name)
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("RAY_AUTH_MODE", "disabled")
         yield environment
