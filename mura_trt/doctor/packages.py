@@ -52,7 +52,7 @@ def installed() -> dict[str, str]:
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
         try:
-            name, version = distribution.metadata["Name"], distribution.version
+            name, version = (" ".join(distribution.metadata.get_all(key, [])) for key in ("Name", "Version"))
         except (OSError, TypeError, ValueError, LookupError):  # what is left of one that was half removed
             continue
         if name:
