@@ -101,10 +101,10 @@ def measure_overlap(archive: Path, engine: Path, repeats: int) -> dict[str, Any]
     return {**compared(ours, alone), "null_ms": [round(ms, 1) for ms in batch_ms]}
 
 
-def measure_memory(archive: Path, engine: Path) -> dict[str, Any]:
-    """Peak memory at both sizes."""
+def measure_memory(archive: Path, engine: Path, sizes: tuple[int, ...] = (300, 3000)) -> dict[str, Any]:
+    """Peak memory at each size, in views."""
     peaks = {}
-    for views in (300, 3000):
+    for views in sizes:
         with repeated(archive, views) as folder:
             peak = scored(folder, engine, "--runtime", "onnxruntime").peak_bytes
             assert peak is not None, "this kernel does not tell"

@@ -99,7 +99,7 @@ def test_pipeline_keeps_up_with_its_engine_and_with_decoding(measure: Measure, w
 
 @pytest.mark.measures
 def test_memory_is_bounded_whatever_the_archive(demo: Path) -> None:
-    peaks = pipeline.measure_memory(demo / "archive", demo / "engine")["peak_gb_by_views"]
+    peaks = pipeline.measure_memory(demo / "archive", demo / "engine", (300, 1000))["peak_gb_by_views"]
     print(json.dumps(peaks))
     assert max(peaks.values()) <= 2.0
 

@@ -321,7 +321,16 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command_prints_a_table_writes_its_files_and_ends_with_4_where_a_bound_is_missed(
     bundle: Bundle, checkpoint: Path, archive: Path, tmp_path: Path
 ) -> None:
-    options = ("--checkpoint", checkpoint, "--studies", 1, "--bound", "studies.flip_share=1", "--bound", "half.dp_max=1")
+    options = (
+        "--checkpoint",
+        checkpoint,
+        "--studies",
+        1,
+        "--bound",
+        "studies.flip_share=1",
+        "--bound",
+        "half.dp_max=1",
+    )
     loose = [part for name, bound in (LOOSE | DECISIONS).items() for part in ("--bound", f"{name}={bound}")]
     done = run("parity", bundle.folder, archive, *options, *loose, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
