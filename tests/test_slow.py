@@ -53,8 +53,12 @@ def test_demo_scores_agree_with_pillow_and_torch(demo: Path) -> None:
     assert ((scored["abnormal"] == 1) == (expected[scored.index] > 0.5))[clear[scored.index]].all()
 
 
-def test_demo_model_does_on_held_out_studies_what_its_card_says(tmp_path: Path) -> None:
+def test_demo_model_does_on_held_out_studies_what_its_card_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """600 studies that it was not trained on; the floors are those that the model was made to meet."""
+    for name in ("CALIBRATION_VIEWS", "INT8_VIEWS"):
+        monkeypatch.setattr(demo_model, name, 8)  # of INT8 the card quotes what was measured once
     found = demo_model.measure(tmp_path, CHECKPOINT, 600)
     print(json.dumps(found, indent=2))
     areas = {kind: part["auroc"][0] for kind, part in found["kinds"].items()}
