@@ -69,14 +69,12 @@ class TorchReference(Reference):
         for name, module in model.named_modules():
             if name.endswith("features"):
                 module.register_forward_pre_hook(lambda _, inputs: (_in_half(inputs[0]),))
-            elif "features" in name and not list(module.children()):
-                module.register_forward_hook(lambda _, __, output: _in_half(output))
+        for _, layer in _layers(model):
+            layer.register_forward_hook(lambda _, __, output: _in_half(output))
         return _scored(model, pixels)[0]
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
-        """What convolutions, batch norms and pools give is all there is: ReLU and concatenation make nothing larger."""
-
         def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
                 # NaN must not hide behind max.
@@ -85,16 +83,19 @@ class TorchReference(Reference):
 
             return hook
 
-        hooks = [
-            module.register_forward_hook(note(name))
-            for name, module in self.model.named_modules()
-            if "features" in name and not list(module.children())
-        ]
+        hooks = [layer.register_forward_hook(note(name)) for name, layer in _layers(self.model)]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _layers(model: Network) -> Iterator[tuple[str, nn.Module]]:
+    """The modules up to the last feature map; what is none, concatenation and most ReLUs, neither rounds nor enlarges."""
+    for name, module in model.named_modules():
+        if "features" in name and not list(module.children()):
+            yield name, module
 
 
 def _in_half(values: Tensor) -> Tensor:
