@@ -92,7 +92,7 @@ class TorchReference(Reference):
 
 
 def _layers(model: Network) -> Iterator[tuple[str, nn.Module]]:
-    """The modules up to the last feature map; what is none, concatenation and most ReLUs, neither rounds nor enlarges."""
+    """The modules up to the last feature map; what is none (concatenation, most ReLUs) rounds and enlarges nothing."""
     for name, module in model.named_modules():
         if "features" in name and not list(module.children()):
             yield name, module
