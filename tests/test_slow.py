@@ -90,9 +90,9 @@ def test_training_runs_on_the_demo_archive(demo: Path, tmp_path: Path) -> None:
 @pytest.mark.measures
 @pytest.mark.parametrize(("measure", "wanted"), [(pipeline.measure_engine, 0.95), (pipeline.measure_overlap, 0.90)])
 def test_pipeline_keeps_up_with_its_engine_and_with_decoding(measure: Measure, wanted: float, demo: Path) -> None:
-    """Medians of three pairs; of six or nine where fewer miss, for pairs lie 0.05 apart on a shared machine."""
+    """Medians of three pairs, of more where they miss, fifteen at most: they lie 0.05 apart on a shared machine."""
     ratios: list[float] = []
-    while len(ratios) < 9:
+    while len(ratios) < 15:
         result = measure(demo / "archive", demo / "engine", 3)
         print(json.dumps(result, indent=2))
         ratios += result["ratio"]["rounds"]

@@ -63,7 +63,7 @@ class TorchReference(Reference):
         """The probability where weights, and what each layer gives, are rounded to half precision; sums are in FP32.
 
         PyTorch's own half precision differs from it by no more than the order of its sums, and takes a CPU without
-        such arithmetic 15 times as long.
+        such arithmetic 16 times as long.
         """
         model = copy.deepcopy(self.model).half_body().float()
         for name, module in model.named_modules():
