@@ -90,10 +90,10 @@ def test_training_runs_on_the_demo_archive(demo: Path, tmp_path: Path) -> None:
 @pytest.mark.measures
 @pytest.mark.parametrize(("measure", "wanted"), [(pipeline.measure_engine, 0.95), (pipeline.measure_overlap, 0.90)])
 def test_pipeline_keeps_up_with_its_engine_and_with_decoding(measure: Measure, wanted: float, demo: Path) -> None:
-    """Medians of three pairs, of more where they miss, fifteen at most: they lie 0.05 apart on a shared machine."""
+    """The median of five pairs; of ten where five miss, for pairs lie 0.05 apart on a shared machine."""
     ratios: list[float] = []
-    while len(ratios) < 15:
-        result = measure(demo / "archive", demo / "engine", 3)
+    for _ in range(2):
+        result = measure(demo / "archive", demo / "engine", 5)
         print(json.dumps(result, indent=2))
         ratios += result["ratio"]["rounds"]
         if statistics.median(ratios) >= wanted:
@@ -106,6 +106,7 @@ def test_memory_is_bounded_whatever_the_archive(demo: Path) -> None:
     peaks = pipeline.measure_memory(demo / "archive", demo / "engine", (300, 1000))["peak_gb_by_views"]
     print(json.dumps(peaks))
     assert max(peaks.values()) <= 2.0
+    assert peaks["1000"] <= peaks["300"] + 0.1  # what grows with the archive shows here
 
 
 def test_heatmaps_of_the_demo_are_their_definition(demo: Path, tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ class TorchReference(Reference):
     def half_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probability where weights, and what each layer gives, are rounded to half precision; sums are in FP32.
 
-        PyTorch's own half precision differs from it by no more than the order of its sums, and takes a CPU without
-        such arithmetic 16 times as long.
+        PyTorch's own half precision differs from it by no more than the order of its sums, and takes a CPU that has no
+        such arithmetic many times as long.
         """
         model = copy.deepcopy(self.model).half_body().float()
         for name, module in model.named_modules():
