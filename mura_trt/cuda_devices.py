@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 LIBRARY = "libcuda.so.1"
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+_COMPUTE_MODE, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 20, 75, 76  # CUdevice_attribute
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,23 @@ def gpu_kind(ordinal: int = 0) -> GpuKind | None:
         return _kind(ctypes.CDLL(LIBRARY), ordinal)[1]
     except _Refused:
         return None
+
+
+def room(ordinal: int = 0) -> int:
+    """Bytes of a GPU's memory that several processes may share; 0 where it takes one alone, or does not tell.
+
+    It takes the GPU's primary context for a moment.
+    """
+    if ordinal >= cuda_device_count():
+        return 0
+    library, mode = ctypes.CDLL(LIBRARY), ctypes.c_int(0)
+    try:
+        device, _ = _kind(library, ordinal)
+        _call(library, "cuDeviceGetAttribute", ctypes.byref(mode), _COMPUTE_MODE, device)
+    except _Refused:
+        return 0
+    # CU_COMPUTEMODE_DEFAULT is 0; the others are of one process, or of none.
+    return 0 if mode.value else _free_bytes(library, device) or 0
 
 
 def cuda_driver(system: Path = Path("/")) -> Driver:

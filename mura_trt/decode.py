@@ -113,10 +113,10 @@ class BatchDecoder(ABC, Generic[P]):
         )
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, batch=True, no_copy=True)
-            # Some GPUs have a JPEG engine, which rounds otherwise than CUDA's kernels and takes a share of each batch:
-            # with that, a view's pixels would hang on its company. Nor does it wait for its stream in some releases.
+            # Some GPUs have a JPEG engine, which rounds otherwise than CUDA's kernels. It gets all files that it can
+            # decode, for with a share of each batch a view's pixels would hang on its company.
             image = fn.decoders.image(
-                encoded, device=self._device, output_type=types.GRAY, adjust_orientation=False, hw_decoder_load=0.0
+                encoded, device=self._device, output_type=types.GRAY, adjust_orientation=False, hw_decoder_load=1.0
             )
             pipeline.set_outputs(
                 fn.resize(image, size=self._size, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.UINT8)

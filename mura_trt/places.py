@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 from mura_trt.cores import usable_cores
-from mura_trt.cuda_devices import cuda_device_count
+from mura_trt.cuda_devices import cuda_device_count, room
 from mura_trt.errors import UsageError
 
 AUTO, ALL, CPU = "auto", "all", "cpu"
+
+# Of the workers that share a GPU: each has a Python lock of its own, and with one lock sixteen cores are mostly idle
+# (benchmarks/NOTES.md). None is worth its start for fewer views.
+MOST_WORKERS, CORES_A_WORKER, VIEWS_A_WORKER = 8, 2, 1000
+MEMORY_A_WORKER = 8 << 30  # bytes of a GPU's memory
 
 
 class AnyPlace(Protocol):
@@ -35,24 +40,27 @@ class AnyPlace(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """A place on this machine; with neither of the two, wherever its runtime finds a device."""
+    """A place on this machine; with none of these, wherever its runtime finds a device."""
 
     gpu: int | None = None
     """A GPU's number, as the CUDA driver counts those that this process may use."""
     cores: frozenset[int] | None = None
     """The cores that it keeps to; None takes all that it may use."""
+    shared: bool = False
+    """Several workers have such a place, each with cores of its own, and their runtime decides on the device."""
 
     @property
     def device(self) -> str | None:
         """``cuda`` or ``cpu``; None where the runtime decides."""
         if self.gpu is not None:
             return "cuda"
-        return None if self.cores is None else "cpu"
+        return None if self.cores is None or self.shared else "cpu"
 
     def __str__(self) -> str:
         if self.gpu is not None:
             return f"GPU {self.gpu}"
-        return AUTO if self.cores is None else f"CPU cores {_ranges(self.cores)}"
+        cores = "" if self.cores is None else f"CPU cores {_ranges(self.cores)}"
+        return f"{AUTO}, {cores}" if self.shared else cores or AUTO
 
     def way_out(self, log: Path) -> str:
         """For who waits in vain for a worker here."""
@@ -66,7 +74,7 @@ class Place:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def places_of(devices: str) -> list[Place]:
+def places_of(devices: str, most: int = 1) -> list[Place]:
     """The places of ``--devices``, a worker each.
 
     Workers on the CPU, and several on GPUs, share out the usable cores: disjoint sets of neighbours.
@@ -75,6 +83,8 @@ def places_of(devices: str) -> list[Place]:
     ----------
     devices
         ``auto``; ``all`` GPUs; GPUs by number, as ``0,2``, once for each worker; or ``cpu``, as ``cpu,cpu``, likewise.
+    most
+        Workers that ``auto`` and ``all`` make at the most, where each GPU has one: as there are cores and memory.
 
     Raises
     ------
@@ -82,7 +92,8 @@ def places_of(devices: str) -> list[Place]:
         It is none of these, or this machine has not got that.
     """
     if devices == AUTO:
-        return [Place()]
+        workers = _sharing(0, min(most, usable_cores() // CORES_A_WORKER))
+        return [Place(cores=share, shared=True) for share in _shares(workers)] if workers > 1 else [Place()]
     names = [name.strip() for name in devices.split(",")]
     if set(names) == {CPU}:
         if len(names) > usable_cores():
@@ -91,10 +102,19 @@ def places_of(devices: str) -> list[Place]:
         shares = _shares(len(names)) if len(names) > 1 else [frozenset(os.sched_getaffinity(0))]
         return [Place(cores=share) for share in shares]
     gpus = _gpus(devices, names)
+    if devices == ALL:
+        a_gpu = min(most, usable_cores() // CORES_A_WORKER) // len(gpus)
+        gpus = [gpu for gpu in gpus for _ in range(_sharing(gpu, a_gpu))]
     shared = 1 < len(gpus) <= usable_cores()
     return [
         Place(gpu, cores) for gpu, cores in zip(gpus, _shares(len(gpus)) if shared else [None] * len(gpus), strict=True)
     ]
+
+
+def _sharing(gpu: int, most: int) -> int:
+    """How many workers share a GPU, 1 or more: so many at the most, as far as its memory goes."""
+    most = min(most, MOST_WORKERS)
+    return max(1, min(most, room(gpu) // MEMORY_A_WORKER)) if most > 1 else 1
 
 
 def _gpus(devices: str, names: list[str]) -> list[int]:

@@ -30,12 +30,12 @@ from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 from mura_trt.heatmaps import Choice, heatmap_tables
 from mura_trt.ledger import Ledger
-from mura_trt.places import AUTO, AnyPlace
+from mura_trt.places import AUTO, VIEWS_A_WORKER, AnyPlace, places_of
 from mura_trt.progress import Progress
 from mura_trt.recipe import note_recipe
 from mura_trt.results import HEADERS_FILE, MAP_SIZE, WORKER_LOG, Existing, Outcome, OutputFolder
 from mura_trt.rows import Rows
-from mura_trt.score_options import ScoreOptions
+from mura_trt.score_options import ON_CPU, ScoreOptions
 from mura_trt.score_recipe import CHOSEN, LIBRARIES, begun, check, continued, installed_versions, map_size
 from mura_trt.supervisor import Supervisor
 from mura_trt.workerprocess import WorkerProcess
@@ -319,7 +319,8 @@ def workplace(
     ``runtime`` and ``device`` are those of the run that is gone on with, where there is one.
     """
     if options.cluster is None:
-        yield WorkerProcess, options.places
+        sharing = options.runtime not in ON_CPU and not listing.source.in_order
+        yield WorkerProcess, places_of(options.devices, len(listing) // VIEWS_A_WORKER if sharing else 1)
         return
     from mura_trt.cluster.join import joined
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from mura_trt.archives.disclosure import Disclosure
 from mura_trt.errors import UsageError
 from mura_trt.heatmaps import Choice
-from mura_trt.places import ALL, AUTO, CPU, Place, places_of
+from mura_trt.places import ALL, AUTO, CPU, places_of
 from mura_trt.results import Existing
 from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.tables import FORMATS
 
-ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # what a cluster's workers compute on the CPU
+ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # and what a cluster's workers compute there
 CLUSTERS, CLUSTER_URL = ("auto", "local"), "ray://"
 
 
@@ -28,7 +28,7 @@ class ScoreOptions:
     out: Path
     runtime: str = "auto"
     devices: str = AUTO
-    """Where workers work, one each: ``auto``, ``all`` GPUs, GPUs by number (``0,2``) or ``cpu``."""
+    """Where workers work: ``auto``, ``all`` GPUs; or one each, GPUs by number (``0,2``) or ``cpu``."""
     cluster: str | None = None
     """Ray's: ``auto`` for the one that this machine is part of, ``ray://HOST:PORT``, or ``local`` for one of its own.
     None takes processes of this machine."""
@@ -116,15 +116,10 @@ class ScoreOptions:
         return Disclosure.of(self.uid_salt_file, self.keep_paths, self.keep_uids)
 
     @property
-    def places(self) -> list[Place]:
-        """Of ``devices``, on this machine."""
-        return places_of(self.devices)
-
-    @property
     def device(self) -> str | None:
         """``cuda`` or ``cpu``, where the user says it."""
         if self.cluster is None:
-            return self.places[0].device
+            return places_of(self.devices)[0].device
         return {AUTO: None, ALL: "cuda", CPU: "cpu"}[self.devices]
 
     @property

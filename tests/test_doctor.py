@@ -571,7 +571,10 @@ int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, device ? "Second" : "First", size); return 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 85000000000; return 0; }
 int cuDeviceGetAttribute(int *value, int which, int device)
-{ *value = which == 75 ? told("FAKE_MAJOR", 12) : told("FAKE_MINOR", 1); return 0; }
+{
+    *value = which == 75 ? told("FAKE_MAJOR", 12) : which == 76 ? told("FAKE_MINOR", 1) : told("FAKE_MODE", 0);
+    return 0;
+}
 int cuDevicePrimaryCtxRetain(void **given, int device) { *given = context; return device ? 46 : 0; }
 int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
 int cuCtxPushCurrent_v2(void *given) { return given == context ? 0 : 201; }
@@ -614,6 +617,14 @@ def test_kind_of_a_gpu_is_the_drivers(driver: str) -> None:
     environment = {**os.environ, "LD_LIBRARY_PATH": driver}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "GpuKind(name='First', compute_capability=(12, 1)) Second SM121 None"
+
+
+def test_several_processes_have_room_where_a_gpu_is_not_one_processs_own(driver: str) -> None:
+    code = "from mura_trt.cuda_devices import room; print(room(), room(1), room(2))"
+    for variables, told in (({}, "84000000000 0 0"), ({"FAKE_MODE": "3"}, "0 0 0"), ({"FAKE_INIT": "100"}, "0 0 0")):
+        environment = {**os.environ, "LD_LIBRARY_PATH": driver, **variables}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == told
 
 
 def test_a_driver_too_old_for_the_wheels_is_a_problem(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,43 @@ def test_each_worker_has_its_place(devices: str, expected: list[tuple[int | None
     assert [(place.gpu, place.cores) for place in places_of(devices)] == expected
 
 
+@pytest.mark.parametrize(
+    ("devices", "most", "cores", "gigabytes", "expected"),
+    [
+        ("auto", 99, 16, 140, [None] * 8),
+        ("auto", 3, 16, 140, [None] * 3),
+        ("auto", 99, 6, 140, [None] * 3),
+        ("auto", 99, 16, 24, [None] * 3),
+        ("auto", 99, 16, 12, [None]),
+        ("auto", 0, 16, 140, [None]),
+        ("all", 99, 16, 140, [0, 0, 0, 0, 1, 1, 1, 1]),
+        ("all", 5, 16, 140, [0, 0, 1, 1]),
+        ("all", 99, 16, 24, [0, 0, 0, 1, 1, 1]),
+        ("all", 1, 16, 140, [0, 1]),
+        ("0", 99, 16, 140, [0]),
+    ],
+)
+def test_workers_share_a_gpu_as_far_as_there_are_cores_and_memory_and_views(
+    devices: str,
+    most: int,
+    cores: int,
+    gigabytes: int,
+    expected: list[int | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "cuda_device_count", lambda: 2)
+    monkeypatch.setattr(places, "usable_cores", lambda: cores)
+    monkeypatch.setattr(places, "room", lambda _: gigabytes << 30)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    found = places_of(devices, most)
+    assert [place.gpu for place in found] == expected
+    if len(found) > 1:
+        shares = [place.cores or frozenset() for place in found]
+        assert frozenset().union(*shares) == set(range(cores)) and sum(map(len, shares)) == cores
+    # Where the runtime decides, it may be that none works on the GPU.
+    assert {place.device for place in found} == {None if devices == "auto" else "cuda"}
+
+
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     ("devices", "message"),
@@ -82,6 +119,7 @@ def test_gpus_outnumbering_the_cores_share_them_all(monkeypatch: pytest.MonkeyPa
         (Place(1), "cuda", "GPU 1"),
         (Place(0, frozenset({1, 2})), "cuda", "GPU 0"),
         (Place(cores=frozenset({3})), "cpu", "CPU cores 3"),
+        (Place(cores=frozenset({3}), shared=True), None, "auto, CPU cores 3"),
         (Place(cores=frozenset({0, 1, 2, 3, 8, 10, 11})), "cpu", "CPU cores 0-3,8,10-11"),
     ],
 )

@@ -26,6 +26,7 @@ class FolderSource:
     """Reads views that are files below ``root``; nothing has to be open for that, so it is its own reader."""
 
     root: str
+    in_order: ClassVar[bool] = False
     moved_at: ClassVar[float] = 0.0
 
     @property

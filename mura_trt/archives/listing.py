@@ -90,6 +90,10 @@ class Source(Protocol):
     def root(self) -> str:
         """The folder or file."""
 
+    @property
+    def in_order(self) -> bool:
+        """Whether it can only be read from its beginning on, so that several readers do the same work."""
+
     def open(self) -> HeaderReader:
         """Whatever it takes to read; raises OSError."""
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -197,6 +197,7 @@ class RemoteFolder:
     """Views that are objects below a URL."""
 
     root: str
+    in_order: ClassVar[bool] = False
 
     def open(self) -> RemoteReader:
         """A client of its own."""

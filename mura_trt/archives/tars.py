@@ -73,7 +73,8 @@ class TarSource:
     """Tar files by their paths."""
 
     paths: tuple[str, ...]
-    compressed: bool
+    in_order: bool
+    """For they are compressed."""
 
     @property
     def root(self) -> str:
@@ -82,7 +83,7 @@ class TarSource:
 
     def open(self) -> HeaderReader:
         """A reader that opens each file when it comes to it."""
-        return StreamReader(self.paths) if self.compressed else TarReader(self.paths)
+        return StreamReader(self.paths) if self.in_order else TarReader(self.paths)
 
 
 class _Members(ABC):

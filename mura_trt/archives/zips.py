@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ class ZipSource:
     """A zip file by its path."""
 
     root: str
+    in_order: ClassVar[bool] = False
 
     def open(self) -> ZipReader:
         """Opens the file; raises OSError."""
