@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tensorrt_rtx as trt
 
 from mura_trt import plan
 from mura_trt.builder_options import DEFAULTS, BuilderOptions
@@ -15,6 +14,8 @@ from mura_trt.cuda_devices import GpuKind, cuda_device_count, gpu_kind
 from mura_trt.errors import UsageError
 from mura_trt.plan import build_plan, header_problem, unsupported, why_not
 from tests.graphs import tiny_graph
+
+trt = pytest.importorskip("tensorrt_rtx")
 
 UNSUPPORTED = "UNSUPPORTED_CC"  # the header's problem in the library's words
 REBUILD = "mura-trt build-engine r.toml --checkpoint c.pth -o engines/mine --overwrite"

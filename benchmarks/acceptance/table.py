@@ -97,10 +97,12 @@ def gaps(result: dict[str, Any]) -> dict[str, str]:
             decode = result.get("decode", {}).get(f"{device} {kind}", {})
             rates = _rates(result, f"{whole['runtime']} fp16 {whole['batch']}")
             if "median" in decode and rates:
-                model = rates[0]["median"]
-                ratio = whole["median"] / min(decode["median"], model)
+                # By one process, or by several where that is faster.
+                null = result["end_to_end"].get(f"null {kind}", {})
+                decoding, model = max(decode["median"], null.get("median", 0.0)), rates[0]["median"]
+                ratio = whole["median"] / min(decoding, model)
                 found[kind] = (
                     f"{whole['median']:.0f} views/s with {whole['runtime']} is {ratio:.2f} of the slower of decoding"
-                    f" ({decode['median']:.0f}) and model ({model:.0f})"
+                    f" ({decoding:.0f}) and model ({model:.0f})"
                 )
     return found
