@@ -17,7 +17,7 @@ AUTO, ALL, CPU = "auto", "all", "cpu"
 # Of the workers that share a GPU: each has a Python lock of its own, and with one lock sixteen cores are mostly idle
 # (benchmarks/NOTES.md). None is worth its start for fewer views.
 MOST_WORKERS, CORES_A_WORKER, VIEWS_A_WORKER = 8, 2, 1000
-MEMORY_A_WORKER = 6 << 30  # bytes of a GPU's memory, of which each of the eight took 4.0 GiB
+MEMORY_A_WORKER = 6 << 30  # bytes of a GPU's memory, of which each of eight took 3.9 GiB
 
 
 class AnyPlace(Protocol):
