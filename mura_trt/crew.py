@@ -151,7 +151,7 @@ class Crew:
         return f"the worker process on {where}" if place.device else "the worker process"
 
     def start(self) -> Ready:
-        """Starts all workers, waits until they can take tasks, and tells what the first has found.
+        """Starts all workers, waits until they can take tasks, and tells what the first, on a GPU if any is, has found.
 
         Whoever replaces one later works with the same runtime and batch: rows of another runtime must not slip in.
         Where they are mixed, it is told what holds for all: runtime and device ``mixed``, and the largest batch.
@@ -168,7 +168,8 @@ class Crew:
                 member.config = dataclasses.replace(member.config, runtime=ready.runtime, batch=ready.batch)
             passed_over = dict.fromkeys(reason for ready in found for reason in ready.passed_over)
             return Ready(MIXED, MIXED, max(ready.batch for ready in found), list(passed_over))
-        first = found[0]
+        # One on the CPU, where others are on a GPU that they share, has found no memory left, and will say so.
+        first = next((ready for ready in found if ready.device == "cuda"), found[0])
         self._device = first.device
         others = [
             member

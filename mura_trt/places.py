@@ -11,13 +11,15 @@ from typing import Protocol
 from mura_trt.cores import usable_cores
 from mura_trt.cuda_devices import cuda_device_count, room
 from mura_trt.errors import UsageError
+from mura_trt.memory import memory
 
 AUTO, ALL, CPU = "auto", "all", "cpu"
 
 # Of the workers that share a GPU: each has a Python lock of its own, and with one lock sixteen cores are mostly idle
 # (benchmarks/NOTES.md). None is worth its start for fewer views.
 MOST_WORKERS, CORES_A_WORKER, VIEWS_A_WORKER = 8, 2, 1000
-MEMORY_A_WORKER = 6 << 30  # bytes of a GPU's memory, of which each of eight took 3.9 GiB
+# Bytes of a GPU's memory, and of the host's: each of eight took 3.9 GiB and 1.4.
+GPU_BYTES_A_WORKER, HOST_BYTES_A_WORKER = 6 << 30, 2 << 30
 
 
 class AnyPlace(Protocol):
@@ -84,15 +86,18 @@ def places_of(devices: str, most: int = 1) -> list[Place]:
     devices
         ``auto``; ``all`` GPUs; GPUs by number, as ``0,2``, once for each worker; or ``cpu``, as ``cpu,cpu``, likewise.
     most
-        Workers that ``auto`` and ``all`` make at the most, where each GPU has one: as there are cores and memory.
+        Workers that ``auto`` and ``all`` make at the most: one on each GPU, and more as there are cores and memory.
 
     Raises
     ------
     UsageError
         It is none of these, or this machine has not got that.
     """
+    most = min(most, usable_cores() // CORES_A_WORKER)
+    if most > 1 and (free := memory()["available_bytes"]) is not None:
+        most = min(most, free // HOST_BYTES_A_WORKER)
     if devices == AUTO:
-        workers = _sharing(0, min(most, usable_cores() // CORES_A_WORKER))
+        workers = _sharing(0, most)
         return [Place(cores=share, shared=True) for share in _shares(workers)] if workers > 1 else [Place()]
     names = [name.strip() for name in devices.split(",")]
     if set(names) == {CPU}:
@@ -103,8 +108,7 @@ def places_of(devices: str, most: int = 1) -> list[Place]:
         return [Place(cores=share) for share in shares]
     gpus = _gpus(devices, names)
     if devices == ALL:
-        a_gpu = min(most, usable_cores() // CORES_A_WORKER) // len(gpus)
-        gpus = [gpu for gpu in gpus for _ in range(_sharing(gpu, a_gpu))]
+        gpus = [gpu for gpu in gpus for _ in range(_sharing(gpu, most // len(gpus)))]
     shared = 1 < len(gpus) <= usable_cores()
     return [
         Place(gpu, cores) for gpu, cores in zip(gpus, _shares(len(gpus)) if shared else [None] * len(gpus), strict=True)
@@ -114,7 +118,7 @@ def places_of(devices: str, most: int = 1) -> list[Place]:
 def _sharing(gpu: int, most: int) -> int:
     """How many workers share a GPU, 1 or more: so many at the most, as far as its memory goes."""
     most = min(most, MOST_WORKERS)
-    return max(1, min(most, room(gpu) // MEMORY_A_WORKER)) if most > 1 else 1
+    return max(1, min(most, room(gpu) // GPU_BYTES_A_WORKER)) if most > 1 else 1
 
 
 def _gpus(devices: str, names: list[str]) -> list[int]:

@@ -53,6 +53,15 @@ LONG = (
 )  # fmt: skip
 
 
+# What runs in processes of its own is counted where tests are about that, and not in all the others, which start a
+# thousand more: counting takes each 0.1 s (and a second where it loads much).
+IN_CHILDREN = (
+    "test_worker.py", "test_devices.py", "test_drawing.py", "test_heatmaps.py", "test_doctor.py", "test_cli.py",
+    "test_hire.py", "test_ray.py", "test_bench.py", "test_parts.py", "test_offline.py", "test_build.py",
+)  # fmt: skip
+COUNTING = "COVERAGE_PROCESS_CONFIG"  # of the environment, by which coverage.py counts in processes, too
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts what takes long first, and skips tests marked ``gpu`` where there is none, with the reason."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
@@ -77,6 +86,13 @@ def as_before() -> Iterator[None]:
     logging.disable(logging.NOTSET)
     logging.getLogger("mura_trt").setLevel(logging.NOTSET)
     signal.signal(signal.SIGTERM, ON_SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def children_counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has coverage be counted in a test's processes in :data:`IN_CHILDREN` only."""
+    if request.path.name not in IN_CHILDREN:
+        monkeypatch.delenv(COUNTING, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -161,7 +177,8 @@ def bundle(checkpoint: Path, archive: Path, tmp_path_factory: pytest.TempPathFac
             recipe = out.parent / "densenet169-fp16.toml"
             recipe.write_text(RECIPE)
             command = [sys.executable, "-m", "mura_trt", "build-engine", str(recipe), "--checkpoint", str(checkpoint)]
-            subprocess.run([*command, "--calibrate", str(archive), "-o", str(out)], check=True)
+            environment = {name: value for name, value in os.environ.items() if name != COUNTING}
+            subprocess.run([*command, "--calibrate", str(archive), "-o", str(out)], check=True, env=environment)
     return Bundle.open(out)
 
 

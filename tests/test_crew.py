@@ -121,6 +121,14 @@ def test_what_the_first_place_found_holds_for_all(bundle: Bundle) -> None:
     assert stage.hired[0][-1].config.runtime == "tensorrt"
 
 
+def test_a_worker_that_finds_no_room_on_a_shared_gpu_says_so_and_does_not_bring_all_to_the_cpu(bundle: Bundle) -> None:
+    shares = [Place(cores=frozenset({core}), shared=True) for core in (0, 1)]
+    stage = Stage(bundle, shares, [CPU, Fatal(RuntimeUnavailable("no memory on it"))], [GPU])
+    with pytest.raises(RuntimeUnavailable, match=r"^no memory on it"), stage.crew as crew:
+        crew.start()
+    assert stage.hired[0][1].config.runtime == GPU.runtime
+
+
 def test_a_gpu_where_only_the_cpu_works_is_an_error_that_names_it(bundle: Bundle) -> None:
     stage = Stage(bundle, TWO_GPUS, [GPU], [CPU])
     with pytest.raises(EnvironmentProblem, match=r"GPU 1: onnxruntime works on the CPU.*--devices cpu.*no plan"):

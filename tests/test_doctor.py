@@ -33,12 +33,13 @@ from mura_trt.bundle import Bundle, write_manifest
 from mura_trt.cores import usable_cores
 from mura_trt.cuda_devices import Driver, cuda_device_count, cuda_driver, gpu_kind, nvidia_cards
 from mura_trt.doctor import packages, probes, run, toolchain
-from mura_trt.doctor.environment import described, memory
+from mura_trt.doctor.environment import described
 from mura_trt.doctor.finding import ABSENT, PROBLEM, UNKNOWN, WORKS, Finding
 from mura_trt.doctor.network import with_plan, write_bundle
 from mura_trt.doctor.process import ask
 from mura_trt.doctor.run import Check, checks, examine
 from mura_trt.doctor.tell import table, verdict
+from mura_trt.memory import memory
 from mura_trt.plan import unsupported
 from mura_trt.runtimes import AUTO, RUNTIMES
 

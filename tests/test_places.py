@@ -42,32 +42,39 @@ def test_each_worker_has_its_place(devices: str, expected: list[tuple[int | None
 
 
 @pytest.mark.parametrize(
-    ("devices", "most", "cores", "gigabytes", "expected"),
+    ("devices", "most", "cores", "gpu_gib", "host_gib", "expected"),
     [
-        ("auto", 99, 16, 140, [None] * 8),
-        ("auto", 3, 16, 140, [None] * 3),
-        ("auto", 99, 6, 140, [None] * 3),
-        ("auto", 99, 16, 24, [None] * 4),
-        ("auto", 99, 16, 11, [None]),
-        ("auto", 0, 16, 140, [None]),
-        ("all", 99, 16, 140, [0, 0, 0, 0, 1, 1, 1, 1]),
-        ("all", 5, 16, 140, [0, 0, 1, 1]),
-        ("all", 99, 16, 15, [0, 0, 1, 1]),
-        ("all", 1, 16, 140, [0, 1]),
-        ("0", 99, 16, 140, [0]),
+        ("auto", 99, 16, 140, 128, [None] * 8),
+        ("auto", 99, 64, 140, None, [None] * 8),
+        ("auto", 3, 16, 140, 128, [None] * 3),
+        ("auto", 99, 6, 140, 128, [None] * 3),
+        ("auto", 99, 16, 24, 128, [None] * 4),
+        ("auto", 99, 16, 11, 128, [None]),
+        ("auto", 99, 16, 140, 11, [None] * 5),
+        ("auto", 99, 16, 140, 1, [None]),
+        ("auto", 0, 16, 140, 128, [None]),
+        ("all", 99, 16, 140, 128, [0, 0, 0, 0, 1, 1, 1, 1]),
+        ("all", 5, 16, 140, 128, [0, 0, 1, 1]),
+        ("all", 99, 16, 15, 128, [0, 0, 1, 1]),
+        ("all", 99, 16, 140, 9, [0, 0, 1, 1]),
+        ("all", 1, 16, 140, 128, [0, 1]),
+        ("0", 99, 16, 140, 128, [0]),
     ],
 )
 def test_workers_share_a_gpu_as_far_as_there_are_cores_and_memory_and_views(
     devices: str,
     most: int,
     cores: int,
-    gigabytes: int,
+    gpu_gib: int,
+    host_gib: int | None,
     expected: list[int | None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(places, "cuda_device_count", lambda: 2)
     monkeypatch.setattr(places, "usable_cores", lambda: cores)
-    monkeypatch.setattr(places, "room", lambda _: gigabytes << 30)
+    monkeypatch.setattr(places, "room", lambda _: gpu_gib << 30)
+    available = None if host_gib is None else host_gib << 30
+    monkeypatch.setattr(places, "memory", lambda: {"available_bytes": available})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     found = places_of(devices, most)
     assert [place.gpu for place in found] == expected

@@ -52,7 +52,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     },
     {"bytes of a view": "screen convert dicom gray"},
     {
-        "shared": "errors contract rows progress bundle runtimes.base builder_options places cores cuda_devices"
+        "shared": "errors contract rows progress bundle runtimes.base builder_options places cores memory cuda_devices"
         " processes files caches recipe metrics"
     },
 )

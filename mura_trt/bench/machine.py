@@ -14,6 +14,7 @@ import mura_trt
 from mura_trt.bench.processes import in_fresh_process
 from mura_trt.cores import processor_name, usable_cores
 from mura_trt.cuda_devices import cuda_driver
+from mura_trt.memory import memory
 
 OTHERS_MOST = 0.05  # of the cores' time
 
@@ -35,7 +36,6 @@ class Moment(NamedTuple):
 
 def machine() -> dict[str, Any]:
     """What figures are kept with: processor, GPUs, versions, commit, date; None or empty for what cannot be told."""
-    from mura_trt.doctor.environment import memory
     from mura_trt.score_recipe import LIBRARIES, installed_versions
 
     driver = in_fresh_process(cuda_driver)  # this process gets no CUDA context
