@@ -56,8 +56,7 @@ LONG = (
 # What runs in processes of its own is counted where tests are about that, and not in all the others, which start a
 # thousand more: counting takes each 0.1 s (and a second where it loads much).
 IN_CHILDREN = (
-    "test_worker.py", "test_devices.py", "test_drawing.py", "test_heatmaps.py", "test_doctor.py", "test_cli.py",
-    "test_hire.py", "test_ray.py", "test_bench.py", "test_parts.py", "test_offline.py", "test_build.py",
+    "test_worker.py", "test_devices.py", "test_drawing.py", "test_doctor.py", "test_cli.py", "test_ray.py",
 )  # fmt: skip
 COUNTING = "COVERAGE_PROCESS_CONFIG"  # of the environment, by which coverage.py counts in processes, too
 
@@ -88,11 +87,13 @@ def as_before() -> Iterator[None]:
     signal.signal(signal.SIGTERM, ON_SIGTERM)
 
 
-@pytest.fixture(autouse=True)
-def children_counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has coverage be counted in a test's processes in :data:`IN_CHILDREN` only."""
-    if request.path.name not in IN_CHILDREN:
-        monkeypatch.delenv(COUNTING, raising=False)
+@pytest.fixture(autouse=True, scope="module")
+def children_counted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Has coverage be counted in processes of the tests in :data:`IN_CHILDREN` only."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.name not in IN_CHILDREN:
+            patch.delenv(COUNTING, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

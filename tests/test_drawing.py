@@ -186,7 +186,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     ("trap", "how"),
     [
         ("die", r"died \(exit code -9, .*worker\.log: .*\)"),
-        ("hang", "hung: read takes more than 5 s"),
+        pytest.param("hang", "hung: read takes more than 5 s", marks=pytest.mark.slow),
         pytest.param("freeze", "hung: no sign of life for 5 s", marks=pytest.mark.slow),
         pytest.param("picture", "hung: draw takes more than 5 s", marks=pytest.mark.slow),
     ],
@@ -234,7 +234,8 @@ def test_a_view_that_failed_is_not_tried_again_after_a_loss(root: Path, caplog: 
     assert reads["read s/085.png"] == 2
 
 
-@pytest.mark.parametrize("source", [pytest.param(SlowSource, marks=pytest.mark.slow), StreamSource])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [SlowSource, StreamSource])
 def test_who_is_slow_and_moves_is_given_time(
     root: Path, source: type[TrapSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -510,6 +510,7 @@ def test_without_a_compiler_pycuda_is_not_built(
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler here")
 def test_pycuda_is_built_by_the_host(
     plan: OfflinePlan, index: Path, sdist: Path, cuda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -35,6 +35,7 @@ def test_studies_agree_with_pillow_and_torch(scored: pd.Series, archive: Path, m
     assert ((scored > 0.5) == (expected > 0.5))[clear].all()
 
 
+@pytest.mark.slow
 def test_studies_agree_closely_on_the_same_pixels(scored: pd.Series, archive: Path, model: MuraNet) -> None:
     decoder = open_decoder((320, 320), threads=1, batch=1)
 

@@ -20,12 +20,14 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from PIL import Image
 
 from mura_trt import score as score_module
 from mura_trt.archives import list_archive
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing, Reference
+from mura_trt.bench.sample import link_views
 from mura_trt.bundle import Bundle
 from mura_trt.crew import PATIENCE, SILENCE_SECONDS, Crew, Inbox, Lost
 from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable, UsageError
@@ -90,6 +92,27 @@ def test_engine_gives_the_same_bytes_twice(archive: Path, bundle: Bundle, tmp_pa
     for name, batch in (("a", None), ("b", 3)):
         score(ScoreOptions(tmp_path / "archive", bundle.folder, tmp_path / name, runtime="auto", batch=batch))
     assert tables(tmp_path / "a") == tables(tmp_path / "b")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(("runtime", "views"), [("null", 200), pytest.param("auto", 4000, marks=pytest.mark.gpu)])
+def test_copies_of_a_file_get_one_score(
+    runtime: str, views: int, suffix: str, archive: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Whatever goes before and beside them; on a GPU in batches at close quarters, by workers that share it."""
+    for path in sorted(archive.rglob("*.png"))[:23]:
+        copy = tmp_path / "files" / path.relative_to(archive).with_suffix(suffix)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.save(copy)
+    link_views(tmp_path / "files", tmp_path / "many", views)
+    run = score(ScoreOptions(tmp_path / "many", bundle.folder, tmp_path / "out", runtime=runtime))
+    assert run["scored"] == views
+    scored = pd.read_csv(tmp_path / "out" / "views.csv")
+    files = scored["view"].str.partition("/")[2]  # behind copyN/
+    assert files.nunique() == 23
+    assert (scored.groupby(files)["logit"].nunique() == 1).all()
+    assert scored["logit"].nunique() > 20
 
 
 def test_list_scores_as_its_folder_does(clean: Path, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -706,7 +729,8 @@ class HangingSource(FolderSource):
         return super().read(reference)
 
 
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["a read", "the process"])
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [False, True], ids=["a read", "the process"])
 def test_what_hangs_is_told_tried_again_and_named(
     whole: bool,
     clean: Path,

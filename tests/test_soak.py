@@ -14,6 +14,7 @@ from mura_trt.bundle import Bundle
 from mura_trt.files import sync_folder, write_atomically
 
 
+@pytest.mark.slow
 def test_any_refused_operation_is_told_and_gone_on_from(bundle: Bundle, tmp_path: Path) -> None:
     found = disk.refuse_each(tmp_path / "work", bundle.folder, step=5)
     assert found["refusals"] > 100

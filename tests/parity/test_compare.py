@@ -245,7 +245,7 @@ def test_integer_kernels_of_cpus_with_vnni_agree_with_the_emulation(int8: Bundle
     assert 0 < apart <= INT8["model.dp_max"]  # not the same kernels, and no other scores
 
 
-@pytest.mark.parametrize("narrow", ["int8", "fp8"])
+@pytest.mark.parametrize("narrow", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
 def test_the_emulation_rounds_as_torch_does(
     narrow: str, bundle: Bundle, model: MuraNet, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
