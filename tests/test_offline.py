@@ -343,7 +343,7 @@ def test_sh_installs_it_with_no_index_and_again(plan: OfflinePlan, tmp_path: Pat
     assert "sees this host" in subprocess.run(program, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize(("code", "works"), [(5, True), (1, False), (-9, False)])
+@pytest.mark.parametrize(("code", "works"), [(5, True), (1, False), pytest.param(-9, False, marks=pytest.mark.slow)])
 def test_a_host_may_lack_what_scoring_needs_and_the_program_must_run(
     code: int, works: bool, plan: OfflinePlan, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,10 +73,12 @@ def test_mutated_files_cost_no_good_one_anything(bundle: Bundle, tmp_path: Path)
     assert files.mutations(tmp_path, bundle.folder, good=400, bad=150)["good_lost"] == 0
 
 
+@pytest.mark.slow
 def test_hostile_archives_do_no_harm(bundle: Bundle, tmp_path: Path) -> None:
     assert hostile.archives(tmp_path, bundle.folder, 4)["good_views"] > 0
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_no_byte(bundle: Bundle, tmp_path: Path) -> None:
     found = kills.kill_at_random(tmp_path / "work", bundle.folder, kills=3, views=400)
     assert found["supervisor"] + found["worker"] == 3 and found["runs_ended"] > 0

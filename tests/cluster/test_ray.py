@@ -342,6 +342,7 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], told: str,
 
 
 # --- whoever dies, and when; last, for a dead node is counted for ten seconds ---
+@pytest.mark.slow
 def test_a_node_that_dies_costs_a_retry_and_its_work_is_done_by_the_other(
     nodes: Nodes, archive: Path, bundle: Bundle, clean: Path, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ def test_another_resize_fails_at_the_level_of_pixels(
     assert missed_levels(judgement) == {"pixels"}
 
 
+@pytest.mark.slow
 def test_values_beyond_half_precision_are_found_with_their_layer(model: MuraNet, bundle: Bundle, few: Listing) -> None:
     """In FP32 the second network is the first; in half precision one of its layers overflows."""
     grown = copy.deepcopy(model)

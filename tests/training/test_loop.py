@@ -333,6 +333,7 @@ def test_records_are_whole_also_where_the_last_epochs_end_was_cut_off(
 # --- it keeps the best ---
 
 
+@pytest.mark.slow
 def test_the_best_are_kept_the_rate_falls_and_training_stops(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
