@@ -79,6 +79,24 @@ def test_decoding_is_measured_in_processes_and_in_threads(tmp_path: Path, monkey
     assert [line.split("  ")[0] for line in lines] == [f"scaling {name}" for name in found]
 
 
+def test_the_whole_is_compared_with_the_slower_of_decoding_and_the_model() -> None:
+    result = {
+        "end_to_end": {
+            "auto png": {"median": 8000.0, "device": "cuda", "runtime": "torch_fused", "batch": 256},
+            "null png": {"median": 10000.0},  # by several workers, where one process decodes 4,000
+            "auto jpeg": {"median": 9000.0, "device": "cuda", "runtime": "torch_fused", "batch": 256},
+            "null jpeg": {"error": "left out"},
+        },
+        "decode": {"gpu png": {"median": 4000.0}, "gpu jpeg": {"median": 20000.0}},
+        "model_fp16": {"torch_fused fp16 256": {"median": 12000.0}},
+    }
+    told = "with torch_fused is {} of the slower of decoding ({}) and model (12000)"
+    assert table.gaps(result) == {
+        "png": "8000 views/s " + told.format("0.80", 10000),
+        "jpeg": "9000 views/s " + told.format("0.75", 20000),
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [whole.SECONDS, 0])
 def test_whole_runs_tell_their_stages_and_try_variations_while_there_is_time(
