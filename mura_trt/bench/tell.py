@@ -96,7 +96,9 @@ def _conclusions(found: dict[str, Any]) -> list[str]:
         )
     for runtime, one in found["model_only"].items():
         model = one["views_per_s"]["median"]
-        where = " on the host (the GPU may decode JPEG files faster)" if one["device"] == "cuda" else ""
+        where = (
+            " by one process (several may share the GPU, which decodes JPEG files)" if one["device"] == "cuda" else ""
+        )
         slower, times = ("the model", decoding / model) if model < decoding else (f"decoding{where}", model / decoding)
         lines.append(
             f"limit with {runtime}: {slower}, at {min(model, decoding):.1f} views/s; the other one is {times:.1f} times"
