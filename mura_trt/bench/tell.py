@@ -91,7 +91,7 @@ def _conclusions(found: dict[str, Any]) -> list[str]:
     if peaks:
         most = max(peaks, key=peaks.__getitem__)
         lines.append(
-            f"memory: {peaks[most] / 1e9:.2f} GB at the most, with {most}: supervisor and worker together, pages that"
+            f"memory: {peaks[most] / 1e9:.2f} GB at the most, with {most}: supervisor and workers together, pages that"
             " both have counted twice"
         )
     for runtime, one in found["model_only"].items():
