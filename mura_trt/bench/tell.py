@@ -92,7 +92,7 @@ def _conclusions(found: dict[str, Any]) -> list[str]:
         most = max(peaks, key=peaks.__getitem__)
         lines.append(
             f"memory: {peaks[most] / 1e9:.2f} GB at the most, with {most}: supervisor and workers together, pages that"
-            " both have counted twice"
+            " several have counted for each"
         )
     for runtime, one in found["model_only"].items():
         model = one["views_per_s"]["median"]
