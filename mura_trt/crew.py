@@ -13,7 +13,8 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
-from mura_trt.places import AnyPlace
+from mura_trt.places import AUTO, AnyPlace
+from mura_trt.runtimes import AUTO as IN_ORDER
 from mura_trt.runtimes import MIXED
 from mura_trt.worker import Assignment, Done, Fatal, Flush, Hungry, Pulse, Ready, Stop, WorkerConfig
 
@@ -148,10 +149,10 @@ class Crew:
         """A worker's name in messages."""
         place, ready = self.place(number), self.ready(number)
         where = f"{place}, node {ready.node}" if ready and ready.node else str(place)
-        return f"the worker process on {where}" if place.device else "the worker process"
+        return "the worker process" if where == AUTO else f"the worker process on {where}"
 
     def start(self) -> Ready:
-        """Starts all workers, waits until they can take tasks, and tells what the first, on a GPU if any is, has found.
+        """Starts all workers, waits until they can take tasks, and tells what the best runtime is that one has found.
 
         Whoever replaces one later works with the same runtime and batch: rows of another runtime must not slip in.
         Where they are mixed, it is told what holds for all: runtime and device ``mixed``, and the largest batch.
@@ -159,7 +160,8 @@ class Crew:
         Raises
         ------
         MuraTrtError
-            One cannot work at its place, for the reason given, or it died while it started, and did so again.
+            One cannot work at its place, for the reason given, or it died while it started, and did so again; where
+            places are optional, all of them.
         """
         self._start(self._members)
         found = [member.ready for member in self._members if member.ready]
@@ -168,13 +170,13 @@ class Crew:
                 member.config = dataclasses.replace(member.config, runtime=ready.runtime, batch=ready.batch)
             passed_over = dict.fromkeys(reason for ready in found for reason in ready.passed_over)
             return Ready(MIXED, MIXED, max(ready.batch for ready in found), list(passed_over))
-        # One on the CPU, where others are on a GPU that they share, has found no memory left, and will say so.
-        first = next((ready for ready in found if ready.device == "cuda"), found[0])
+        # Who has found less than others on a device that they share has found no memory left: it says so in the end.
+        first = min(found, key=lambda ready: [*IN_ORDER, ready.runtime].index(ready.runtime))
         self._device = first.device
         others = [
             member
             for member in self._members
-            if member.ready is None or (member.ready.runtime, member.ready.batch) != (first.runtime, first.batch)
+            if member.ready and (member.ready.runtime, member.ready.batch) != (first.runtime, first.batch)
         ]
         for member in self._members:
             member.config = dataclasses.replace(member.config, runtime=first.runtime, batch=first.batch)
@@ -190,15 +192,23 @@ class Crew:
         while any(member.starting for member in self._members):
             number, message = self.receive()
             if isinstance(message, Fatal):
-                raise message.error
+                self._do_without(number, message.error)
             if isinstance(message, Lost):
                 how = f"hangs: {message.hangs}" if message.hangs else f"died while starting ({self.last_words(number)})"
                 logger.warning("%s %s", self.name(number), how)
                 self.stop(number, graceful=False)
                 tries[number] += 1
                 if tries[number] == STARTS:
-                    raise EnvironmentProblem(f"{self.name(number)} {how}")
-                self.launch(number)
+                    self._do_without(number, EnvironmentProblem(f"{self.name(number)} {how}"))
+                else:
+                    self.launch(number)
+
+    def _do_without(self, number: int, problem: MuraTrtError) -> None:
+        """Goes on without a worker that cannot start, where its place is optional and there are others; else raises."""
+        self.stop(number, graceful=False)
+        if not self.place(number).optional or not self.running:
+            raise problem
+        logger.warning("%s cannot start: %s; the run goes on without it", self.name(number), problem)
 
     def launch(self, number: int) -> None:
         """Starts a worker; ``receive`` gives its ``Ready``, or that it died first, or why it cannot work."""

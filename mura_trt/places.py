@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from mura_trt.cores import usable_cores
+from mura_trt.cores import CORES, usable_cores
 from mura_trt.cuda_devices import cuda_device_count, room
 from mura_trt.errors import UsageError
 from mura_trt.memory import memory
@@ -16,10 +16,10 @@ from mura_trt.memory import memory
 AUTO, ALL, CPU = "auto", "all", "cpu"
 
 # Of the workers that share a GPU: each has a Python lock of its own, and with one lock sixteen cores are mostly idle
-# (benchmarks/NOTES.md). None is worth its start for fewer views.
-MOST_WORKERS, CORES_A_WORKER, VIEWS_A_WORKER = 8, 2, 1000
-# Bytes of a GPU's memory, and of the host's: each of eight took 3.9 GiB and 1.4.
-GPU_BYTES_A_WORKER, HOST_BYTES_A_WORKER = 6 << 30, 2 << 30
+# (benchmarks/NOTES.md). Eight take some 2 s more to start than one, which must be worth it.
+MOST_WORKERS, CORES_A_WORKER, VIEWS_A_WORKER = 8, 2, 4000
+# Bytes of a GPU's memory, and of the host's: each of eight took 3.9 GiB and 1.4. Large files take more (readahead).
+GPU_BYTES_A_WORKER, HOST_BYTES_A_WORKER = 8 << 30, 3 << 30
 
 
 class AnyPlace(Protocol):
@@ -32,6 +32,10 @@ class AnyPlace(Protocol):
     @property
     def device(self) -> str | None:
         """``cuda`` or ``cpu``; None where the runtime decides."""
+
+    @property
+    def optional(self) -> bool:
+        """Whether the run goes on without a worker here, where none can start here and one can elsewhere."""
 
     def way_out(self, log: Path, /) -> str:
         """Where to look when a worker does not get ready here; ``log`` is its own."""
@@ -48,8 +52,15 @@ class Place:
     """A GPU's number, as the CUDA driver counts those that this process may use."""
     cores: frozenset[int] | None = None
     """The cores that it keeps to; None takes all that it may use."""
+    threads: int | None = None
+    """Cores that it may use at a time, where these are fewer than ``cores``."""
     shared: bool = False
     """Several workers have such a place, each with cores of its own, and their runtime decides on the device."""
+
+    @property
+    def optional(self) -> bool:
+        """Whether it is one of several that share a device."""
+        return self.shared
 
     @property
     def device(self) -> str | None:
@@ -59,10 +70,10 @@ class Place:
         return None if self.cores is None or self.shared else "cpu"
 
     def __str__(self) -> str:
-        if self.gpu is not None:
-            return f"GPU {self.gpu}"
+        device = AUTO if self.gpu is None and (self.shared or self.cores is None) else ""
+        device = device if self.gpu is None else f"GPU {self.gpu}"
         cores = "" if self.cores is None else f"CPU cores {_ranges(self.cores)}"
-        return f"{AUTO}, {cores}" if self.shared else cores or AUTO
+        return ", ".join(part for part in (device, cores) if part)
 
     def way_out(self, log: Path) -> str:
         """For who waits in vain for a worker here."""
@@ -72,6 +83,8 @@ class Place:
         """Keeps this process to its place, before it loads a library that counts cores or looks for GPUs."""
         if self.cores is not None:
             os.sched_setaffinity(0, self.cores)
+        if self.threads is not None:
+            os.environ[CORES] = str(self.threads)
         if self.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -86,7 +99,8 @@ def places_of(devices: str, most: int = 1) -> list[Place]:
     devices
         ``auto``; ``all`` GPUs; GPUs by number, as ``0,2``, once for each worker; or ``cpu``, as ``cpu,cpu``, likewise.
     most
-        Workers that ``auto`` and ``all`` make at the most: one on each GPU, and more as there are cores and memory.
+        Workers that may share GPUs with ``auto`` and ``all``, as far as there are cores and memory for them; where they
+        do not, a GPU has one.
 
     Raises
     ------
@@ -98,7 +112,12 @@ def places_of(devices: str, most: int = 1) -> list[Place]:
         most = min(most, free // HOST_BYTES_A_WORKER)
     if devices == AUTO:
         workers = _sharing(0, most)
-        return [Place(cores=share, shared=True) for share in _shares(workers)] if workers > 1 else [Place()]
+        if workers == 1:
+            return [Place()]
+        # A quota says how many cores at a time, and not which: others may have the same.
+        cores, usable = sorted(os.sched_getaffinity(0)), usable_cores()
+        threads = usable // workers if usable < len(cores) else None
+        return [Place(cores=share, threads=threads, shared=True) for share in _parts(cores, workers)]
     names = [name.strip() for name in devices.split(",")]
     if set(names) == {CPU}:
         if len(names) > usable_cores():
@@ -138,12 +157,15 @@ def _gpus(devices: str, names: list[str]) -> list[int]:
 
 
 def _shares(workers: int) -> list[frozenset[int]]:
-    """The usable cores in so many sets of neighbours, which mostly share caches and memory."""
-    count = usable_cores()
-    cores = sorted(os.sched_getaffinity(0))[:count]
+    """The usable cores in so many sets of neighbours."""
+    return _parts(sorted(os.sched_getaffinity(0))[: usable_cores()], workers)
+
+
+def _parts(cores: list[int], workers: int) -> list[frozenset[int]]:
+    """Cores in so many sets of neighbours, which mostly share caches and memory."""
     return [
         frozenset(cores[start:stop])
-        for start, stop in pairwise(worker * count // workers for worker in range(workers + 1))
+        for start, stop in pairwise(worker * len(cores) // workers for worker in range(workers + 1))
     ]
 
 

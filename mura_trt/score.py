@@ -320,7 +320,10 @@ def workplace(
     """
     if options.cluster is None:
         sharing = options.runtime not in ON_CPU and not listing.source.in_order
-        yield WorkerProcess, places_of(options.devices, len(listing) // VIEWS_A_WORKER if sharing else 1)
+        here = places_of(options.devices, len(listing) // VIEWS_A_WORKER if sharing else 1)
+        if len(here) > 1:
+            logger.info("%d workers", len(here))
+        yield WorkerProcess, here
         return
     from mura_trt.cluster.join import joined
 

@@ -14,7 +14,8 @@ from mura_trt.runtimes import RUNTIMES
 from mura_trt.studies import DEFAULT_THRESHOLD
 from mura_trt.tables import FORMATS
 
-ON_CPU = ("onnxruntime", "emulated", "torch", "null")  # and what a cluster's workers compute there
+# What computes on the CPU, where a GPU is no use: "torch", the reference, on a machine of its own takes a GPU, too.
+ON_CPU = ("onnxruntime", "emulated", "torch", "null")
 CLUSTERS, CLUSTER_URL = ("auto", "local"), "ray://"
 
 

@@ -123,6 +123,10 @@ class Supervisor:
         """Works until the ledger is done."""
         if not self._ledger.done and not self._crew.running:
             self._crew.start()
+        for number, record in enumerate(self.records):
+            if self._crew.running and not self._crew.works(number):  # it could not start, and is done without
+                record.gone = True
+                self._ledger.worker_gone(number)
         self._send_tasks()
         while not self._ledger.done:
             number, message = self._crew.receive()

@@ -121,12 +121,29 @@ def test_what_the_first_place_found_holds_for_all(bundle: Bundle) -> None:
     assert stage.hired[0][-1].config.runtime == "tensorrt"
 
 
-def test_a_worker_that_finds_no_room_on_a_shared_gpu_says_so_and_does_not_bring_all_to_the_cpu(bundle: Bundle) -> None:
-    shares = [Place(cores=frozenset({core}), shared=True) for core in (0, 1)]
-    stage = Stage(bundle, shares, [CPU, Fatal(RuntimeUnavailable("no memory on it"))], [GPU])
-    with pytest.raises(RuntimeUnavailable, match=r"^no memory on it"), stage.crew as crew:
-        crew.start()
+SHARES = [Place(cores=frozenset({core}), shared=True) for core in range(3)]
+
+
+def test_of_workers_that_share_a_gpu_those_that_find_no_room_are_done_without(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    no_memory = Fatal(RuntimeUnavailable("no memory on it"))
+    stage = Stage(bundle, SHARES, [CPU, no_memory], [GPU], [None] * STARTS)
+    with stage.crew as crew:
+        assert crew.start() == GPU  # and does not bring all to the CPU
+        assert [crew.works(number) for number in range(3)] == [False, True, False]
+    assert [len(hired) for hired in stage.hired] == [2, 1, STARTS]
     assert stage.hired[0][1].config.runtime == GPU.runtime
+    told = [record.getMessage() for record in caplog.records]
+    assert "the worker process on auto, CPU cores 0 cannot start: no memory on it; the run goes on without it" in told
+    assert any("CPU cores 2 cannot start" in one and "died while starting" in one for one in told)
+
+
+def test_where_no_worker_finds_room_on_a_shared_gpu_the_last_says_why(bundle: Bundle) -> None:
+    first, second, last = (Fatal(RuntimeUnavailable(f"no memory {number}")) for number in range(3))
+    stage = Stage(bundle, SHARES, [first], [second], [last])
+    with pytest.raises(RuntimeUnavailable, match="no memory 2"), stage.crew as crew:
+        crew.start()
 
 
 def test_a_gpu_where_only_the_cpu_works_is_an_error_that_names_it(bundle: Bundle) -> None:

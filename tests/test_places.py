@@ -48,15 +48,15 @@ def test_each_worker_has_its_place(devices: str, expected: list[tuple[int | None
         ("auto", 99, 64, 140, None, [None] * 8),
         ("auto", 3, 16, 140, 128, [None] * 3),
         ("auto", 99, 6, 140, 128, [None] * 3),
-        ("auto", 99, 16, 24, 128, [None] * 4),
-        ("auto", 99, 16, 11, 128, [None]),
-        ("auto", 99, 16, 140, 11, [None] * 5),
+        ("auto", 99, 16, 24, 128, [None] * 3),
+        ("auto", 99, 16, 15, 128, [None]),
+        ("auto", 99, 16, 140, 16, [None] * 5),
         ("auto", 99, 16, 140, 1, [None]),
         ("auto", 0, 16, 140, 128, [None]),
         ("all", 99, 16, 140, 128, [0, 0, 0, 0, 1, 1, 1, 1]),
         ("all", 5, 16, 140, 128, [0, 0, 1, 1]),
-        ("all", 99, 16, 15, 128, [0, 0, 1, 1]),
-        ("all", 99, 16, 140, 9, [0, 0, 1, 1]),
+        ("all", 99, 16, 23, 128, [0, 0, 1, 1]),
+        ("all", 99, 16, 140, 12, [0, 0, 1, 1]),
         ("all", 1, 16, 140, 128, [0, 1]),
         ("0", 99, 16, 140, 128, [0]),
     ],
@@ -124,7 +124,7 @@ def test_gpus_outnumbering_the_cores_share_them_all(monkeypatch: pytest.MonkeyPa
     [
         (Place(), None, "auto"),
         (Place(1), "cuda", "GPU 1"),
-        (Place(0, frozenset({1, 2})), "cuda", "GPU 0"),
+        (Place(0, frozenset({1, 2})), "cuda", "GPU 0, CPU cores 1-2"),
         (Place(cores=frozenset({3})), "cpu", "CPU cores 3"),
         (Place(cores=frozenset({3}), shared=True), None, "auto, CPU cores 3"),
         (Place(cores=frozenset({0, 1, 2, 3, 8, 10, 11})), "cpu", "CPU cores 0-3,8,10-11"),
@@ -132,6 +132,32 @@ def test_gpus_outnumbering_the_cores_share_them_all(monkeypatch: pytest.MonkeyPa
 )
 def test_a_place_has_a_kind_and_a_name(place: Place, device: str | None, name: str) -> None:
     assert (place.device, str(place)) == (device, name)
+
+
+def test_workers_that_share_a_gpu_under_a_quota_keep_to_no_cores_that_others_are_given_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "usable_cores", lambda: 16)
+    monkeypatch.setattr(places, "room", lambda _: 140 << 30)
+    monkeypatch.setattr(places, "memory", lambda: {"available_bytes": 128 << 30})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(128)))
+    found = places_of("auto", 99)
+    assert [place.cores for place in found] == [frozenset(range(at, at + 16)) for at in range(0, 128, 16)]
+    assert {(place.threads, place.optional) for place in found} == {(2, True)}
+
+
+SHARE = """
+import os
+from mura_trt.places import Place
+from mura_trt.cores import usable_cores
+Place(cores=frozenset(os.sched_getaffinity(0)), threads=1, shared=True).take()
+assert usable_cores() == 1 and "CUDA_VISIBLE_DEVICES" not in os.environ
+"""
+
+
+def test_a_worker_that_shares_a_gpu_sees_it_and_uses_as_many_cores_as_it_may() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    subprocess.run([sys.executable, "-c", SHARE], check=True, env=environment)
 
 
 TAKE = """

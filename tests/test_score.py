@@ -29,7 +29,9 @@ from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing, Reference
 from mura_trt.bench.sample import link_views
 from mura_trt.bundle import Bundle
+from mura_trt.cores import usable_cores
 from mura_trt.crew import PATIENCE, SILENCE_SECONDS, Crew, Inbox, Lost
+from mura_trt.cuda_devices import room
 from mura_trt.errors import BundleError, EnvironmentProblem, RuntimeUnavailable, UsageError
 from mura_trt.files import write_atomically
 from mura_trt.places import Place
@@ -106,13 +108,51 @@ def test_copies_of_a_file_get_one_score(
         with Image.open(path) as image:
             image.save(copy)
     link_views(tmp_path / "files", tmp_path / "many", views)
-    run = score(ScoreOptions(tmp_path / "many", bundle.folder, tmp_path / "out", runtime=runtime))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score_module, "VIEWS_A_WORKER", 1000)
+        run = score(ScoreOptions(tmp_path / "many", bundle.folder, tmp_path / "out", runtime=runtime))
     assert run["scored"] == views
+    if runtime == "auto" and usable_cores() >= 4 and room() >= 20 << 30:
+        assert len(run["workers"]) > 1
     scored = pd.read_csv(tmp_path / "out" / "views.csv")
     files = scored["view"].str.partition("/")[2]  # behind copyN/
     assert files.nunique() == 23
     assert (scored.groupby(files)["logit"].nunique() == 1).all()
     assert scored["logit"].nunique() > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "shared"),
+    [
+        ("archive", "auto", True),
+        ("archive", "torch_fused", True),
+        ("archive", "null", False),
+        ("archive.tar", "auto", True),
+        ("archive.tar.gz", "auto", False),
+    ],
+)
+def test_a_gpu_is_shared_by_as_many_workers_as_the_views_are_worth(
+    name: str, runtime: str, shared: bool, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = archive
+    if name != "archive":
+        path = tmp_path / name
+        with tarfile.open(path, "w:gz" if name.endswith("gz") else "w") as tarred:
+            tarred.add(archive, "archive")
+    listing = list_archive(path)
+    asked: list[tuple[str, int]] = []
+
+    def places_of(devices: str, most: int = 1) -> list[Place]:
+        asked.append((devices, most))
+        return [Place()]
+
+    monkeypatch.setattr(score_module, "places_of", places_of)
+    monkeypatch.setattr(score_module, "VIEWS_A_WORKER", 7)
+    options = ScoreOptions(path, tmp_path, tmp_path / "out", runtime=runtime)
+    with score_module.workplace(options, listing, runtime, None) as (_, places):
+        assert places == [Place()]
+    assert asked == [("auto", len(listing) // 7 if shared else 1)]
+    assert len(listing) // 7 > 1
 
 
 def test_list_scores_as_its_folder_does(clean: Path, archive: Path, bundle: Bundle, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class TarSource:
 
     paths: tuple[str, ...]
     in_order: bool
-    """For they are compressed."""
+    """Whether they are compressed: a stream of them gives no member before those in front of it."""
 
     @property
     def root(self) -> str:

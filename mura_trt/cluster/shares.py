@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mura_trt.cores import CORES
 from mura_trt.errors import UsageError
@@ -27,6 +28,7 @@ class Share:
     """Among the run's workers, from 1."""
     cpus: int
     gpus: int = 0
+    optional: ClassVar[bool] = False
 
     @property
     def gpu(self) -> int | None:

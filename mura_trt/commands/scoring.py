@@ -31,7 +31,7 @@ def score(
     runtime: Runtime = "auto",
     devices: Annotated[
         str,
-        typer.Option(help="auto (the first GPU, or the CPU); all GPUs; GPUs by number, as 0,1, or cpu: a worker each."),
+        typer.Option(help="auto (the first GPU, or the CPU); all GPUs; or a worker each: 0,1 (GPUs by number) or cpu."),
     ] = "auto",
     cluster: Annotated[
         str | None, typer.Option(help="Workers in a Ray cluster: auto, ray://HOST:PORT or local; see docs/cluster.md.")

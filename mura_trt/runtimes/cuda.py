@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from mura_trt.cuda_devices import LIBRARY, GpuKind, cuda_device_count
 from mura_trt.errors import RuntimeUnavailable
 
-LESS = "give a smaller --batch, or fewer workers: --devices 0 has one on that GPU"
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: nothing that others do on the default stream holds this one up
 
 
@@ -108,7 +107,9 @@ class Device:
         try:
             self._memory.append(self._driver.mem_alloc(nbytes))
         except self._driver.Error as error:
-            raise RuntimeUnavailable(f"no memory on {self.name} for a batch: {error}; {LESS}") from error
+            raise RuntimeUnavailable(
+                f"no memory on {self.name} for a batch: {error}; give a smaller --batch"
+            ) from error
         return int(self._memory[-1])
 
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:

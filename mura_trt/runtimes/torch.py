@@ -13,7 +13,7 @@ from mura_trt.cores import usable_cores
 from mura_trt.cuda_devices import cuda_device_count
 from mura_trt.errors import RuntimeUnavailable
 from mura_trt.runtimes.base import HostSession, Scores, Session, SessionOptions
-from mura_trt.runtimes.cuda import LESS, Device, Stream
+from mura_trt.runtimes.cuda import Device, Stream
 from mura_trt.runtimes.device import DeviceSession, Output
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class TorchCudaSession(DeviceSession):
             self._torch_stream = torch.cuda.ExternalStream(self._compute.handle, device=there)
             self._graph = self._captured() if self._in_graph else None
         except torch.cuda.OutOfMemoryError as error:
-            raise RuntimeUnavailable(f"no memory on {self._gpu.name}: {error}; {LESS}") from error
+            raise RuntimeUnavailable(f"no memory on {self._gpu.name}: {error}; give a smaller --batch") from error
 
     def _placed(self, model: Network, there: str) -> Any:
         """What computes a batch: called with pixels on the device ``there``, it returns the network's outputs."""
