@@ -153,8 +153,8 @@ FAULTS = [
     Fault(
         "workers share cores",
         "places.py",
-        "worker * count // workers for worker",
-        "0 if worker < workers else count for worker",
+        "worker * len(cores) // workers for worker",
+        "0 if worker < workers else len(cores) for worker",
         "test_places.py",
     ),
     Fault(
