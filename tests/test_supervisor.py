@@ -21,14 +21,15 @@ from mura_trt.archives import list_archive
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Listing
 from mura_trt.bundle import Bundle
-from mura_trt.crew import Crew, Inbox, Lost, Message
+from mura_trt.crew import Crew, Handle, Inbox, Lost, Message
+from mura_trt.errors import EnvironmentProblem
 from mura_trt.ledger import Ledger
 from mura_trt.places import Place
 from mura_trt.progress import Progress
 from mura_trt.results import Existing, OutputFolder
 from mura_trt.rows import Failure, Rows, Task, score_type
 from mura_trt.supervisor import Supervisor
-from mura_trt.worker import Assignment, Done, Flush, Pulse, Ready, Stop, Worker, WorkerConfig
+from mura_trt.worker import Assignment, Done, Fatal, Flush, Pulse, Ready, Stop, Worker, WorkerConfig
 from mura_trt.workerprocess import WorkerProcess
 
 
@@ -189,6 +190,33 @@ def test_who_is_not_late_yet_is_waited_for(
         Supervisor(listing, out, crew, ledger, Progress(24, 1), lambda _: None).run()
     out.close()
     assert [worker.stopped for worker in Unequal.hired] == [[True], [True]] and "is late" not in caplog.text
+
+
+class Roomless(Scripted):
+    """In place of a worker that finds no memory on the GPU that it is to share."""
+
+    def _says(self, message: Message | None) -> None:
+        super()._says(Fatal(EnvironmentProblem("no memory")) if isinstance(message, Ready) else message)
+
+
+def test_who_could_not_start_is_done_without(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Scripted, "started", 1)
+    listing, out, config = run_of_24(bundle, tmp_path)
+    places = [Place(cores=frozenset({core}), shared=True) for core in (0, 1)]
+
+    def hire(config: WorkerConfig, inbox: Inbox) -> Handle:
+        return Roomless(config, inbox) if config.place == places[0] else Scripted(config, inbox)
+
+    progress = Progress(24, 1)
+    with Crew(hire, config, places) as crew:
+        supervisor = Supervisor(listing, out, crew, Ledger(24, 4, 8, workers=2, least=4), progress, lambda _: None)
+        supervisor.run()
+    out.close()
+    assert "cannot start: no memory; the run goes on without it" in caplog.text
+    assert [(record.gone, record.views) for record in supervisor.records] == [(True, 0), (False, 24)]
+    assert progress.failed == progress.fresh == 24
 
 
 def test_progress_counts_each_view_once_whatever_workers_tell(
