@@ -50,8 +50,8 @@ Engine = Annotated[Path, typer.Option(help="Engine bundle.")]
 Json = Annotated[Path | None, typer.Option("--json", help="File for the result, with the machine it was measured on.")]
 
 DECODE_BATCH = 64
-DECODE_SECONDS, ENGINE_SECONDS = 8.0, 20.0  # about as long as the runs that they are compared with
-SMALL = 480  # views that the engine works on for some ten seconds or more
+DECODE_SECONDS, ENGINE_SECONDS = 8.0, 12.0  # about as long as the runs that they are compared with
+SMALL = 320  # views that the engine works on for some ten seconds
 LARGE = 16_000  # views: some seconds, so that what the first and the last batch wait for hardly counts
 
 
