@@ -208,6 +208,7 @@ class Crew:
         self.stop(number, graceful=False)
         if not self.place(number).optional or not self.running:
             raise problem
+        self._members[number].ready = None  # what it found at first is not what it was to work with
         logger.warning("%s cannot start: %s; the run goes on without it", self.name(number), problem)
 
     def launch(self, number: int) -> None:

@@ -114,8 +114,8 @@ class BatchDecoder(ABC, Generic[P]):
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, batch=True, no_copy=True)
             # Some GPUs have a JPEG engine, which rounds otherwise than CUDA's kernels. It gets all files that it can
-            # decode, for with a share of each batch a view's pixels would hang on its company. It waits for its stream
-            # since nvImageCodec 0.9.0, which came with DALI 2.4.
+            # decode, for with a share of each batch a view's pixels would hang on its company. Earlier releases did not
+            # all wait for their stream; nvImageCodec 0.9.0, which DALI 2.4 takes, does by its source.
             image = fn.decoders.image(
                 encoded, device=self._device, output_type=types.GRAY, adjust_orientation=False, hw_decoder_load=1.0
             )

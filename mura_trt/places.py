@@ -70,8 +70,7 @@ class Place:
         return None if self.cores is None or self.shared else "cpu"
 
     def __str__(self) -> str:
-        device = AUTO if self.gpu is None and (self.shared or self.cores is None) else ""
-        device = device if self.gpu is None else f"GPU {self.gpu}"
+        device = {"cuda": f"GPU {self.gpu}", "cpu": "", None: AUTO}[self.device]
         cores = "" if self.cores is None else f"CPU cores {_ranges(self.cores)}"
         return ", ".join(part for part in (device, cores) if part)
 

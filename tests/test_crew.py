@@ -132,6 +132,7 @@ def test_of_workers_that_share_a_gpu_those_that_find_no_room_are_done_without(
     with stage.crew as crew:
         assert crew.start() == GPU  # and does not bring all to the CPU
         assert [crew.works(number) for number in range(3)] == [False, True, False]
+        assert [crew.ready(number) for number in range(3)] == [None, GPU, None]
     assert [len(hired) for hired in stage.hired] == [2, 1, STARTS]
     assert stage.hired[0][1].config.runtime == GPU.runtime
     told = [record.getMessage() for record in caplog.records]
