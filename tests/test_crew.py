@@ -128,7 +128,7 @@ def test_of_workers_that_share_a_gpu_those_that_find_no_room_are_done_without(
     bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     no_memory = Fatal(RuntimeUnavailable("no memory on it"))
-    stage = Stage(bundle, SHARES, [CPU, no_memory], [GPU], [None] * STARTS)
+    stage = Stage(bundle, SHARES, [CPU, no_memory], [GPU, CPU], [None] * STARTS)
     with stage.crew as crew:
         assert crew.start() == GPU  # and does not bring all to the CPU
         assert [crew.works(number) for number in range(3)] == [False, True, False]
