@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +13,7 @@ import typer
 import mura_trt
 from mura_trt.commands import building, challenge, engines, judging, machine, measuring, offline, scoring, training
 from mura_trt.commands.shared import errors_told
+from mura_trt.commands.streams import steadfast_stderr
 
 app = typer.Typer(
     name="mura-trt",
@@ -39,8 +38,7 @@ def main(
     ] = False,
 ) -> None:
     """Options of every command."""
-    if sys.stderr is None:  # closed by who started this
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  for as long as the process lives
+    sys.stderr = steadfast_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # paths are any bytes, and what is done is to be told
     logging.basicConfig(

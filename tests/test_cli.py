@@ -98,6 +98,34 @@ def test_score_prints_a_summary_and_json(archive: Path, bundle: Bundle, tmp_path
     assert re.search(r"24 studies, .* with null\n.*\nall +24 .*\nfracture ", summarise(archive, tmp_path / "out"))
 
 
+CHATTY = ("-c", "import mura_trt.progress as p; p.LOG_SECONDS = 0; from mura_trt.cli import app; app()")
+
+
+def test_a_run_goes_on_where_nobody_takes_what_it_says(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """Its log is on a full disk, or its terminal is gone: that is no reason to lose a night's work."""
+    command = [sys.executable, *CHATTY, "score", str(archive), "--engine", str(bundle.folder), "--runtime", "null"]
+    full, gone = tmp_path / "full", tmp_path / "gone"
+    with Path("/dev/full").open("w") as nowhere:
+        done = subprocess.run([*command, "-o", full], stdout=nowhere, stderr=nowhere, cwd=ROOT, check=False)
+    assert done.returncode == 0
+    assert json.loads((full / "run.json").read_text())["exit_code"] == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*command, "-o", gone], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    assert done.returncode == 0
+    assert b" views/s, " in done.stderr  # progress
+    assert done.stderr.endswith(b"standard output takes nothing (Broken pipe); the results are written\n")
+    assert (gone / "views.csv").read_bytes() == (full / "views.csv").read_bytes()
+    again = subprocess.run([*command, "-o", gone], stdout=writer, stderr=writer, cwd=ROOT, check=False)
+    assert again.returncode == 2  # that there is a run already, even where nobody hears it
+    again = subprocess.run(
+        [*command, "-o", gone, "--resume", "--json"], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False
+    )
+    os.close(writer)
+    assert again.returncode == 5  # what was asked for could not be given
+    assert again.stderr.endswith(b"mura-trt: [Errno 32] Broken pipe\n")
+
+
 def test_dry_run_tells_what_there_is_and_how_long_it_would_take(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
     common = ("score", archive, "--engine", bundle.folder, "-o", tmp_path / "out", "--runtime", "null", "--dry-run")
     done = run(*common)

@@ -18,6 +18,7 @@ from mura_trt.commands.shared import (
     archive_named,
     command_typed,
 )
+from mura_trt.commands.streams import say
 from mura_trt.errors import EXIT_DISAGREES, EXIT_OK
 
 if TYPE_CHECKING:
@@ -197,6 +198,6 @@ def _build(
             command=command_typed("--overwrite"),
             report=reporter.show,
         )
-    print(bundle.folder)
+    say(str(bundle.folder))
     proof = bundle.manifest.parity
     return proof is None or proof["kept"]

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import AllowUnproven, Batch, Engine, Overwrite, Runtime
+from mura_trt.commands.streams import say
 from mura_trt.errors import EXIT_FAILURES, EXIT_OK, UsageError
 
 
@@ -41,7 +42,7 @@ def predict(
     for prediction in incomplete:
         print(f"mura-trt: {prediction.told}", file=sys.stderr)
     abnormal = sum(prediction.abnormal for prediction in predictions)
-    print(f"{len(predictions)} studies, {abnormal} of them abnormal; predictions in {out}")
+    say(f"{len(predictions)} studies, {abnormal} of them abnormal; predictions in {out}")
     raise typer.Exit(EXIT_FAILURES if incomplete else EXIT_OK)
 
 
@@ -54,7 +55,7 @@ def submission(
     from mura_trt.submission import write_submission
 
     bundle = write_submission(folder, engine, overwrite)
-    print(
+    say(
         f"{folder}: bundle {bundle.manifest.name}; there, with the images below it:"
         " python src/predict.py valid_image_paths.csv predictions.csv"
     )

@@ -21,6 +21,7 @@ from mura_trt.commands.shared import (
     StudyDepth,
     archive_named,
 )
+from mura_trt.commands.streams import say
 from mura_trt.errors import EXIT_DISAGREES, EXIT_ENVIRONMENT, EXIT_OK, UsageError
 
 
@@ -38,7 +39,7 @@ def export(
         raise UsageError(f"--precision {precision}: fp32 or fp16; INT8 and FP8 need build-engine")
     check_target(out, [checkpoint], "the graph")
     write_graph(load_checkpoint(checkpoint), out, half=precision == "fp16")
-    print(out)
+    say(str(out))
 
 
 def inspect(

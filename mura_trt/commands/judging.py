@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import Json, SaltFile
+from mura_trt.commands.streams import say
 
 Labels = Annotated[
     Path | None,
@@ -89,7 +90,7 @@ def report(
     for note in found["notes"]:
         logger.warning("%s", note)
     of_heatmaps = f" ({found['overlays']:,} of them heatmaps)" if found["overlays"] else ""
-    print(
+    say(
         f"{found['page']}: {found['bytes'] / 1e6:.1f} MB; {found['studies']:,} studies,"
         f" {found['pictures']:,} pictures{of_heatmaps}; {'with' if found['evaluated'] else 'without'} evaluation"
     )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import Overwrite
+from mura_trt.commands.streams import say
 from mura_trt.errors import UsageError
 
 
@@ -58,7 +59,7 @@ def offline(
     )
     manifest = make_kit(plan, overwrite)
     size = sum(volume["size"] for volume in manifest["volumes"]) / 2**20
-    print(
+    say(
         f"{folder}: {len(manifest['files'])} packages for Python {plan.python}, {size:,.0f} MiB in"
         f" {len(manifest['volumes'])} volumes; carry all of the folder, and there: sh install.sh"
     )

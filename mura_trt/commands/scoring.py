@@ -22,6 +22,7 @@ from mura_trt.commands.shared import (
     StudyDepth,
     archive_named,
 )
+from mura_trt.commands.streams import say
 
 
 def score(
@@ -131,7 +132,10 @@ def score(
         raise typer.Exit
     with Reporter(sys.stderr) as reporter:
         run = run_score(options, reporter.update)
-    print(json.dumps(run, indent=2) if as_json else _summary(run, table_format))
+    if as_json:
+        print(json.dumps(run, indent=2))
+    else:
+        say(_summary(run, table_format))
     raise typer.Exit(run["exit_code"])
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import Overwrite
+from mura_trt.commands.streams import say
 
 
 def demo(
@@ -30,7 +31,7 @@ def demo(
 
     plan = DemoPlan(studies, seed, train_studies, close_up, lesion_shares or LESION_SHARES)
     views = write_archive(archive, plan)
-    print(f"{views} views of {studies + train_studies} studies in {archive}")
+    say(f"{views} views of {studies + train_studies} studies in {archive}")
 
 
 def train(
@@ -103,7 +104,7 @@ def train(
     )
     with Reporter(sys.stderr) as reporter:
         found = run_training(options, reporter.show)
-    print(
+    say(
         f"epoch {found['best_epoch']} of {found['epochs']} is best; on the validation studies (95 % intervals):\n"
         f"AUROC {found['auroc']}, kappa {found['kappa']}\n"
         f"mean of those kept: AUROC {found['ensemble_auroc']}, kappa {found['ensemble_kappa']}\n"
