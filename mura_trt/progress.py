@@ -82,12 +82,12 @@ def describe(progress: Progress) -> str:
     """``1,024 of 40,561 views, 512.0 views/s, 187.1 studies/s, 3 failed, 0:01:17 to go``; and of several machines
     ``; 2 nodes, 250.1 to 261.9 views/s each``.
     """
-    rate = progress.rate
-    left = (progress.views - progress.done) / rate if rate else 0
+    rate, left = progress.rate, progress.views - progress.done
+    time_left = clock(left / rate) if rate else "unknown time" if left else clock(0)
     return (
         f"{progress.done:,} of {progress.views:,} views, {rate:.1f} views/s,"
         f" {rate * progress.studies / progress.views:.1f} studies/s, {progress.failed} failed,"
-        f" {clock(left)} to go{_nodes(progress.node_rates)}"
+        f" {time_left} to go{_nodes(progress.node_rates)}"
     )
 
 

@@ -49,7 +49,7 @@ def test_of_several_machines_the_slowest_and_the_fastest_are_told(
     ("views", "studies", "scored", "failed", "seconds", "text"),
     [
         (40_561, 14_822, 1021, 3, 2, "1,024 of 40,561 views, 512.0 views/s, 187.1 studies/s, 3 failed, 0:01:17 to go"),
-        (100, 50, 0, 0, 10, "0 of 100 views, 0.0 views/s, 0.0 studies/s, 0 failed, 0:00:00 to go"),
+        (100, 50, 0, 0, 10, "0 of 100 views, 0.0 views/s, 0.0 studies/s, 0 failed, unknown time to go"),
         (100, 50, 90, 10, 10, "100 of 100 views, 10.0 views/s, 5.0 studies/s, 10 failed, 0:00:00 to go"),
         (1_000_000, 1, 100, 0, 10, "100 of 1,000,000 views, 10.0 views/s, 0.0 studies/s, 0 failed, 27:46:30 to go"),
         (11, 11, 0, 1, 1, "1 of 11 views, 1.0 views/s, 1.0 studies/s, 1 failed, 0:00:10 to go"),
@@ -65,6 +65,8 @@ def test_a_line_tells_how_far_how_fast_and_how_long(
 def test_what_earlier_runs_have_done_makes_a_run_no_faster(clock: Clock) -> None:
     progress = Progress(100, 50, scored=60, before=40, fresh=20, started=clock.now - 10)
     assert describe(progress) == "60 of 100 views, 2.0 views/s, 1.0 studies/s, 0 failed, 0:00:20 to go"
+    progress = Progress(100, 50, scored=100, before=100)
+    assert describe(progress) == "100 of 100 views, 0.0 views/s, 0.0 studies/s, 0 failed, 0:00:00 to go"
 
 
 def test_progress_at_the_moment_of_its_start_divides_by_nothing(clock: Clock) -> None:
