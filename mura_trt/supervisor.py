@@ -13,6 +13,7 @@ from mura_trt.crew import Crew, Lost
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.ledger import Ledger
 from mura_trt.progress import Progress
+from mura_trt.readahead import AWAY_SECONDS
 from mura_trt.results import OutputFolder
 from mura_trt.rows import Rows, Task
 from mura_trt.runtimes import runtime_code
@@ -53,6 +54,8 @@ class Record:
     """That the one gave that is there now."""
     seconds_a_view: float = 0.0
     """What it takes, as far as it told."""
+    waits: bool = False
+    """For the archive to be there again."""
 
     def take(self, done: worker.Done, views: int) -> None:
         """Counts a task's rows, of which so many count."""
@@ -137,8 +140,9 @@ class Supervisor:
                     task = self._ledger.next_task(number, hungry=True)
                     self._crew.send(number, self._assignment(task) if task else worker.Flush())
                     continue
-                case worker.Pulse(settled):
+                case worker.Pulse(settled, stage):
                     self.records[number].settled = settled
+                    self._tell_of_waiting(number, stage)
                     self._help_with_what_is_late(number)
                     self._tell()
                     continue
@@ -182,6 +186,13 @@ class Supervisor:
                 logger.warning("%s is late: its views %d to %d are scored twice", name, task.start, task.stop - 1)
                 self._crew.send(number, self._assignment(task))
                 return
+
+    def _tell_of_waiting(self, number: int, stage: str) -> None:
+        record = self.records[number]
+        waited, record.waits = record.waits, stage == "away"
+        if record.waits and not waited:
+            root, minutes = self._listing.source.root, AWAY_SECONDS / 60
+            logger.warning("%s: cannot be reached; waiting %.0f minutes at the most for it to be back", root, minutes)
 
     def _assignment(self, task: Task) -> worker.Assignment:
         run = task.start, task.stop

@@ -537,6 +537,21 @@ def test_after_kill_9_a_resumed_run_ends_in_the_same_bytes(
     assert tables(tmp_path / "out") == tables(clean)
 
 
+def test_a_run_waits_for_an_archive_that_goes_away_and_comes_back(
+    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    root = shutil.copytree(archive, tmp_path / "archive")
+    process = start_scoring(root, bundle, tmp_path / "out", stderr=subprocess.PIPE)
+    root.rename(tmp_path / "elsewhere")
+    time.sleep(5)
+    assert process.poll() is None
+    (tmp_path / "elsewhere").rename(root)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told.decode()
+    assert told.count(b"cannot be reached; waiting 10 minutes at the most for it to be back") == 1
+    assert tables(tmp_path / "out") == tables(clean)
+
+
 def test_an_interrupted_run_says_how_to_go_on_and_does(
     clean: Path, archive: Path, bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -38,6 +38,14 @@ class FolderSource:
         """Itself."""
         return self
 
+    def absence(self) -> str:
+        """Why the folder is not there; without its disk, a mount point is an empty one."""
+        try:
+            with os.scandir(self.root) as entries:
+                return "" if any(entries) else "an empty folder"
+        except OSError as error:
+            return error.strerror or str(error)
+
     def read(self, reference: Reference) -> bytes:
         """The bytes of one view.
 

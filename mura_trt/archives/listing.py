@@ -97,6 +97,9 @@ class Source(Protocol):
     def open(self) -> HeaderReader:
         """Whatever it takes to read; raises OSError."""
 
+    def absence(self) -> str:
+        """Why nothing of it can be reached now, as when a disk is gone; empty where something is there."""
+
 
 class Entry(NamedTuple):
     """A view as it is found."""

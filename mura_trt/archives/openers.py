@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from mura_trt.archives.listing import Unreadable, stamp_of
-from mura_trt.archives.remote import RemoteFile, is_url, opened_url, url_stamp
+from mura_trt.archives.remote import RemoteFile, is_url, opened_url, url_absence, url_stamp
 
 _FARTHEST = 1 << 62  # byte of a file; beyond it, the kernel's own numbers end
 
@@ -31,6 +31,16 @@ def open_stream(path: str) -> IO[bytes]:
 def file_stamp(path: str) -> bytes:
     """What changes when the file does, without reading it; raises OSError."""
     return url_stamp(path) if is_url(path) else stamp_of(os.stat(path))
+
+
+def file_absence(path: str) -> str:
+    """Why a file is not there; empty where it is."""
+    try:
+        if not is_url(path):
+            os.stat(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return url_absence(path) if is_url(path) else ""
 
 
 class OpenFile:

@@ -186,6 +186,17 @@ def url_stamp(url: str) -> bytes:
     return told
 
 
+def url_absence(url: str) -> str:
+    """Why nothing is behind a URL just now; empty where something is."""
+    system, path = file_system(url)
+    try:
+        with oserrors():
+            system.info(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _stamp(info: dict[str, Any]) -> bytes:
     """16 bytes; zeros where nothing but the size is told."""
     told = [str(info[name]) for name in _VERSIONS if info.get(name)]
@@ -202,6 +213,10 @@ class RemoteFolder:
     def open(self) -> RemoteReader:
         """A client of its own."""
         return RemoteReader(self.root)
+
+    def absence(self) -> str:
+        """Why there is no such bucket or prefix."""
+        return url_absence(self.root)
 
 
 class RemoteReader(_Behind):

@@ -31,7 +31,7 @@ from mura_trt.archives.listing import (
     Unreadable,
     read_threads,
 )
-from mura_trt.archives.openers import RandomAccessFile, file_stamp, open_file, open_stream
+from mura_trt.archives.openers import RandomAccessFile, file_absence, file_stamp, open_file, open_stream
 from mura_trt.archives.packed import LINK, NOT_A_FILE, SPARSE, TOO_LARGE, Names, bounded, refuse
 from mura_trt.errors import UsageError
 
@@ -84,6 +84,11 @@ class TarSource:
     def open(self) -> HeaderReader:
         """A reader that opens each file when it comes to it."""
         return StreamReader(self.paths) if self.in_order else TarReader(self.paths)
+
+    def absence(self) -> str:
+        """Why none of them is there."""
+        reasons = [file_absence(path) for path in self.paths]
+        return reasons[0] if all(reasons) else ""
 
 
 class _Members(ABC):

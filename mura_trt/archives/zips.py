@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mura_trt.archives.keys import key_of
 from mura_trt.archives.listing import MAX_FILE_BYTES, Entry, Found, Place, Reference, Unreadable, read_threads
-from mura_trt.archives.openers import RandomAccessFile, located, open_file, open_stream
+from mura_trt.archives.openers import RandomAccessFile, file_absence, located, open_file, open_stream
 from mura_trt.archives.packed import (
     ENCRYPTED,
     LINK,
@@ -49,6 +49,10 @@ class ZipSource:
     def open(self) -> ZipReader:
         """Opens the file; raises OSError."""
         return ZipReader(self.root)
+
+    def absence(self) -> str:
+        """Why the file is not there."""
+        return file_absence(self.root)
 
 
 class ZipReader:

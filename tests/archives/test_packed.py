@@ -159,6 +159,10 @@ def test_a_row_of_tar_files_is_one_archive(tmp_path: Path) -> None:
     listing = list_archive(tmp_path / "part-{000..002}.tar")
     assert contents(listing) == FILES
     assert len(listing.studies) == 5  # a study's views may lie in several files
+    for number in range(3):
+        assert not listing.source.absence()  # as long as one is there
+        (tmp_path / f"part-{number:03d}.tar").unlink()
+    assert listing.source.absence() == "No such file or directory"
 
 
 def test_of_a_row_what_is_missing_or_damaged_is_told_and_the_rest_is_there(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from mura_trt.archives import list_archive, remote
 from mura_trt.archives.disclosure import Disclosure
+from mura_trt.archives.remote import url_absence
 from mura_trt.bundle import Bundle
 from mura_trt.earlier import hashes_of
 from mura_trt.errors import EnvironmentProblem, UsageError
@@ -122,6 +123,13 @@ def test_what_is_gone_or_not_there_is_told(store: tuple[str, Path]) -> None:
     ):
         with pytest.raises(UsageError, match=f"{url}/{name}: {told}"):
             list_archive(f"{url}/{name}")
+    for name in ("", "/xrays", "/archive.zip"):
+        assert not url_absence(url + name)
+    for name in ("/none", "/none.zip"):
+        assert url_absence(url + name) == "No such file or directory"
+    assert not list_archive(f"{url}/xrays").source.absence()
+    assert not list_archive(f"{url}/archive.zip").source.absence()
+    assert not list_archive(f"{url}/shard-{{0..1}}.tar").source.absence()
     with pytest.raises(UsageError, match="--root"):
         list_archive(f"{url}/xrays", root=Path("/"))
     with pytest.raises(UsageError, match=r"of web servers, \.zip and \.tar files"):
@@ -213,6 +221,7 @@ def test_a_server_that_is_away_is_no_broken_file(name: str) -> None:
     with pytest.raises(UsageError, match=r"the server gives an error \(ClientConnector") as refused:
         list_archive(f"http://127.0.0.1:{port}/{name}")
     assert "unzip" not in str(refused.value)
+    assert url_absence(f"http://127.0.0.1:{port}/{name}").startswith("the server gives an error (ClientConnector")
 
 
 @pytest.mark.parametrize("name", ["x", "x.zip", "x.tar"])
