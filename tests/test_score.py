@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Collection
@@ -543,7 +544,7 @@ def test_a_run_waits_for_an_archive_that_goes_away_and_comes_back(
     root = shutil.copytree(archive, tmp_path / "archive")
     process = start_scoring(root, bundle, tmp_path / "out", stderr=subprocess.PIPE)
     root.rename(tmp_path / "elsewhere")
-    time.sleep(5)
+    time.sleep(3)
     assert process.poll() is None
     (tmp_path / "elsewhere").rename(root)
     _, told = process.communicate(timeout=60)
@@ -782,6 +783,48 @@ class HangingSource(FolderSource):
         elif reference == self.hanging:
             time.sleep(1e6)
         return super().read(reference)
+
+
+@dataclass(frozen=True)
+class SilentServer(FolderSource):
+    """Answers nothing as long as a file is there, as a file server that is mounted to be waited for."""
+
+    silent: str
+
+    def read(self, reference: Reference) -> bytes:
+        self._answer()
+        return super().read(reference)
+
+    def absence(self) -> str:
+        self._answer()
+        return super().absence()
+
+    def _answer(self) -> None:
+        while Path(self.silent).exists():
+            time.sleep(0.05)
+
+
+def test_a_file_server_that_is_silent_for_a_while_costs_no_view_its_score(
+    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, listing = tmp_path / "silent", list_archive(archive)
+    source = SilentServer(listing.source.root, str(silent))
+    monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
+    monkeypatch.setattr("mura_trt.crew.PATIENCE", {"read": 1.0})
+
+    def be_silent() -> None:
+        while not shards_of(tmp_path / "out"):
+            time.sleep(0.05)
+        silent.touch()
+        time.sleep(5)
+        silent.unlink()
+
+    thread = threading.Thread(target=be_silent)
+    thread.start()
+    run = run_null(archive, bundle, tmp_path / "out", shard_views=8, batch=4, null_ms=200)
+    thread.join()
+    assert run["workers_lost"] == 1  # whoever replaces it waits
+    assert tables(tmp_path / "out") == tables(clean)
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def contents(listing: Listing) -> dict[str, bytes | str]:
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_was_packed_is_listed_and_read(tmp_path: Path, name: str) -> None:
     listing = list_archive(MAKERS[name](tmp_path / name))
-    assert contents(listing) == FILES
+    assert contents(listing) == FILES and not listing.source.absence()
     assert dict(listing.ignored) == {"": 1, ".csv": 1} and listing.unreadable == []
     studies = listing.study_names(listing.study_of)
     assert studies == [name.rsplit("/", 1)[0] for name in FILES]
