@@ -40,9 +40,8 @@ def end_to_end(work: Work) -> dict[str, Any]:
     def taking(name: str, kind: str, *options: str) -> Callable[[], float]:
         def take() -> float:
             devices: tuple[str, ...] = ()
-            if (
-                "null" in options and not work.cpu
-            ):  # what reading and decoding give, by as many workers as share the GPU
+            if "null" in options and not work.cpu:
+                # What reading and decoding give, by as many workers as share the GPU.
                 devices = ("--devices", ",".join([CPU] * len(last[f"{runtimes[0]} {kind}"]["workers"])))
             last[name] = scored(archives[kind], work.bundle("fp16"), "--allow-unproven", *options, *devices).run
             return float(last[name]["views_per_s"])
