@@ -178,6 +178,13 @@ FAULTS = [
         "x, 0.0",
         "test_fused.py",
     ),
+    Fault(
+        "an archive that is away is not waited for",
+        "archives/awaited.py",
+        "problem = self._source.absence()",
+        'problem = ""',
+        "archives/test_awaited.py",
+    ),
 ]
 
 

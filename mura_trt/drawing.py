@@ -193,7 +193,7 @@ def main(connection: Connection, config: DrawingConfig, supervisor: int) -> None
     send_output_to(config.log)
     contract = config.contract
     try:
-        with ViewDecoder(config.source, contract.size) as decoder:
+        with ViewDecoder(config.source.open(), contract.size) as decoder:
             _Artist(connection, decoder, contract).run()
     except MuraTrtError as error:
         connection.send(Fatal(error))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import Listing, Reference, Source
+from mura_trt.archives.listing import Listing, Reader, Reference, Source
 from mura_trt.cores import usable_cores
 from mura_trt.host_decode import open_decoder
 from mura_trt.readahead import Batch, ReadAhead
@@ -33,19 +33,19 @@ class DecodedViews(NamedTuple):
 
 
 class ViewDecoder:
-    """Views to pixels over one source and one decoder, as often as asked; a context manager that ends its threads.
+    """Views to pixels over one reader and one decoder, as often as asked; a context manager that ends its threads.
 
     Parameters
     ----------
-    source
-        Where the views are read from.
+    reader
+        What reads the views.
     size
         Height and width of the pixels.
     """
 
-    def __init__(self, source: Source, size: tuple[int, int]) -> None:
+    def __init__(self, reader: Reader, size: tuple[int, int]) -> None:
         self._size = size
-        self._ahead, self._decoder = ReadAhead(BATCH, source), open_decoder(size, usable_cores(), BATCH)
+        self._ahead, self._decoder = ReadAhead(BATCH, reader), open_decoder(size, usable_cores(), BATCH)
         self._stage = ("idle", 0.0)
 
     def __enter__(self) -> ViewDecoder:
@@ -118,5 +118,5 @@ def decoded_views(
     source: Source, references: Sequence[Reference], size: tuple[int, int], kinds: bytes = b""
 ) -> Iterator[DecodedViews]:
     """Every view once, as pixels or as a failure: what :meth:`ViewDecoder.decoded` gives of a source."""
-    with ViewDecoder(source, size) as decoder:
+    with ViewDecoder(source.open(), size) as decoder:
         yield from decoder.decoded(references, kinds)

@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from mura_trt.archives.listing import DICOM, IMAGE, UNREAD, Reader, Reference, Source, Unreadable
+from mura_trt.archives.listing import DICOM, IMAGE, UNREAD, Reader, Reference, Unreadable
 from mura_trt.convert import Plain, plain_gray
 from mura_trt.dicom import is_dicom, plain_dicom
-from mura_trt.errors import EnvironmentProblem
 from mura_trt.rows import Failure
 from mura_trt.screen import Rejected, screen
 
 MAX_HELD = 1 << 30  # bytes that are read ahead, beyond what is being read
 MAX_BATCH_BYTES = 1 << 28  # at which a batch is full, whatever the number of its files
 DECODED_BYTES_A_SECOND = 1e6  # a fifteenth of what one thread does: slower than that, decoding is taken to hang
-AWAY_SECONDS, AWAY_LOOK_SECONDS = 600.0, 1.0  # that an archive is waited for, and between looks: a server restarts
 MAX_CHUNK = 16  # views read by one call in a thread: enough that handing it over costs little per view
 
 
@@ -58,24 +56,15 @@ class ReadAhead:
     ----------
     batch
         Files in a batch.
-    source
-        Where the views are read from; opened here, which may raise OSError.
-
-    Attributes
-    ----------
-    away
-        Why the archive as a whole cannot be reached, while that is waited for; else empty.
+    reader
+        What reads the views.
     """
 
-    def __init__(self, batch: int, source: Source) -> None:
-        self._batch, self._source = batch, source
-        self._reader: Reader = source.open()
-        # Of a source that says so of itself while it can be read, it means nothing.
-        self._can_be_away = not source.absence()
-        self.away = ""
+    def __init__(self, batch: int, reader: Reader) -> None:
+        self._batch, self._reader = batch, reader
         self._chunk = min(MAX_CHUNK, batch)
-        self._depth = self._reader.threads + 2 * batch // self._chunk
-        self._threads = ThreadPoolExecutor(self._reader.threads, thread_name_prefix="read")
+        self._depth = reader.threads + 2 * batch // self._chunk
+        self._threads = ThreadPoolExecutor(reader.threads, thread_name_prefix="read")
         self._unread: deque[Chunk] = deque()
         self._reading: deque[tuple[Chunk, Future[list[Plain | Failure]]]] = deque()
         self._ready = Batch([], [], [])
@@ -116,13 +105,7 @@ class ReadAhead:
         self._top_up()
 
     def next_batch(self) -> tuple[Batch | None, list[Failure]]:
-        """The next batch, or None where more views must be added first; and the views that failed on the way.
-
-        Raises
-        ------
-        EnvironmentProblem
-            The archive as a whole is not there any more.
-        """
+        """The next batch, or None where more views must be added first; and the views that failed on the way."""
         failures: list[Failure] = []
         while len(self._ready.views) < self._batch and self._ready_bytes < MAX_BATCH_BYTES and self._reading:
             chunk, outcomes = self._reading.popleft()
@@ -169,47 +152,12 @@ class ReadAhead:
                 with self._room:
                     self._room.wait_for(lambda: self._held < MAX_HELD or chunk is self._awaited or self._closed)
             self._read_began[thread] = time.monotonic()
-            outcome = self._read_one(view, reference, kind)
+            outcome = _read_one(self._reader, view, reference, kind)
             del self._read_began[thread]
             outcomes.append(outcome)
             if isinstance(outcome, Plain):
                 self._hold(len(outcome.data))
         return outcomes
-
-    def _read_one(self, view: int, reference: Reference, kind: int) -> Plain | Failure:
-        while True:
-            try:
-                return plain_of(self._reader.read(reference), kind)
-            except OSError as error:
-                if self._was_away():
-                    continue
-                code = errno.errorcode.get(error.errno, "UNREADABLE") if error.errno else "UNREADABLE"
-                return Failure(view, "read", code, error.strerror or str(error))
-            except Unreadable as reason:
-                return Failure(view, "read", reason.code, str(reason))
-            except Rejected as reason:
-                return Failure(view, "screen", reason.code, str(reason))
-
-    def _was_away(self) -> bool:
-        """Whether it was the archive that could not be reached, and not the view alone: waits until it is back."""
-        absence = self._source.absence() if self._can_be_away else ""
-        if not absence:
-            return False
-        since = time.monotonic()
-        while absence:
-            now = time.monotonic()
-            if self._closed or now > since + AWAY_SECONDS:
-                raise EnvironmentProblem(
-                    f"{self._source.root}: the archive cannot be reached any more ({absence}); bring it back, then run"
-                    " again; `score` goes on with --resume"
-                )
-            self.away = absence
-            self._read_began[threading.get_ident()] = now  # it does not hang
-            time.sleep(AWAY_LOOK_SECONDS)
-            absence = self._source.absence()
-        self._reader = self._source.open()  # what was open before may be of no use any more
-        self.away = ""
-        return True
 
     def _hold(self, more: int) -> None:
         with self._room:
@@ -228,3 +176,15 @@ def plain_of(data: bytes, kind: int) -> Plain:
         raise Rejected("DICOM_AS_IMAGE", "a DICOM file whose name ends as an image's; name it .dcm")
     screened = screen(data)
     return Plain(plain_gray(data, screened), screened.color)
+
+
+def _read_one(reader: Reader, view: int, reference: Reference, kind: int) -> Plain | Failure:
+    try:
+        return plain_of(reader.read(reference), kind)
+    except OSError as error:
+        code = errno.errorcode.get(error.errno, "UNREADABLE") if error.errno else "UNREADABLE"
+        return Failure(view, "read", code, error.strerror or str(error))
+    except Unreadable as reason:
+        return Failure(view, "read", reason.code, str(reason))
+    except Rejected as reason:
+        return Failure(view, "screen", reason.code, str(reason))

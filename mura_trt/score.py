@@ -19,6 +19,7 @@ from typing import Any
 import mura_trt
 from mura_trt import worker
 from mura_trt.archives import list_archive
+from mura_trt.archives.awaited import AwaitedSource
 from mura_trt.archives.dicoms import HeaderIndex
 from mura_trt.archives.folder import UNREAD_SUFFIXES
 from mura_trt.archives.keys import suffix_of
@@ -177,7 +178,7 @@ def score_listing(
         out.write_headers(index)
         config = worker.WorkerConfig(
             bundle,
-            listing.source,
+            AwaitedSource.of(listing.source),
             options.runtime,
             options.batch,
             options.null_ms,

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from mura_trt import worker
+from mura_trt.archives.awaited import AWAY_SECONDS
 from mura_trt.archives.listing import Listing
 from mura_trt.crew import Crew, Lost
 from mura_trt.errors import EnvironmentProblem, MuraTrtError
 from mura_trt.ledger import Ledger
 from mura_trt.progress import Progress
-from mura_trt.readahead import AWAY_SECONDS
 from mura_trt.results import OutputFolder
 from mura_trt.rows import Rows, Task
 from mura_trt.runtimes import runtime_code
@@ -140,9 +140,9 @@ class Supervisor:
                     task = self._ledger.next_task(number, hungry=True)
                     self._crew.send(number, self._assignment(task) if task else worker.Flush())
                     continue
-                case worker.Pulse(settled, stage):
+                case worker.Pulse(settled, _, _, away):
                     self.records[number].settled = settled
-                    self._tell_of_waiting(number, stage)
+                    self._tell_of_waiting(number, away)
                     self._help_with_what_is_late(number)
                     self._tell()
                     continue
@@ -187,12 +187,16 @@ class Supervisor:
                 self._crew.send(number, self._assignment(task))
                 return
 
-    def _tell_of_waiting(self, number: int, stage: str) -> None:
-        record = self.records[number]
-        waited, record.waits = record.waits, stage == "away"
-        if record.waits and not waited:
-            root, minutes = self._listing.source.root, AWAY_SECONDS / 60
-            logger.warning("%s: cannot be reached; waiting %.0f minutes at the most for it to be back", root, minutes)
+    def _tell_of_waiting(self, number: int, away: str) -> None:
+        waited, self.records[number].waits = self.records[number].waits, bool(away)
+        if away and not waited:
+            logger.warning(
+                "%s: cannot be reached (%s); %s waits for it, %.0f minutes at the most",
+                self._listing.source.root,
+                away,
+                self._crew.name(number),
+                AWAY_SECONDS / 60,
+            )
 
     def _assignment(self, task: Task) -> worker.Assignment:
         run = task.start, task.stop

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mura_trt.archives.listing import Reference, Source
+from mura_trt.archives.listing import Reader, Reference, Source
 from mura_trt.bundle import Bundle
 from mura_trt.cores import processor_name, usable_cores
 from mura_trt.cuda_devices import gpu_kind
@@ -123,9 +123,11 @@ class Pulse(NamedTuple):
     settled: int
     """Views of tasks not done yet that have a score or a failure."""
     stage: str
-    """``read``, ``decode`` or ``engine``; ``idle`` between them; ``away`` while the archive is waited for."""
+    """``read``, ``decode`` or ``engine``; ``idle`` between them."""
     seconds: float
     """How long it has been in that stage without a sign of progress, less what the batch's bytes allow for."""
+    away: str = ""
+    """Why the archive as a whole cannot be reached, while that is waited for."""
 
 
 class Fatal(NamedTuple):
@@ -163,13 +165,13 @@ def work(line: Line, config: WorkerConfig) -> None:
             threads = decoding_threads(usable_cores(), engine_on_cpu=session.device == "cpu" and session.name != "null")
             size = bundle.contract.size
             with closing(open_decoder(size, threads, session.batch, session.stream)) as decoder:
-                worker = Worker(line, config.source, decoder, session, config.map_size)
+                reader = config.source.open()
                 # All that is there stays: it need not be looked through whenever garbage is collected.
                 gc.collect()
                 gc.freeze()
                 name = device_name(session.device, options.device)
                 line.send(Ready(session.name, session.device, session.batch, passed_over, name))
-                worker.run()
+                Worker(line, reader, decoder, session, config.map_size).run()
     except MuraTrtError as error:
         line.send(Fatal(error))
     except OSError as error:
@@ -231,13 +233,13 @@ class _OpenTask:
 
 
 class Worker:
-    """The loop from tasks to rows, over one source, one decoder and one session."""
+    """The loop from tasks to rows, over one reader, one decoder and one session."""
 
-    def __init__(self, line: Line, source: Source, decoder: AnyDecoder, session: Session, map_size: int) -> None:
+    def __init__(self, line: Line, reader: Reader, decoder: AnyDecoder, session: Session, map_size: int) -> None:
         self._line, self._session, self._decoder = line, session, decoder
         self._map_size = map_size
         self._sending = threading.Lock()
-        self._ahead = ReadAhead(session.batch, source)
+        self._reader, self._ahead = reader, ReadAhead(session.batch, reader)
         self._inbox: SimpleQueue[Assignment | Flush | Stop] = SimpleQueue()
         self._decoding: deque[Batch] = deque()
         self._computing: deque[tuple[NDArray[np.int64], NDArray[np.bool_]]] = deque()  # views, and whether in color
@@ -265,7 +267,8 @@ class Worker:
                     self._finish_batch()
                 self._send_complete()
         finally:  # or its readers would wait for room for ever, and a process that has failed would not end
-            self._ahead.close()
+            with self._doing("read"):  # one of them may hang
+                self._ahead.close()
 
     @contextmanager
     def _doing(self, stage: str, allowance: float = 0.0) -> Iterator[None]:
@@ -284,14 +287,14 @@ class Worker:
             time.sleep(PULSE_SECONDS)
             stage, since = self._stage
             if stage == "read":
-                stage, seconds = "away" if self._ahead.away else stage, self._ahead.slowest_read()
+                seconds = self._ahead.slowest_read()
             elif stage == "decode":
                 seconds = time.monotonic() - max(since, self._decoder.attempted_at)
             else:
                 seconds = time.monotonic() - since
             try:
                 with self._sending:
-                    self._line.send(Pulse(self._settled, stage, seconds))
+                    self._line.send(Pulse(self._settled, stage, seconds, self._reader.away))
             except OSError:  # the supervisor has closed the connection
                 return
 

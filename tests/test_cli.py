@@ -104,19 +104,24 @@ CHATTY = ("-c", "import mura_trt.progress as p; p.LOG_SECONDS = 0; from mura_trt
 def test_a_run_goes_on_where_nobody_takes_what_it_says(archive: Path, bundle: Bundle, tmp_path: Path) -> None:
     """Its log is on a full disk, or its terminal is gone: that is no reason to lose a night's work."""
     command = [sys.executable, *CHATTY, "score", str(archive), "--engine", str(bundle.folder), "--runtime", "null"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     full, gone = tmp_path / "full", tmp_path / "gone"
     with Path("/dev/full").open("w") as nowhere:
-        done = subprocess.run([*command, "-o", full], stdout=nowhere, stderr=nowhere, cwd=ROOT, check=False)
+        done = subprocess.run(
+            [*command, "-o", full], stdout=nowhere, stderr=nowhere, cwd=ROOT, env=buffered, check=False
+        )
     assert done.returncode == 0
     assert json.loads((full / "run.json").read_text())["exit_code"] == 0
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([*command, "-o", gone], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [*command, "-o", gone], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, env=buffered, check=False
+    )
     assert done.returncode == 0
     assert b" views/s, " in done.stderr  # progress
     assert done.stderr.endswith(b"standard output takes nothing (Broken pipe); the results are written\n")
     assert (gone / "views.csv").read_bytes() == (full / "views.csv").read_bytes()
-    again = subprocess.run([*command, "-o", gone], stdout=writer, stderr=writer, cwd=ROOT, check=False)
+    again = subprocess.run([*command, "-o", gone], stdout=writer, stderr=writer, cwd=ROOT, env=buffered, check=False)
     assert again.returncode == 2  # that there is a run already, even where nobody hears it
     again = subprocess.run(
         [*command, "-o", gone, "--resume", "--json"], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False

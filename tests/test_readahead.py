@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import struct
@@ -11,14 +10,12 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import Reference, Unreadable
-from mura_trt.errors import EnvironmentProblem
 from mura_trt.readahead import MAX_CHUNK, Batch, ReadAhead
 from mura_trt.rows import Failure
 
@@ -182,110 +179,6 @@ def test_nothing_is_lost_doubled_or_out_of_order_in_random_runs(tmp_path: Path, 
     assert {len(one.views) for one in batches[:-1]} == {batch} and 0 < len(batches[-1].views) <= batch
 
 
-@pytest.mark.parametrize("emptied", [False, True], ids=["moved", "emptied"])
-def test_an_archive_that_is_away_is_waited_for_and_no_view_of_it_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emptied: bool
-) -> None:
-    """As where a file server restarts: the folder is gone, or its mount point is an empty one."""
-    monkeypatch.setattr("mura_trt.readahead.AWAY_LOOK_SECONDS", 0.02)
-    root, elsewhere = tmp_path / "archive", tmp_path / "elsewhere"
-    root.mkdir()
-    keys = make_views(root, [GOOD] * 30 + ["ENOENT"] + [GOOD] * 30)
-    ahead = ReadAhead(4, FolderSource(str(root)))
-    root.rename(elsewhere)
-    if emptied:
-        root.mkdir()
-    ahead.add(0, keys)
-    ahead.flush()
-    wait_for(lambda: bool(ahead.away))
-    assert ahead.away == ("an empty folder" if emptied else "No such file or directory")
-    time.sleep(0.3)
-    assert ahead.slowest_read() < 0.2  # or whoever watches would take it to hang
-    if emptied:
-        root.rmdir()
-    elsewhere.rename(root)
-    batches, failures = drain(ahead)
-    assert [view for batch in batches for view in batch.views] == [*range(30), *range(31, 61)]
-    assert [(failure.view, failure.code) for failure in failures] == [(30, "ENOENT")]
-    assert not ahead.away
-    ahead.close()
-
-
-def test_an_archive_that_stays_away_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mura_trt.readahead.AWAY_SECONDS", 0.1)
-    monkeypatch.setattr("mura_trt.readahead.AWAY_LOOK_SECONDS", 0.02)
-    root = tmp_path / "archive"
-    root.mkdir()
-    keys = make_views(root, [GOOD] * 5)
-    ahead = ReadAhead(4, FolderSource(str(root)))
-    root.rename(tmp_path / "elsewhere")
-    ahead.add(0, keys)
-    with pytest.raises(
-        EnvironmentProblem, match=rf"{root}: .* any more \(No such file.*run again; .score. goes on with --resume"
-    ):
-        drain(ahead)
-    ahead.close()
-
-
-def test_closing_does_not_wait_for_an_archive(tmp_path: Path) -> None:
-    root = tmp_path / "archive"
-    root.mkdir()
-    keys = make_views(root, [GOOD] * 5)
-    ahead = ReadAhead(4, FolderSource(str(root)))
-    root.rename(tmp_path / "elsewhere")
-    ahead.add(0, keys)
-    wait_for(lambda: bool(ahead.away))
-    ahead.close()  # or this would take ten minutes
-
-
-def test_a_source_that_was_never_there_is_not_waited_for(tmp_path: Path) -> None:
-    """As of a list of absolute paths: its folder says nothing about them."""
-    (view,) = make_views(tmp_path, [GOOD])
-    ahead = ReadAhead(4, FolderSource(str(tmp_path / "none")))
-    ahead.add(0, [b"gone.png", bytes(tmp_path / view.decode())])
-    ahead.flush()
-    (batch,), (failure,) = drain(ahead)
-    assert batch.views == [1] and (failure.view, failure.code) == (0, "ENOENT")
-    ahead.close()
-
-
-def test_what_was_open_before_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An open file is of no use any more where its disk was mounted anew."""
-    monkeypatch.setattr("mura_trt.readahead.AWAY_LOOK_SECONDS", 0.01)
-    absences = iter(["", "Stale file handle", "Stale file handle", ""])
-
-    class Opened(Gate):
-        threads = 1
-        stale = False
-
-        def read(self, reference: Reference) -> bytes:
-            if self.stale:
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            return good(0)
-
-    class Mounted(Gate):
-        def __init__(self) -> None:
-            super().__init__()
-            self.readers_opened: list[Opened] = []
-
-        def open(self) -> Any:
-            self.readers_opened.append(Opened())
-            return self.readers_opened[-1]
-
-        def absence(self) -> str:
-            return next(absences)
-
-    source = Mounted()
-    ahead = ReadAhead(4, source)
-    source.readers_opened[0].stale = True
-    ahead.add(0, [(number,) for number in range(10)])
-    ahead.flush()
-    batches, failures = drain(ahead)
-    assert [view for batch in batches for view in batch.views] == list(range(10)) and failures == []
-    assert len(source.readers_opened) == 2
-    ahead.close()
-
-
 def test_close_drops_what_is_not_read_and_ends_the_threads(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     ahead = ReadAhead(2, FolderSource(str(tmp_path)))
@@ -300,22 +193,15 @@ def test_close_drops_what_is_not_read_and_ends_the_threads(tmp_path: Path) -> No
 
 
 class Gate:
-    """A source, and its reader, of which nothing comes until it is opened; it notes how many read at once."""
+    """A reader of which nothing comes until it is opened; it notes how many read at once."""
 
-    root = "gate"
-    in_order = False
     threads = 3
     moved_at = 0.0
+    away = ""
 
     def __init__(self) -> None:
         self.opened = threading.Event()
         self.readers: set[int] = set()
-
-    def open(self) -> Any:
-        return self
-
-    def absence(self) -> str:
-        return ""
 
     def read(self, reference: Reference) -> bytes:
         self.readers.add(threading.get_ident())

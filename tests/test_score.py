@@ -538,18 +538,26 @@ def test_after_kill_9_a_resumed_run_ends_in_the_same_bytes(
     assert tables(tmp_path / "out") == tables(clean)
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["all stay", "a worker is lost"])
 def test_a_run_waits_for_an_archive_that_goes_away_and_comes_back(
-    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path
+    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, lost: bool
 ) -> None:
     root = shutil.copytree(archive, tmp_path / "archive")
     process = start_scoring(root, bundle, tmp_path / "out", stderr=subprocess.PIPE)
     root.rename(tmp_path / "elsewhere")
     time.sleep(3)
+    if lost:  # who replaces it finds no archive
+        family = psutil.Process(process.pid).children(recursive=True)
+        for child in family:
+            child.kill()
+        wait_for_end(family)
+        time.sleep(3)
     assert process.poll() is None
     (tmp_path / "elsewhere").rename(root)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 0, told.decode()
-    assert told.count(b"cannot be reached; waiting 10 minutes at the most for it to be back") == 1
+    words = b"cannot be reached (No such file or directory); the worker process waits for it, 10 minutes at the most"
+    assert told.count(words) == 1
     assert tables(tmp_path / "out") == tables(clean)
 
 
@@ -805,18 +813,26 @@ class SilentServer(FolderSource):
 
 
 def test_a_file_server_that_is_silent_for_a_while_costs_no_view_its_score(
-    clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clean: Path,
+    archive: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     silent, listing = tmp_path / "silent", list_archive(archive)
     source = SilentServer(listing.source.root, str(silent))
     monkeypatch.setattr("mura_trt.score.list_archive", lambda *a, **o: dataclasses.replace(listing, source=source))
-    monkeypatch.setattr("mura_trt.crew.PATIENCE", {"read": 1.0})
+    monkeypatch.setattr("mura_trt.crew.PATIENCE", {"read": 3.0})
 
     def be_silent() -> None:
-        while not shards_of(tmp_path / "out"):
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not shards_of(tmp_path / "out"):
             time.sleep(0.05)
         silent.touch()
-        time.sleep(5)
+        while time.monotonic() < until and "hangs: read" not in caplog.text:
+            time.sleep(0.05)
+        time.sleep(3)  # in which whoever replaces it would hang, too
         silent.unlink()
 
     thread = threading.Thread(target=be_silent)

@@ -97,7 +97,7 @@ def test_no_pulse_counts_views_of_a_task_that_was_told_to_be_done(
             return super()._run(images)
 
     session, decoder = Paced(InputContract(height=32, width=32), 4), Decoder((32, 32), 1, 4)
-    Worker(connection, FolderSource(str(tmp_path)), decoder, session, 0).run()
+    Worker(connection, FolderSource(str(tmp_path)).open(), decoder, session, 0).run()
     for thread in threading.enumerate():
         if thread.name == "pulse":
             thread.join(10)
@@ -125,7 +125,7 @@ def test_a_score_that_is_no_finite_number_is_a_failure_and_costs_no_other_view(t
     Image.new("L", (16, 16)).save(tmp_path / "view.png")
     connection: Any = Listening([Task(0, 8)], b"view.png")
     session, decoder = Overflowing(InputContract(height=32, width=32), 4), Decoder((32, 32), 1, 4)
-    Worker(connection, FolderSource(str(tmp_path)), decoder, session, 0).run()
+    Worker(connection, FolderSource(str(tmp_path)).open(), decoder, session, 0).run()
     (done,) = [message for message in connection.heard if isinstance(message, Done)]
     assert done.rows.views.tolist() == [2, 3, 6, 7]
     found = [(failure.view, failure.stage, failure.code) for failure in done.rows.failures]
@@ -146,7 +146,7 @@ def test_a_worker_that_fails_ends_also_while_its_readers_wait_for_room(
     Image.new("L", (16, 16)).save(tmp_path / "view.png")
     connection: Any = Listening([Task(0, 400)], b"view.png")
     session, decoder = Failing(InputContract(height=32, width=32), 4), Decoder((32, 32), 1, 4)
-    worker = Worker(connection, FolderSource(str(tmp_path)), decoder, session, 0)
+    worker = Worker(connection, FolderSource(str(tmp_path)).open(), decoder, session, 0)
     try:
         with pytest.raises(RuntimeError, match="CUDA error"):
             worker.run()

@@ -28,6 +28,7 @@ class FolderSource:
     root: str
     in_order: ClassVar[bool] = False
     moved_at: ClassVar[float] = 0.0
+    away: ClassVar[str] = ""
 
     @property
     def threads(self) -> int:
@@ -43,6 +44,8 @@ class FolderSource:
         try:
             with os.scandir(self.root) as entries:
                 return "" if any(entries) else "an empty folder"
+        except PermissionError:  # the folder of a list need not be one that can be looked into
+            return ""
         except OSError as error:
             return error.strerror or str(error)
 

@@ -69,6 +69,10 @@ class Reader(Protocol):
     def moved_at(self) -> float:
         """When a read last got further, of a reader that may have to pass over much to come to a view; else 0."""
 
+    @property
+    def away(self) -> str:
+        """Why the archive as a whole cannot be reached, of a reader that waits for it to be back; else empty."""
+
     def read(self, reference: Reference) -> bytes:
         """The bytes of one view; raises OSError or Unreadable."""
 

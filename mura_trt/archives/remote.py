@@ -189,6 +189,7 @@ def url_stamp(url: str) -> bytes:
 def url_absence(url: str) -> str:
     """Why nothing is behind a URL just now; empty where something is."""
     system, path = file_system(url)
+    system.invalidate_cache()  # what it remembers says nothing
     try:
         with oserrors():
             system.info(path)
@@ -223,6 +224,7 @@ class RemoteReader(_Behind):
     """Reads objects by their keys."""
 
     threads = READ_THREADS
+    away = ""
 
     def read(self, reference: Reference) -> bytes:
         """The bytes of one object.

@@ -87,12 +87,18 @@ class TarSource:
 
     def absence(self) -> str:
         """Why none of them is there."""
-        reasons = [file_absence(path) for path in self.paths]
-        return reasons[0] if all(reasons) else ""
+        why = ""
+        for path in self.paths:  # a row may have thousands
+            why = file_absence(path)
+            if not why:
+                break
+        return why
 
 
 class _Members(ABC):
     """Members of tar files by their place."""
+
+    away = ""
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._paths = paths

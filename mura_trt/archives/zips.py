@@ -58,6 +58,8 @@ class ZipSource:
 class ZipReader:
     """Reads members by their place, from several threads at once."""
 
+    away = ""
+
     def __init__(self, path: str) -> None:
         self.threads = read_threads()
         self._file = open_file(path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mura_trt import gray
+from mura_trt.archives.awaited import AwaitedSource
 from mura_trt.archives.keys import display
 from mura_trt.archives.listing import Listing, Reference, Unreadable
 from mura_trt.bundle import Bundle
@@ -64,7 +65,10 @@ class Sight:
             raise EnvironmentProblem(f"{folder}: another bundle than where the command runs; {_WAY_OUT}")
         what = config.source.root
         try:
-            reader = config.source.open()
+            source = config.source
+            if self.stamps and isinstance(source, AwaitedSource):  # a node that never had the archive is told at once
+                source = source.source
+            reader = source.open()
             for name, reference, stamp in self.stamps:
                 what = f"{config.source.root}: {name}"
                 if reader.stamp(reference) != stamp:

@@ -21,7 +21,7 @@ from mura_trt.commands.shared import (
     StudyDepth,
     archive_named,
 )
-from mura_trt.commands.streams import say
+from mura_trt.commands.streams import answer, say
 from mura_trt.errors import EXIT_DISAGREES, EXIT_ENVIRONMENT, EXIT_OK, UsageError
 
 
@@ -54,7 +54,7 @@ def inspect(
     from mura_trt.inspect_bundle import in_words, inspected
 
     found = inspected(bundle, layers)
-    print(json.dumps(found, indent=2) if as_json else in_words(found))
+    answer(json.dumps(found, indent=2) if as_json else in_words(found))
     problems = [file["problem"] for file in found["files"] if file["problem"]]
     if found["layers_problem"]:
         problems.append(f"no layers to show: {found['layers_problem']}")
@@ -103,5 +103,5 @@ def parity(
     head = (
         f"{found['name']} ({found['precision']}) with {found['runtime']} on {found['device']}: {found['views']} views"
     )
-    print(json.dumps(found, indent=2) if as_json else f"{head}\n{table(judgement)}")
+    answer(json.dumps(found, indent=2) if as_json else f"{head}\n{table(judgement)}")
     raise typer.Exit(EXIT_DISAGREES if judgement.missed else EXIT_OK)

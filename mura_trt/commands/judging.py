@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import Json, SaltFile
-from mura_trt.commands.streams import say
+from mura_trt.commands.streams import answer, say
 
 Labels = Annotated[
     Path | None,
@@ -60,7 +60,7 @@ def evaluate(
     )
     with Reporter(sys.stderr) as reporter:
         found = run_evaluation(options, reporter.show)
-    print(json.dumps(found, indent=2) if as_json else table(found))
+    answer(json.dumps(found, indent=2) if as_json else table(found))
 
 
 def report(

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import Json
+from mura_trt.commands.streams import answer
 
 
 def doctor(
@@ -28,5 +29,5 @@ def doctor(
 
     with Reporter(sys.stderr) as reporter:
         found = examine(engine, lambda name: reporter.show(f"trying {name}"))
-    print(json.dumps(found, indent=2) if as_json else table(found))
+    answer(json.dumps(found, indent=2) if as_json else table(found))
     raise typer.Exit(found["exit_code"])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import AllowUnproven, Archive, Batch, Engine, Json, Root, archive_named
+from mura_trt.commands.streams import answer
 
 
 def bench(
@@ -37,4 +38,4 @@ def bench(
     options = BenchOptions(archive_named(archive), engine, runtime, batch, rounds, seconds, sweep, root, allow_unproven)
     with Reporter(sys.stderr) as reporter:
         found = run_bench(options, reporter.show)
-    print(json.dumps(found, indent=2) if as_json else text(found))
+    answer(json.dumps(found, indent=2) if as_json else text(found))

@@ -22,7 +22,7 @@ from mura_trt.commands.shared import (
     StudyDepth,
     archive_named,
 )
-from mura_trt.commands.streams import say
+from mura_trt.commands.streams import answer, say
 
 
 def score(
@@ -128,12 +128,12 @@ def score(
     )
     if dry_run:
         found = run_dry(options)
-        print(json.dumps(found, indent=2) if as_json else _forecast(found))
+        answer(json.dumps(found, indent=2) if as_json else _forecast(found))
         raise typer.Exit
     with Reporter(sys.stderr) as reporter:
         run = run_score(options, reporter.update)
     if as_json:
-        print(json.dumps(run, indent=2))
+        answer(json.dumps(run, indent=2))
     else:
         say(_summary(run, table_format))
     raise typer.Exit(run["exit_code"])
@@ -175,4 +175,4 @@ def heatmap(
     from mura_trt.heatmaps import heatmap_of_image
 
     found = heatmap_of_image(image, engine, out, runtime, allow_unproven)
-    print(json.dumps(found) if as_json else f"probability {found['probability']:.4f}; {found['file']}")
+    answer(json.dumps(found) if as_json else f"probability {found['probability']:.4f}; {found['file']}")

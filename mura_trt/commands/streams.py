@@ -27,7 +27,7 @@ class _Steadfast(io.FileIO):
 def steadfast_stderr() -> TextIO:
     """Standard error for log and progress: where it was closed, is full or has no reader, their lines are lost."""
     if sys.stderr is None:  # closed by who started this
-        return Path(os.devnull).open("w")
+        return Path(os.devnull).open("w", errors="backslashreplace")
     own = sys.__stderr__
     if own is None or sys.stderr is not own:  # a program's, in place of the process's
         return sys.stderr
@@ -35,14 +35,19 @@ def steadfast_stderr() -> TextIO:
     return io.TextIOWrapper(raw, encoding=own.encoding, errors=own.errors, line_buffering=True)
 
 
-def say(words: str) -> None:
-    """Prints what became of a command whose results are files, and are there: nobody has to take it.
-
-    What was asked for on standard output, as JSON, is printed instead, and an error where it cannot be.
-    """
+def answer(words: str) -> None:
+    """Prints what was asked for; raises OSError where it cannot be, at once and not when the interpreter ends."""
     try:
         print(words, flush=True)
-    except OSError as error:
-        logger.warning("standard output takes nothing (%s); the results are written", error.strerror)
+    except OSError:
         with Path(os.devnull).open("w") as nowhere:  # for the interpreter's end, which tries again
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
+
+
+def say(words: str) -> None:
+    """Prints what became of a command whose results are files, and are there: nobody has to take it."""
+    try:
+        answer(words)
+    except OSError as error:
+        logger.warning("standard output takes nothing (%s); the results are written", error.strerror)

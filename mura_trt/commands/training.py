@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mura_trt.commands.shared import Overwrite
-from mura_trt.commands.streams import say
+from mura_trt.commands.streams import answer, say
 
 
 def demo(
@@ -119,4 +119,4 @@ def demo_summary(
     """Compares a demo run's scores with what was drawn."""
     from mura_trt.demo.summary import summarise
 
-    print(summarise(archive, out))
+    answer(summarise(archive, out))

@@ -209,7 +209,7 @@ def test_a_header_that_cannot_be_read_now_is_not_guessed_at(
     assert len(failed) == 2
     assert listing.kinds is not None and listing.kinds.tolist() == [DICOM, UNREAD, DICOM]
     monkeypatch.undo()
-    ahead = ReadAhead(3, listing.source)
+    ahead = ReadAhead(3, listing.source.open())
     ahead.add(0, listing.references(0, 3), listing.kinds_of(0, 3))
     ahead.flush()
     _, failures = ahead.next_batch()

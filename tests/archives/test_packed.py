@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mura_trt.archives import list_archive
+from mura_trt.archives import list_archive, tars
 from mura_trt.archives.keys import display
 from mura_trt.archives.listing import MAX_FILE_BYTES, Listing, Unreadable
+from mura_trt.archives.openers import file_absence
 from mura_trt.errors import UsageError
 
 RNG = np.random.default_rng(0)
@@ -152,15 +153,24 @@ def test_a_name_that_looks_like_bzip2_is_none(tmp_path: Path) -> None:
 # Rows of tar files
 
 
-def test_a_row_of_tar_files_is_one_archive(tmp_path: Path) -> None:
+def test_a_row_of_tar_files_is_one_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = list(FILES)
     for number in range(3):
         tarred(tmp_path / f"part-{number:03d}.tar", {name: FILES[name] for name in names[number::3]})
     listing = list_archive(tmp_path / "part-{000..002}.tar")
     assert contents(listing) == FILES
     assert len(listing.studies) == 5  # a study's views may lie in several files
+    looks: list[str] = []
+
+    def noted(path: str) -> str:
+        looks.append(path)
+        return file_absence(path)
+
+    monkeypatch.setattr(tars, "file_absence", noted)
     for number in range(3):
+        looks.clear()
         assert not listing.source.absence()  # as long as one is there
+        assert len(looks) == number + 1  # for a row may be long
         (tmp_path / f"part-{number:03d}.tar").unlink()
     assert listing.source.absence() == "No such file or directory"
 

@@ -167,7 +167,7 @@ def fly(
     decoder = decoders[batch].onto(gpu, session)
     script = Script(archive, schedule)
     connection: Any = script
-    worker = Worker(connection, archive.source, decoder, session, map_size=0)
+    worker = Worker(connection, archive.source.open(), decoder, session, map_size=0)
     try:
         worker.run()
     finally:
