@@ -66,6 +66,7 @@ class AwaitedReader:
         self._source = source
         self.away = ""
         self._looked_at = 0.0
+        self._given_up = False
         self._reader = self._opened(time.monotonic() + AWAY_SECONDS)
         self.threads = self._reader.threads
 
@@ -126,7 +127,8 @@ class AwaitedReader:
                 else:
                     self.away = ""
                     return self._reader
-            if time.monotonic() > until:
+            if self._given_up or time.monotonic() > until:
+                self._given_up = True  # or each view that is still to be read would be waited for, too
                 raise EnvironmentProblem(
                     f"{self._source.root}: the archive cannot be reached any more ({problem}); bring it back, then run"
                     " again with --resume"

@@ -16,6 +16,7 @@ from mura_trt.archives.awaited import AwaitedReader, AwaitedSource
 from mura_trt.archives.folder import FolderSource
 from mura_trt.archives.listing import HeaderReader, Reference
 from mura_trt.errors import EnvironmentProblem
+from mura_trt.readahead import ReadAhead
 from tests.archives.test_packed import FILES, MAKERS
 
 
@@ -103,6 +104,24 @@ def test_what_stays_away_is_told_with_the_way_out(tmp_path: Path, monkeypatch: p
     for attempt in (lambda: reader.read(b"1.png"), source.open):
         with pytest.raises(EnvironmentProblem, match=rf"^{root}: .* any more \(No such file.*run again with --resume$"):
             attempt()
+
+
+def test_only_one_view_of_an_archive_that_stays_away_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a run that ends would wait for those that its threads begin meanwhile."""
+    monkeypatch.setattr(awaited, "AWAY_SECONDS", 0.5)
+    root = folder(tmp_path / "archive")
+    ahead = ReadAhead(1, AwaitedSource.of(FolderSource(str(root))).open())
+    root.rename(tmp_path / "elsewhere")
+    ahead.add(0, [b"%d.png" % (number % 3) for number in range(50)])
+    wait_for(lambda: ahead.slowest_read() > 0)
+    monkeypatch.setattr(awaited, "AWAY_SECONDS", 3600.0)
+    with pytest.raises(EnvironmentProblem):
+        ahead.next_batch()
+    closing, _ = in_a_thread(ahead.close)
+    closing.join(30)
+    assert not closing.is_alive()
 
 
 def test_a_source_that_never_tells_that_it_is_there_is_not_waited_for(tmp_path: Path) -> None:
