@@ -120,10 +120,10 @@ class AwaitedReader:
             if not problem:
                 try:
                     self._reader = self._source.source.open()
-                except OSError as error:
-                    if not self._source.tells:
+                except OSError:
+                    problem = self._source.absence()  # again, for it may have gone just now
+                    if not problem:
                         raise
-                    problem = error.strerror or str(error)
                 else:
                     self.away = ""
                     return self._reader

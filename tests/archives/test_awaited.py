@@ -169,7 +169,13 @@ STALE, DISK = errno.ESTALE, errno.EIO
     [
         pytest.param([[STALE] * 9], ["", ""], [], 2, id="was mounted anew between two looks"),
         pytest.param([[STALE] * 9], ["", "", "gone", "gone", ""], [], 2, id="was away"),
-        pytest.param([[STALE] * 9], ["", "", "gone", ""], [0, DISK, DISK, 0], 2, id="cannot be opened at first"),
+        pytest.param(
+            [[STALE] * 9],
+            ["", "", "gone", "", "gone", "", "gone", ""],
+            [0, DISK, DISK],
+            2,
+            id="goes while it is opened",
+        ),
         pytest.param([[STALE] * 9, [DISK]], ["", "", "gone", "", "gone", "gone", ""], [], 3, id="goes away twice"),
         pytest.param([], ["", "gone", "gone", ""], [], 1, id="away when it is opened"),
     ],
@@ -180,6 +186,11 @@ def test_an_archive_that_is_there_again_is_opened_anew(
     source = Script(readers, absences, opening)
     assert AwaitedSource.of(source).open().read(b"") == b"read"
     assert vars(source)["opened"] == opened
+
+
+def test_what_cannot_be_opened_while_it_is_there_is_an_error_at_once() -> None:
+    with pytest.raises(OSError, match="Input/output"):
+        AwaitedSource.of(Script([], [], [DISK])).open()
 
 
 def test_what_fails_twice_while_the_archive_is_there_fails() -> None:
