@@ -538,7 +538,10 @@ def test_after_kill_9_a_resumed_run_ends_in_the_same_bytes(
     assert tables(tmp_path / "out") == tables(clean)
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["all stay", "a worker is lost"])
+@pytest.mark.parametrize(
+    "lost",
+    [pytest.param(False, id="all stay", marks=pytest.mark.slow), pytest.param(True, id="a worker is lost")],
+)
 def test_a_run_waits_for_an_archive_that_goes_away_and_comes_back(
     clean: Path, archive: Path, bundle: Bundle, tmp_path: Path, lost: bool
 ) -> None:
@@ -812,6 +815,7 @@ class SilentServer(FolderSource):
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_file_server_that_is_silent_for_a_while_costs_no_view_its_score(
     clean: Path,
     archive: Path,
