@@ -14,12 +14,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mura_trt.archives.folder import FolderSource
+from mura_trt.archives.listing import Reference
 from mura_trt.contract import InputContract
 from mura_trt.decode import Decoder
 from mura_trt.rows import Failure, Rows, Task, scores_of
 from mura_trt.runtimes.base import HostSession, Scores
 from mura_trt.runtimes.null import checksums
-from mura_trt.worker import Assignment, Done, Flush, Hungry, Pulse, Stop, Worker, _OpenTask, decoding_threads
+from mura_trt.worker import (
+    BATCHES_DECODING,
+    Assignment,
+    Done,
+    Flush,
+    Hungry,
+    Pulse,
+    Stop,
+    Worker,
+    _OpenTask,
+    decoding_threads,
+)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +165,37 @@ def test_a_worker_that_fails_ends_also_while_its_readers_wait_for_room(
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
     finally:
         worker._ahead.close()  # or this process would not end
+
+
+class Hanging(FolderSource):
+    """Takes long for one of its views, as a file server that went away."""
+
+    def read(self, reference: Reference) -> bytes:
+        if reference == b"view.png":
+            return super().read(reference)
+        time.sleep(5)
+        raise OSError
+
+
+def test_a_worker_that_fails_while_a_read_hangs_is_seen_to_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nobody would replace it as long as that read lasts."""
+    monkeypatch.setattr("mura_trt.worker.PULSE_SECONDS", 0.05)
+    Image.new("L", (16, 16)).save(tmp_path / "view.png")
+    views = 4 * BATCHES_DECODING  # the first is collected when so many are read
+    connection: Any = Listening([Task(0, views + 1)], b"")
+    connection._out = SimpleQueue()
+    references: list[Reference] = [b"view.png"] * views
+    connection._out.put(Assignment(Task(0, views + 1), [*references, b"hangs.png"]))
+    session, decoder = Quick(InputContract(height=32, width=32), 4), Decoder((32, 32), 1, 4)
+
+    def collect() -> None:
+        raise RuntimeError("decoder")
+
+    monkeypatch.setattr(decoder, "collect", collect)
+    worker = Worker(connection, Hanging(str(tmp_path)).open(), decoder, session, 0)
+    with pytest.raises(RuntimeError, match="decoder"):
+        worker.run()
+    told = [message for message in connection.heard if isinstance(message, Pulse)]
+    assert max(message.seconds for message in told if message.stage == "read") > 2

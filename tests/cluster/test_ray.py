@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from mura_trt.archives import list_archive
+from mura_trt.archives.awaited import AwaitedSource
 from mura_trt.archives.zips import ZipSource
 from mura_trt.bundle import Bundle
 from mura_trt.cluster.hire import END_SECONDS
@@ -290,7 +291,7 @@ def test_a_worker_that_does_not_see_what_the_driver_sees_is_told_before_work_beg
 def test_what_is_seen_is_compared(copied: Path, bundle: Bundle, tmp_path: Path) -> None:
     listing = list_archive(copied)
     sight = Sight.of(listing)
-    config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log")
+    config = WorkerConfig(bundle, AwaitedSource.of(listing.source), "null", 4, 0.0, tmp_path / "log")
     assert len(sight.stamps) == 3 and sight.versions["onnxruntime"]
     sight.check(config)
     (first,) = listing.keys(0, 1)
@@ -300,7 +301,8 @@ def test_what_is_seen_is_compared(copied: Path, bundle: Bundle, tmp_path: Path) 
         sight.check(config)
     shutil.rmtree(copied)
     with pytest.raises(EnvironmentProblem, match=f"{copied}: .* cannot be read here .No such file"):
-        sight.check(config)
+        sight.check(config)  # at once: a node that never had the archive is not waited for
+    config = dataclasses.replace(config, source=listing.source)
     sight.of_a_replacement().check(config)  # what became of files is told in their rows
     with pytest.raises(EnvironmentProblem, match=f"{tmp_path}/gone.zip cannot be read here .No such file"):
         sight.check(dataclasses.replace(config, source=ZipSource(f"{tmp_path}/gone.zip")))
