@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import threading
 import time
 from collections import deque
@@ -52,6 +53,9 @@ class Batch(NamedTuple):
 class ReadAhead:
     """Turns runs of views into full batches of screened files, across the runs' borders.
 
+    As many threads read as what lacks of the files ahead asks for: with a fast disk one at a time, which is least in
+    the way of those that decode; with one that makes them wait, all of the reader's.
+
     Parameters
     ----------
     batch
@@ -67,6 +71,7 @@ class ReadAhead:
         self._threads = ThreadPoolExecutor(reader.threads, thread_name_prefix="read")
         self._unread: deque[Chunk] = deque()
         self._reading: deque[tuple[Chunk, Future[list[Plain | Failure]]]] = deque()
+        self._busy = 0  # chunks handed to the threads and not read yet
         self._ready = Batch([], [], [])
         self._ready_bytes = 0
         self._flush = False
@@ -139,9 +144,25 @@ class ReadAhead:
         self._threads.shutdown(cancel_futures=True)
 
     def _top_up(self) -> None:
-        while self._unread and len(self._reading) < self._depth:
-            chunk = self._unread.popleft()
-            self._reading.append((chunk, self._threads.submit(self._read, chunk)))
+        with self._room:
+            while self._unread and len(self._reading) < self._depth and self._busy < self._wanted and not self._closed:
+                chunk = self._unread.popleft()
+                self._busy += 1
+                self._reading.append((chunk, self._threads.submit(self._read_and_go_on, chunk)))
+
+    @property
+    def _wanted(self) -> int:
+        """Threads that are to read: their share is that of the chunks ahead that are not there yet, rounded up."""
+        lacking = self._depth - (len(self._reading) - self._busy)
+        return math.ceil(self._reader.threads * lacking / self._depth)
+
+    def _read_and_go_on(self, chunk: Chunk) -> list[Plain | Failure]:
+        try:
+            return self._read(chunk)
+        finally:  # before anyone can see that this chunk is read, so that the next is under way by then
+            with self._room:
+                self._busy -= 1
+                self._top_up()
 
     def _read(self, chunk: Chunk) -> list[Plain | Failure]:
         thread, outcomes = threading.get_ident(), []
