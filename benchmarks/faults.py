@@ -172,6 +172,13 @@ FAULTS = [
         "test_readahead.py",
     ),
     Fault(
+        "all threads read where one would do",
+        "readahead.py",
+        "return math.ceil(self._reader.threads * lacking / self._depth)",
+        "return self._reader.threads if lacking else 0",
+        "test_readahead.py",
+    ),
+    Fault(
         "a fused ReLU takes a NaN for 0",
         "fused_kernels.py",
         "x, 0.0, propagate_nan=tl.PropagateNan.ALL",
