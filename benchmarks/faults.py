@@ -174,8 +174,8 @@ FAULTS = [
     Fault(
         "all threads read where one would do",
         "readahead.py",
-        "return math.ceil(self._reader.threads * lacking / self._depth)",
-        "return self._reader.threads if lacking else 0",
+        "return 1 if 2 * there >= self._depth else self._most",
+        "return self._most",
         "test_readahead.py",
     ),
     Fault(

@@ -106,7 +106,7 @@ def measure_memory(archive: Path, engine: Path, sizes: tuple[int, ...] = (300, 3
     peaks = {}
     for views in sizes:
         with repeated(archive, views) as folder:
-            peak = scored(folder, engine, "--runtime", "onnxruntime").peak_bytes
+            peak = scored(folder, engine, "--runtime", "onnxruntime", memory=True).peak_bytes
             assert peak is not None, "this kernel does not tell"
             peaks[str(views)] = round(peak / 1e9, 3)
     return {"peak_gb_by_views": peaks}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import threading
 import time
 from collections import deque
@@ -53,8 +52,8 @@ class Batch(NamedTuple):
 class ReadAhead:
     """Turns runs of views into full batches of screened files, across the runs' borders.
 
-    As many threads read as what lacks of the files ahead asks for: with a fast disk one at a time, which is least in
-    the way of those that decode; with one that makes them wait, all of the reader's.
+    Where half of what may be read ahead is there, one thread reads on, which is least in the way of those that decode;
+    where it is not, at the start or because the disk makes them wait, all of the reader's do.
 
     Parameters
     ----------
@@ -67,8 +66,9 @@ class ReadAhead:
     def __init__(self, batch: int, reader: Reader) -> None:
         self._batch, self._reader = batch, reader
         self._chunk = min(MAX_CHUNK, batch)
-        self._depth = reader.threads + 2 * batch // self._chunk
-        self._threads = ThreadPoolExecutor(reader.threads, thread_name_prefix="read")
+        self._most = reader.threads
+        self._depth = self._most + 2 * batch // self._chunk
+        self._threads = ThreadPoolExecutor(self._most, thread_name_prefix="read")
         self._unread: deque[Chunk] = deque()
         self._reading: deque[tuple[Chunk, Future[list[Plain | Failure]]]] = deque()
         self._busy = 0  # chunks handed to the threads and not read yet
@@ -152,9 +152,9 @@ class ReadAhead:
 
     @property
     def _wanted(self) -> int:
-        """Threads that are to read: their share is that of the chunks ahead that are not there yet, rounded up."""
-        lacking = self._depth - (len(self._reading) - self._busy)
-        return math.ceil(self._reader.threads * lacking / self._depth)
+        """Threads that are to read."""
+        there = len(self._reading) - self._busy
+        return 1 if 2 * there >= self._depth else self._most
 
     def _read_and_go_on(self, chunk: Chunk) -> list[Plain | Failure]:
         try:

@@ -147,12 +147,12 @@ class Subject:
                 sgemm[model.runtime] = statistics.mean([*reference, self.sgemm()])
             report(f"score with {model.runtime}")
             how = ["--runtime", model.runtime, "--batch", str(model.batch)]
-            runs[model.runtime] = scored(archives[model.runtime], engine, *how, *common)
+            runs[model.runtime] = scored(archives[model.runtime], engine, *how, *common, memory=True)
         report("decoding alone")
         before = self.decode(seconds)
         null_ms = round(1000 * DECODE_BATCH / before, 2)
         report("score with null")
         how = ["--runtime", NULL, "--batch", str(DECODE_BATCH), "--null-ms", str(null_ms)]
-        null = scored(for_null, engine, *how, *common)
+        null = scored(for_null, engine, *how, *common, memory=True)
         report("decoding alone")
         return Round(models, runs, sgemm, statistics.mean([before, self.decode(seconds)]), null_ms, null)

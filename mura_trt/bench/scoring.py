@@ -23,7 +23,7 @@ class Scored(NamedTuple):
     run: dict[str, Any]
     """Its ``run.json``."""
     peak_bytes: int | None
-    """Most memory that its processes took together, at one of the looks; None where that cannot be told."""
+    """Most memory that its processes took together, at one of the looks; None where nobody looked or could."""
 
     @property
     def rate(self) -> float:
@@ -31,8 +31,15 @@ class Scored(NamedTuple):
         return float(self.run["views_per_s"])
 
 
-def scored(archive: Path, engine: Path, *options: str) -> Scored:
+def scored(archive: Path, engine: Path, *options: str, memory: bool = False) -> Scored:
     """Runs it over an archive; results go.
+
+    Parameters
+    ----------
+    archive, engine, options
+        As for the command.
+    memory
+        Has its memory looked at, which takes 0.7 % of two cores from a run as fast as decoding.
 
     Raises
     ------
@@ -43,7 +50,8 @@ def scored(archive: Path, engine: Path, *options: str) -> Scored:
     with tempfile.TemporaryDirectory() as out, tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as said:
         process = subprocess.Popen([*command, "-o", out], stdout=told, stderr=said)
         try:
-            peak = _peak(process)
+            peak = _peak(process) if memory else None
+            process.wait()
         finally:
             if process.poll() is None:  # this one is to end
                 process.terminate()
@@ -57,13 +65,12 @@ def scored(archive: Path, engine: Path, *options: str) -> Scored:
 
 
 def _peak(process: subprocess.Popen[bytes]) -> int | None:
-    """Waits for the end of a process; the most that it took at one of the looks."""
+    """The most that a process took at one of the looks, at its end; None at once where that cannot be told."""
     peak = 0
     try:
         while process.poll() is None:
             peak = max(peak, resident(process.pid))
             time.sleep(PAUSE_SECONDS)
     except EnvironmentProblem:
-        process.wait()
         return None
     return peak

@@ -47,7 +47,8 @@ def test_the_null_engine_is_as_slow_as_decoding_was_just_before(
     monkeypatch.setattr(Subject, "decode", lambda self, seconds: next(rates))
     ran: list[str] = []
 
-    def run(archive: Path, engine: Path, *options: str) -> Scored:
+    def run(archive: Path, engine: Path, *options: str, memory: bool) -> Scored:
+        assert memory
         ran.append(" ".join(options))
         return Scored({}, None)
 
