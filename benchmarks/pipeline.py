@@ -91,13 +91,15 @@ def measure_overlap(archive: Path, engine: Path, repeats: int) -> dict[str, Any]
     ours, alone, batch_ms = [], [], []
     with repeated(archive, LARGE) as large:
         paths = sorted(large.rglob("*.png"))
+        before = decoding(paths)
         for _ in range(repeats):
-            before = decoding(paths)
             batch_ms.append(1000 * DECODE_BATCH / before)
             null = ("--runtime", "null", "--batch", str(DECODE_BATCH), "--null-ms", f"{batch_ms[-1]:.1f}")
             ours.append(score_rate(large, engine, *null))
             # Once more behind it, because a shared machine's speed drifts by a fifth within a minute.
-            alone.append(statistics.mean([before, decoding(paths)]))
+            after = decoding(paths)
+            alone.append(statistics.mean([before, after]))
+            before = after
     return {**compared(ours, alone), "null_ms": [round(ms, 1) for ms in batch_ms]}
 
 
