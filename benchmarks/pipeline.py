@@ -29,6 +29,7 @@ import statistics
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,6 +75,23 @@ def compared(ours: list[float], others: list[float], other: str = "alone") -> di
     }
 
 
+def between(
+    other: Callable[[], float], ours: Callable[[float], float], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Our rates, and the mean of the other's before and behind each: a shared machine drifts by a fifth in a minute.
+
+    ``ours`` is given the other's rate just before it.
+    """
+    found, others = [], []
+    before = other()
+    for _ in range(repeats):
+        found.append(ours(before))
+        after = other()
+        others.append(statistics.mean([before, after]))
+        before = after
+    return found, others
+
+
 def measure_engine(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """Scoring with ONNX Runtime against its session alone."""
     ours, alone = [], []
@@ -88,19 +106,17 @@ def measure_engine(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
 
 def measure_overlap(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """Scoring with the null runtime, as slow as decoding, against decoding alone."""
-    ours, alone, batch_ms = [], [], []
+    batch_ms = []
     with repeated(archive, LARGE) as large:
         paths = sorted(large.rglob("*.png"))
-        before = decoding(paths)
-        for _ in range(repeats):
-            batch_ms.append(1000 * DECODE_BATCH / before)
+
+        def ours(decoded: float) -> float:
+            batch_ms.append(1000 * DECODE_BATCH / decoded)
             null = ("--runtime", "null", "--batch", str(DECODE_BATCH), "--null-ms", f"{batch_ms[-1]:.1f}")
-            ours.append(score_rate(large, engine, *null))
-            # Once more behind it, because a shared machine's speed drifts by a fifth within a minute.
-            after = decoding(paths)
-            alone.append(statistics.mean([before, after]))
-            before = after
-    return {**compared(ours, alone), "null_ms": [round(ms, 1) for ms in batch_ms]}
+            return score_rate(large, engine, *null)
+
+        found = compared(*between(lambda: decoding(paths), ours, repeats))
+    return {**found, "null_ms": [round(ms, 1) for ms in batch_ms]}
 
 
 def measure_memory(archive: Path, engine: Path, sizes: tuple[int, ...] = (300, 3000)) -> dict[str, Any]:
@@ -147,29 +163,20 @@ def measure_packed(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
 
 def measure_isolation(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """The null runtime at no cost of its own against decoding alone: what all that guards against bad files takes."""
-    ours, alone = [], []
     with repeated(archive, LARGE) as links:
         paths = sorted(links.rglob("*.png"))
-        before = decoding(paths)
-        for _ in range(repeats):
-            ours.append(score_rate(links, engine, "--runtime", "null", "--batch", str(DECODE_BATCH)))
-            after = decoding(paths)
-            alone.append(statistics.mean([before, after]))
-            before = after
-    return compared(ours, alone)
+        null = ("--runtime", "null", "--batch", str(DECODE_BATCH))
+        return compared(*between(lambda: decoding(paths), lambda _: score_rate(links, engine, *null), repeats))
 
 
 def measure_workers(archive: Path, engine: Path, repeats: int) -> dict[str, Any]:
     """Two workers, one before and behind them."""
-    two, one = [], []
     with repeated(archive, LARGE) as folder:
-        before = score_rate(folder, engine, "--runtime", "null", "--devices", "cpu")
-        for _ in range(repeats):
-            two.append(score_rate(folder, engine, "--runtime", "null", "--devices", "cpu,cpu"))
-            after = score_rate(folder, engine, "--runtime", "null", "--devices", "cpu")
-            one.append(statistics.mean([before, after]))
-            before = after
-    return compared(two, one, "one_worker")
+
+        def rate(devices: str) -> float:
+            return score_rate(folder, engine, "--runtime", "null", "--devices", devices)
+
+        return compared(*between(lambda: rate("cpu"), lambda _: rate("cpu,cpu"), repeats), "one_worker")
 
 
 @app.command()
