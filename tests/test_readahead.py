@@ -244,19 +244,18 @@ def test_one_thread_reads_where_half_of_what_may_be_ahead_is_there_and_all_where
             return ahead._busy == 0
 
     try:
-        ahead.add(0, [(number,) for number in range(2, 2 + 8 * MAX_CHUNK)])
+        ahead.add(0, [(number,) for number in range(2, 2 + 28 * MAX_CHUNK)])
         wait_for(all_read)
+        assert len(ahead._reading) == Gate.threads + 2 * 3  # chunks: one a thread, and those of two batches
         gate.opened.clear()
         gate.readers.clear()
-        ahead.add(8 * MAX_CHUNK, [(number,) for number in range(2, 2 + 20 * MAX_CHUNK)])
-        for there, threads in ((8, 1), (5, 1), (2, Gate.threads)):  # of nine chunks
+        for threads in (1, Gate.threads):  # of nine chunks six are there, then three
+            batch, _ = ahead.next_batch()
+            assert batch
+            taken += batch.views
             wait_for(lambda: len(gate.readers) >= threads)  # noqa: B023  called within the turn
             time.sleep(0.1)  # in which one more would come
             assert len(gate.readers) == threads
-            if there > 2:
-                batch, _ = ahead.next_batch()
-                assert batch
-                taken += batch.views
         gate.opened.set()
         ahead.flush()
         taken += [view for batch in drain(ahead)[0] for view in batch.views]
@@ -264,6 +263,27 @@ def test_one_thread_reads_where_half_of_what_may_be_ahead_is_there_and_all_where
     finally:  # or a test that fails would leave threads that wait
         gate.opened.set()
         ahead.close()
+
+
+def test_all_threads_read_at_the_start_and_none_goes_on_behind_the_end() -> None:
+    class Many(Gate):
+        threads = 8  # what these read alone is more than half of what may be ahead
+
+    gate = Many()
+    ahead = ReadAhead(MAX_CHUNK, gate)
+    ending = threading.Thread(target=ahead.close)
+    try:
+        ahead.add(0, [(number,) for number in range(2, 2 + 28 * MAX_CHUNK)])
+        wait_for(lambda: len(gate.readers) == Many.threads)
+        chunks = [chunk for _, chunk in ahead._reading]
+        ending.start()
+        wait_for(lambda: ahead._closed)
+    finally:
+        gate.opened.set()
+        ahead.close()
+    ending.join()
+    assert len(chunks) == Many.threads == len(ahead._reading)
+    assert all(len(chunk.result()) == MAX_CHUNK for chunk in chunks)
 
 
 def test_bytes_bound_what_is_read_ahead_and_all_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
