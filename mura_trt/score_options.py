@@ -34,7 +34,8 @@ class ScoreOptions:
     """Ray's: ``auto`` for the one that this machine is part of, ``ray://HOST:PORT``, or ``local`` for one of its own.
     None takes processes of this machine."""
     workers: int | None = None
-    """In the cluster; None takes one for each of its GPUs, or where it has none one for each of its nodes."""
+    """In the cluster; more than it has GPUs share these. None takes one for each GPU, or where it has none one for each
+    node."""
     allow_mixed: bool = False
     """Workers with and without a GPU at once: each takes the runtime that it finds, and ``views`` tells which."""
     batch: int | None = None

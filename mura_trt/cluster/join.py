@@ -89,8 +89,8 @@ def nodes_of(told: list[dict[str, Any]]) -> list[Node]:
 
 
 def _warn_of_others(free: dict[str, float], shares: list[Share]) -> None:
-    wanted = {"CPU": sum(share.cpus for share in shares), "GPU": sum(share.gpus for share in shares)}
-    lacks = [f"{count} {kind}s and {free.get(kind, 0):g} are free" for kind, count in wanted.items()
+    wanted = {"CPU": sum(share.cpus for share in shares), "GPU": round(sum(share.gpus for share in shares), 3)}
+    lacks = [f"{count:g} {kind}s and {free.get(kind, 0):g} are free" for kind, count in wanted.items()
              if count > free.get(kind, 0)]  # fmt: skip
     if lacks:
         logger.warning(

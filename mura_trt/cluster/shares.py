@@ -27,7 +27,8 @@ class Share:
     number: int
     """Among the run's workers, from 1."""
     cpus: int
-    gpus: int = 0
+    gpus: float = 0
+    """1, or less where several workers share a GPU; 0 has none."""
     optional: ClassVar[bool] = False
 
     @property
@@ -41,7 +42,7 @@ class Share:
         return "cuda" if self.gpus else "cpu"
 
     def __str__(self) -> str:
-        gpu = "1 GPU and " if self.gpus else ""
+        gpu = f"{self.gpus:.3g} GPU and " if self.gpus else ""
         return f"place {self.number} of the cluster ({gpu}{self.cpus} CPU{'s' if self.cpus > 1 else ''})"
 
     def way_out(self, _log: Path) -> str:
@@ -63,7 +64,8 @@ def shares_of(nodes: Sequence[Node], workers: int | None, device: str | None, mi
     nodes
         The cluster's.
     workers
-        How many; None takes one for each GPU, or where there is none one for each node with CPUs.
+        How many, which share GPUs where there are fewer of these; None takes one for each GPU, or where there is none
+        one for each node with CPUs.
     device
         ``cuda`` or ``cpu``; None takes GPUs where there are any.
     mixed
@@ -89,18 +91,21 @@ def shares_of(nodes: Sequence[Node], workers: int | None, device: str | None, mi
     return [Share(number, cpus, gpus) for number, (cpus, gpus) in enumerate(found, 1)]
 
 
-def _shares(nodes: Sequence[Node], workers: int, on_gpu: bool) -> list[tuple[int, int]]:
+def _shares(nodes: Sequence[Node], workers: int, on_gpu: bool) -> list[tuple[int, float]]:
     """CPUs and GPUs of each of so many."""
+    wanted = max(workers, 1)
 
-    def room(cpus: int) -> int:
-        return sum(min(node.cpus // cpus, node.gpus if on_gpu else node.cpus) for node in nodes)
+    def room(cpus: int, a_gpu: int) -> int:
+        return sum(min(node.cpus // cpus, node.gpus * a_gpu if on_gpu else node.cpus) for node in nodes)
 
+    # As few on a GPU as will do. Where there is room at all, there is with all of them on one.
+    a_gpu = next((several for several in range(1, wanted + 1) if room(1, several) >= wanted), wanted)
     most = max((node.cpus for node in nodes), default=0)
-    cpus = next((cpus for cpus in range(most, 0, -1) if room(cpus) >= max(workers, 1)), 0)
+    cpus = next((cpus for cpus in range(most, 0, -1) if room(cpus, a_gpu) >= wanted), 0)
     if not cpus:
-        kind = "with a GPU and a CPU each" if on_gpu else "with a CPU each"
+        kind = "with a CPU each on nodes with a GPU" if on_gpu else "with a CPU each"
         raise UsageError(
-            f"the cluster has room for {room(1)} workers {kind}, on {len(nodes)} nodes, and {max(workers, 1)} are"
+            f"the cluster has room for {room(1, a_gpu)} workers {kind}, on {len(nodes)} nodes, and {wanted} are"
             " wanted; give fewer --workers, or add nodes first"
         )
-    return [(cpus, int(on_gpu))] * workers
+    return [(cpus, 1 / a_gpu if on_gpu else 0)] * workers

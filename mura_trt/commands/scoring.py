@@ -39,7 +39,10 @@ def score(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="How many workers in the cluster.", show_default="one a GPU; without GPUs, one a node"),
+        typer.Option(
+            help="How many workers in the cluster; they share GPUs where these are fewer.",
+            show_default="one a GPU; without GPUs, one a node",
+        ),
     ] = None,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="In the cluster, workers with and without a GPU at once.")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pandas as pd
@@ -28,7 +29,10 @@ from mura_trt.archives import list_archive
 from mura_trt.archives.awaited import AwaitedSource
 from mura_trt.archives.zips import ZipSource
 from mura_trt.bundle import Bundle
-from mura_trt.cluster.hire import END_SECONDS
+from mura_trt.cluster import join
+from mura_trt.cluster.actor import END, WorkerActor
+from mura_trt.cluster.hire import END_SECONDS, ActorHandle
+from mura_trt.cluster.shares import shares_of
 from mura_trt.cluster.sight import Sight
 from mura_trt.demo.archive import DemoPlan, write_archive
 from mura_trt.errors import EnvironmentProblem, UsageError
@@ -260,6 +264,37 @@ def test_where_runtimes_may_be_mixed_each_view_tells_its_own(
         run(part, bundle, tmp_path / "one", resume=True, allow_mixed=True, **options)
     again = run(part, bundle, out, resume=True, allow_mixed=True, **options)
     assert again["resumed_views"] == again["listed"] and "runtime" in pd.read_csv(out / "views.csv")
+
+
+class Seeing(WorkerActor):
+    """In place of a worker: tells which GPUs it may use, and ends where it is told to stop."""
+
+    def work(self, config: WorkerConfig, _sight: Sight) -> None:
+        config.place.take()
+        self._line.from_worker.put(os.environ["CUDA_VISIBLE_DEVICES"])
+        self._line.recv()
+        self._line.from_worker.put(END)
+
+
+def test_ray_finds_room_for_all_who_share_a_gpu(nodes: Nodes, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """On a node that is said to have one: who shares it is started, all at once, and sees it."""
+    ray: Any = join._ray()
+    several = 6  # in four places, which Ray counts to, rounded sixths would be more than one
+    with_gpu = nodes.cluster.add_node(num_cpus=several, num_gpus=1)
+    listing = list_archive(archive)
+    handles, inbox = [], SimpleQueue[tuple[Any, Any]]()
+    join._init(ray, "auto")
+    try:
+        nodes.cluster.wait_for_nodes()
+        for share in shares_of(join.nodes_of(ray.nodes()), several, None):
+            config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log", place=share)
+            handles.append(ActorHandle(config, inbox, Sight.of(listing), Seeing))
+        assert [inbox.get(timeout=60)[1] for _ in range(several)] == ["0"] * several
+    finally:
+        for handle in handles:
+            handle.stop(graceful=True)
+        ray.shutdown()
+        nodes.cluster.remove_node(with_gpu)
 
 
 # --- what an actor cannot see ---

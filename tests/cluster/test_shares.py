@@ -26,6 +26,9 @@ from mura_trt.errors import UsageError
         ([Node(16, 2), Node(64, 0)], None, "cuda", [8, 8]),
         ([Node(16, 1), Node(0, 0)], None, None, [16]),  # a head that gives no CPUs
         ([Node(2, 4)], 2, None, [1, 1]),
+        ([Node(16, 1)], 8, None, [2] * 8),
+        ([Node(8, 2)], 3, None, [2] * 3),
+        ([Node(16, 1), Node(4, 1), Node(64, 0)], 4, None, [2] * 4),
     ],
 )
 def test_all_workers_get_as_many_cpus_as_there_is_room_for(
@@ -37,6 +40,22 @@ def test_all_workers_get_as_many_cpus_as_there_is_room_for(
     with_gpu = device != "cpu" and any(node.gpus for node in nodes)
     assert {share.device for share in shares} == {"cuda" if with_gpu else "cpu"}
     assert {share.gpu for share in shares} == {0 if with_gpu else None}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus"),
+    [
+        ([Node(16, 1)], 1, 1),
+        ([Node(16, 2)], 2, 1),
+        ([Node(16, 1)], 2, 0.5),
+        ([Node(16, 2)], 3, 0.5),
+        ([Node(16, 1)], 6, 1 / 6),
+        ([Node(16, 1), Node(2, 1)], 6, 0.25),  # two on the smaller node, for its CPUs; so four on the larger one
+    ],
+)
+def test_workers_share_gpus_where_there_are_fewer_of_these(nodes: list[Node], workers: int, gpus: float) -> None:
+    shares = shares_of(nodes, workers, None)
+    assert [share.gpus for share in shares] == [gpus] * workers
 
 
 @pytest.mark.parametrize(
@@ -60,7 +79,7 @@ def test_where_they_are_mixed_what_has_no_gpu_works_beside(
     ("nodes", "workers", "device", "told"),
     [
         ([Node(1, 0), Node(2, 0)], 4, None, "room for 3 workers with a CPU each, on 2 nodes, and 4 are wanted"),
-        ([Node(8, 2)], 3, None, "room for 2 workers with a GPU and a CPU each, on 1 nodes, and 3"),
+        ([Node(8, 2), Node(8, 0)], 9, None, "room for 8 workers with a CPU each on nodes with a GPU, on 2 nodes"),
         ([Node(8, 0)], None, "cuda", "--devices all: the cluster has no GPU"),
         ([], None, None, "the cluster has room for 0 workers .* add nodes first"),
         ([Node(0, 0)], None, None, "room for 0 workers with a CPU each, on 1 nodes, and 1 are wanted"),
@@ -89,6 +108,7 @@ def test_a_worker_keeps_to_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     assert usable_cores(Path("/nowhere")) == several
     assert str(Share(2, 1)) == "place 2 of the cluster (1 CPU)"
     assert str(Share(3, 8, 1)) == "place 3 of the cluster (1 GPU and 8 CPUs)"
+    assert str(Share(3, 2, 1 / 6)) == "place 3 of the cluster (0.167 GPU and 2 CPUs)"
 
 
 def test_nodes_that_are_gone_do_not_count() -> None:
