@@ -98,12 +98,14 @@ def _shares(nodes: Sequence[Node], workers: int, on_gpu: bool) -> list[tuple[int
     def room(cpus: int, a_gpu: int) -> int:
         return sum(min(node.cpus // cpus, node.gpus * a_gpu if on_gpu else node.cpus) for node in nodes)
 
-    # As few on a GPU as will do. Where there is room at all, there is with all of them on one.
-    a_gpu = next((several for several in range(1, wanted + 1) if room(1, several) >= wanted), wanted)
+    # As few on a GPU as will do: one, but where more are wanted than there are GPUs.
+    most_a_gpu = wanted if wanted > sum(node.gpus for node in nodes) else 1
+    a_gpu = next((several for several in range(1, most_a_gpu) if room(1, several) >= wanted), most_a_gpu)
     most = max((node.cpus for node in nodes), default=0)
     cpus = next((cpus for cpus in range(most, 0, -1) if room(cpus, a_gpu) >= wanted), 0)
     if not cpus:
-        kind = "with a CPU each on nodes with a GPU" if on_gpu else "with a CPU each"
+        each = "with a GPU and a CPU each" if a_gpu == 1 else "with a CPU each beside a GPU"
+        kind = each if on_gpu else "with a CPU each"
         raise UsageError(
             f"the cluster has room for {room(1, a_gpu)} workers {kind}, on {len(nodes)} nodes, and {wanted} are"
             " wanted; give fewer --workers, or add nodes first"

@@ -79,7 +79,13 @@ def test_where_they_are_mixed_what_has_no_gpu_works_beside(
     ("nodes", "workers", "device", "told"),
     [
         ([Node(1, 0), Node(2, 0)], 4, None, "room for 3 workers with a CPU each, on 2 nodes, and 4 are wanted"),
-        ([Node(8, 2), Node(8, 0)], 9, None, "room for 8 workers with a CPU each on nodes with a GPU, on 2 nodes"),
+        ([Node(8, 2), Node(8, 0)], 9, None, "room for 8 workers with a CPU each beside a GPU, on 2 nodes"),
+        (
+            [Node(4, 1), Node(1, 2)],
+            None,
+            None,
+            "room for 2 workers with a GPU and a CPU each, on 2 nodes, and 3",
+        ),
         ([Node(8, 0)], None, "cuda", "--devices all: the cluster has no GPU"),
         ([], None, None, "the cluster has room for 0 workers .* add nodes first"),
         ([Node(0, 0)], None, None, "room for 0 workers with a CPU each, on 1 nodes, and 1 are wanted"),
