@@ -63,8 +63,9 @@ unit: .venv/testing
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
 
+# Of three, one mostly waits for nodes of a cluster that die.
 test-slow: .venv/testing demo
-	$(BIN)/pytest -m "slow and not measures" -n 2 --dist loadfile --no-loadscope-reorder --timeout=900 --durations=30
+	$(BIN)/pytest -m "slow and not measures" -n 3 --dist loadfile --no-loadscope-reorder --timeout=900 --durations=30
 	$(BIN)/pytest -m measures --durations=10
 
 soak: .venv/testing demo

