@@ -258,10 +258,7 @@ class Crew:
         """What is wrong with the device that a worker has found."""
         if place.device == "cuda" and ready.device != "cuda":
             passed_over = "".join(f"; {reason}" for reason in ready.passed_over)
-            fewer = ", or fewer workers where its memory is short" if len(self) > 1 else ""
-            return EnvironmentProblem(
-                f"{place}: {ready.runtime} works on the CPU; give --devices cpu{fewer}{passed_over}"
-            )
+            return EnvironmentProblem(f"{place}: {ready.runtime} works on the CPU; give --devices cpu{passed_over}")
         if self._device not in (None, ready.device):
             return EnvironmentProblem(
                 f"the run began on {self._device} and its worker now finds only {ready.device}: look at the GPU, then"

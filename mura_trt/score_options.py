@@ -34,8 +34,10 @@ class ScoreOptions:
     """Ray's: ``auto`` for the one that this machine is part of, ``ray://HOST:PORT``, or ``local`` for one of its own.
     None takes processes of this machine."""
     workers: int | None = None
-    """In the cluster; more than it has GPUs share these. None takes one for each GPU, or where it has none one for each
-    node."""
+    """In the cluster; None takes ``workers_per_gpu`` for each of its GPUs, or where it has none one for each of its
+    nodes."""
+    workers_per_gpu: int = 1
+    """In the cluster: how many share a GPU."""
     allow_mixed: bool = False
     """Workers with and without a GPU at once: each takes the runtime that it finds, and ``views`` tells which."""
     batch: int | None = None
@@ -80,7 +82,7 @@ class ScoreOptions:
         self._check_places()
         if self.table_format not in FORMATS:
             raise UsageError(f"--format {self.table_format}: choose from {', '.join(FORMATS)}")
-        for name in ("batch", "shard_views", "workers"):
+        for name in ("batch", "shard_views", "workers", "workers_per_gpu"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: give 1 or more")
@@ -99,8 +101,11 @@ class ScoreOptions:
 
     def _check_places(self) -> None:
         if self.cluster is None:
-            if self.workers is not None or self.allow_mixed:
-                raise UsageError("--workers and --allow-mixed are of a cluster: add --cluster, or choose by --devices")
+            if self.workers is not None or self.workers_per_gpu != 1 or self.allow_mixed:
+                raise UsageError(
+                    "--workers, --workers-per-gpu and --allow-mixed are of a cluster: add --cluster, or choose by"
+                    " --devices"
+                )
             places_of(self.devices)  # raises
             return
         if self.cluster not in CLUSTERS and not self.cluster.startswith(CLUSTER_URL):

@@ -44,8 +44,8 @@ dp_max = 0.03
 
 
 # Files that take long; where several processes run tests they come first, or one of them would be the only one at work
-# in the end. The first waits for nodes that die, most of its time, and others have the cores then. It needs the bundle,
-# and the next two of `make test` do not, which then wait for nobody.
+# in the end. Slow tests of the first wait for nodes that die, and leave the cores to others. The first of `make test`
+# needs the bundle, and the next two do not, which then wait for nobody.
 LONG = (
     "test_ray.py", "test_slow.py", "test_typed.py", "test_slow_precision.py", "test_fused.py", "test_offline.py",
     "test_score.py", "test_resnet.py", "test_zoo.py", "test_compare.py", "test_doctor.py", "test_devices.py",

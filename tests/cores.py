@@ -1,4 +1,4 @@
-"""Cores of its own for each of the processes that run tests side by side: as many for one as for another.
+"""Cores for each of the processes that run tests side by side: as many for all alike, and as far as they go its own.
 
 Threads of torch and ONNX Runtime wait for one another busily, and two pools on the same cores take several times as
 long as each with cores to itself. What is started inherits it. Tests that need more take ``all_cores``.

@@ -148,12 +148,8 @@ def test_where_no_worker_finds_room_on_a_shared_gpu_the_last_says_why(bundle: Bu
 
 
 def test_a_gpu_where_only_the_cpu_works_is_an_error_that_names_it(bundle: Bundle) -> None:
-    told = "GPU 1: onnxruntime works on the CPU; give --devices cpu"
     stage = Stage(bundle, TWO_GPUS, [GPU], [CPU])
-    with pytest.raises(EnvironmentProblem, match=f"{told}, or fewer workers .*no plan"):
-        stage.crew.start()
-    stage = Stage(bundle, TWO_GPUS[1:], [CPU])
-    with pytest.raises(EnvironmentProblem, match=f"{told}; .*no plan"):
+    with pytest.raises(EnvironmentProblem, match=r"GPU 1: onnxruntime works on the CPU.*--devices cpu.*no plan"):
         stage.crew.start()
 
 

@@ -65,7 +65,7 @@ def joined(
     try:
         nodes = nodes_of(ray.nodes())
         device = "cpu" if runtime in ON_CPU else options.device or device
-        shares = shares_of(nodes, options.workers, device, options.allow_mixed)
+        shares = shares_of(nodes, options.workers, device, options.allow_mixed, options.workers_per_gpu)
         logger.info("%d workers on a cluster of %d nodes", len(shares), len(nodes))
         _warn_of_others(ray.available_resources(), shares)
         yield Hiring(sight), shares
@@ -89,9 +89,9 @@ def nodes_of(told: list[dict[str, Any]]) -> list[Node]:
 
 
 def _warn_of_others(free: dict[str, float], shares: list[Share]) -> None:
-    wanted = {"CPU": sum(share.cpus for share in shares), "GPU": round(sum(share.gpus for share in shares), 3)}
+    wanted = {"CPU": sum(share.cpus for share in shares), "GPU": sum(share.gpus for share in shares)}
     lacks = [f"{count:g} {kind}s and {free.get(kind, 0):g} are free" for kind, count in wanted.items()
-             if count > free.get(kind, 0)]  # fmt: skip
+             if count > free.get(kind, 0) + 0.01]  # fmt: skip  # parts of GPUs are rounded, by Ray to four places
     if lacks:
         logger.warning(
             "the workers take %s: others hold the rest, and a worker waits %d minutes for room",

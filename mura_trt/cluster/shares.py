@@ -28,7 +28,7 @@ class Share:
     """Among the run's workers, from 1."""
     cpus: int
     gpus: float = 0
-    """1, or less where several workers share a GPU; 0 has none."""
+    """1, or a part of one that several share; 0 has none."""
     optional: ClassVar[bool] = False
 
     @property
@@ -56,7 +56,9 @@ class Share:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def shares_of(nodes: Sequence[Node], workers: int | None, device: str | None, mixed: bool = False) -> list[Share]:
+def shares_of(
+    nodes: Sequence[Node], workers: int | None, device: str | None, mixed: bool = False, per_gpu: int = 1
+) -> list[Share]:
     """A share for each worker, with as many CPUs as there can be for all alike.
 
     Parameters
@@ -64,50 +66,48 @@ def shares_of(nodes: Sequence[Node], workers: int | None, device: str | None, mi
     nodes
         The cluster's.
     workers
-        How many, which share GPUs where there are fewer of these; None takes one for each GPU, or where there is none
-        one for each node with CPUs.
+        How many; None takes ``per_gpu`` for each GPU, or where there is none one for each node with CPUs.
     device
         ``cuda`` or ``cpu``; None takes GPUs where there are any.
     mixed
-        All GPUs get a worker, and nodes without one get the other workers: one each, where ``workers`` is None.
+        All GPUs get their workers, and nodes without one get the others: one each, where ``workers`` is None.
+    per_gpu
+        How many workers share a GPU.
 
     Raises
     ------
     UsageError
         The cluster has no room for them.
     """
-    gpus = sum(node.gpus for node in nodes)
-    if device == "cuda" and not gpus:
+    on_gpus = per_gpu * sum(node.gpus for node in nodes)
+    if device == "cuda" and not on_gpus:
         raise UsageError("--devices all: the cluster has no GPU; leave it out, or give cpu")
     if mixed:
         others = [node for node in nodes if node.cpus and not node.gpus]
-        with_gpu = min(gpus, workers or gpus)
-        found = _shares(nodes, with_gpu, True) if with_gpu else []
+        with_gpu = min(on_gpus, workers or on_gpus)
+        found = _shares(nodes, with_gpu, per_gpu) if with_gpu else []
         without = len(others) if workers is None else workers - with_gpu
-        found += _shares(others, without, False) if without or not found else []
+        found += _shares(others, without, 0) if without or not found else []
     else:
-        on_gpu = gpus > 0 and device != "cpu"
-        found = _shares(nodes, workers or (gpus if on_gpu else sum(node.cpus > 0 for node in nodes)), on_gpu)
+        on_gpu = on_gpus > 0 and device != "cpu"
+        wanted = workers or (on_gpus if on_gpu else sum(node.cpus > 0 for node in nodes))
+        found = _shares(nodes, wanted, per_gpu if on_gpu else 0)
     return [Share(number, cpus, gpus) for number, (cpus, gpus) in enumerate(found, 1)]
 
 
-def _shares(nodes: Sequence[Node], workers: int, on_gpu: bool) -> list[tuple[int, float]]:
-    """CPUs and GPUs of each of so many."""
-    wanted = max(workers, 1)
+def _shares(nodes: Sequence[Node], workers: int, per_gpu: int) -> list[tuple[int, float]]:
+    """CPUs and GPUs of each of so many, of which ``per_gpu`` share a GPU; with 0 they have none."""
 
-    def room(cpus: int, a_gpu: int) -> int:
-        return sum(min(node.cpus // cpus, node.gpus * a_gpu if on_gpu else node.cpus) for node in nodes)
+    def room(cpus: int) -> int:
+        return sum(min(node.cpus // cpus, node.gpus * per_gpu if per_gpu else node.cpus) for node in nodes)
 
-    # As few on a GPU as will do: one, but where more are wanted than there are GPUs.
-    most_a_gpu = wanted if wanted > sum(node.gpus for node in nodes) else 1
-    a_gpu = next((several for several in range(1, most_a_gpu) if room(1, several) >= wanted), most_a_gpu)
     most = max((node.cpus for node in nodes), default=0)
-    cpus = next((cpus for cpus in range(most, 0, -1) if room(cpus, a_gpu) >= wanted), 0)
+    cpus = next((cpus for cpus in range(most, 0, -1) if room(cpus) >= max(workers, 1)), 0)
     if not cpus:
-        each = "with a GPU and a CPU each" if a_gpu == 1 else "with a CPU each beside a GPU"
-        kind = each if on_gpu else "with a CPU each"
+        gpu = f"1/{per_gpu} GPU" if per_gpu > 1 else "a GPU"
+        kind = f"with {gpu} and a CPU each" if per_gpu else "with a CPU each"
         raise UsageError(
-            f"the cluster has room for {room(1, a_gpu)} workers {kind}, on {len(nodes)} nodes, and {wanted} are"
+            f"the cluster has room for {room(1)} workers {kind}, on {len(nodes)} nodes, and {max(workers, 1)} are"
             " wanted; give fewer --workers, or add nodes first"
         )
-    return [(cpus, 1 / a_gpu if on_gpu else 0)] * workers
+    return [(cpus, 1 / per_gpu if per_gpu else 0)] * workers

@@ -39,11 +39,9 @@ def score(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="How many workers in the cluster; they share GPUs where these are fewer.",
-            show_default="one a GPU; without GPUs, one a node",
-        ),
+        typer.Option(help="How many workers in the cluster.", show_default="one a GPU; without GPUs, one a node"),
     ] = None,
+    workers_per_gpu: Annotated[int, typer.Option(help="How many workers in the cluster share each GPU.")] = 1,
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="In the cluster, workers with and without a GPU at once.")
     ] = False,
@@ -110,6 +108,7 @@ def score(
         devices=devices,
         cluster=cluster,
         workers=workers,
+        workers_per_gpu=workers_per_gpu,
         allow_mixed=allow_mixed,
         batch=batch,
         shard_views=shard_views,

@@ -44,11 +44,13 @@ def test_a_cluster_that_others_hold_part_of_is_told(
     assert (told in caplog.text) if told else not caplog.text
 
 
-@pytest.mark.parametrize("a_gpu", range(1, 33))
-def test_parts_of_gpus_are_no_more_than_the_whole(a_gpu: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("per_gpu", range(1, 33))
+def test_parts_of_gpus_are_no_more_than_the_whole(per_gpu: int, caplog: pytest.LogCaptureFixture) -> None:
     """A float's rounding is no worker that waits for room."""
     with caplog.at_level(logging.WARNING):
-        join._warn_of_others({"CPU": 96.0, "GPU": 3.0}, [Share(number, 1, 1 / a_gpu) for number in range(3 * a_gpu)])
+        join._warn_of_others(
+            {"CPU": 96.0, "GPU": 3.0}, [Share(number, 1, 1 / per_gpu) for number in range(3 * per_gpu)]
+        )
     assert not caplog.text
 
 

@@ -277,19 +277,20 @@ class Seeing(WorkerActor):
 
 
 def test_ray_finds_room_for_all_who_share_a_gpu(nodes: Nodes, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
-    """On a node that is said to have one: who shares it is started, all at once, and sees it."""
+    """On a node that is said to have one GPU: who shares it is started, all at the same time."""
     ray: Any = join._ray()
-    several = 6  # in four places, which Ray counts to, rounded sixths would be more than one
-    with_gpu = nodes.cluster.add_node(num_cpus=several, num_gpus=1)
+    several = 6  # a sixth of a GPU, rounded to Ray's four decimal places, would be too much for the last
     listing = list_archive(archive)
     handles, inbox = [], SimpleQueue[tuple[Any, Any]]()
-    join._init(ray, "auto")
+    with_gpu = nodes.cluster.add_node(num_cpus=several, num_gpus=1)
     try:
         nodes.cluster.wait_for_nodes()
-        for share in shares_of(join.nodes_of(ray.nodes()), several, None):
+        join._init(ray, "auto")
+        for share in shares_of(join.nodes_of(ray.nodes()), None, None, per_gpu=several):
             config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log", place=share)
             handles.append(ActorHandle(config, inbox, Sight.of(listing), Seeing))
-        assert [inbox.get(timeout=60)[1] for _ in range(several)] == ["0"] * several
+        visible = [inbox.get(timeout=60)[1] for _ in range(several)]
+        assert visible[0] and visible == visible[:1] * several
     finally:
         for handle in handles:
             handle.stop(graceful=True)
@@ -364,8 +365,10 @@ def test_too_many_workers_and_no_cluster_are_told(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"cluster": None, "workers": 2}, "--workers and --allow-mixed are of a cluster"),
-        ({"cluster": None, "allow_mixed": True}, "--workers and --allow-mixed are of a cluster"),
+        ({"cluster": None, "workers": 2}, "--workers, .* are of a cluster"),
+        ({"cluster": None, "workers_per_gpu": 2}, "--workers, .* are of a cluster"),
+        ({"cluster": None, "allow_mixed": True}, "--workers, .* are of a cluster"),
+        ({"workers_per_gpu": 0}, "--workers-per-gpu 0: give 1 or more"),
         ({"cluster": "far"}, "--cluster far: give auto, local or ray://HOST:PORT"),
         ({"devices": "0,1"}, "--devices 0,1: with --cluster give auto, all"),
         ({"devices": "all"}, "--devices all: a cluster computes null on the CPU; give --devices cpu"),

@@ -26,9 +26,6 @@ from mura_trt.errors import UsageError
         ([Node(16, 2), Node(64, 0)], None, "cuda", [8, 8]),
         ([Node(16, 1), Node(0, 0)], None, None, [16]),  # a head that gives no CPUs
         ([Node(2, 4)], 2, None, [1, 1]),
-        ([Node(16, 1)], 8, None, [2] * 8),
-        ([Node(8, 2)], 3, None, [2] * 3),
-        ([Node(16, 1), Node(4, 1), Node(64, 0)], 4, None, [2] * 4),
     ],
 )
 def test_all_workers_get_as_many_cpus_as_there_is_room_for(
@@ -43,19 +40,33 @@ def test_all_workers_get_as_many_cpus_as_there_is_room_for(
 
 
 @pytest.mark.parametrize(
-    ("nodes", "workers", "gpus"),
+    ("nodes", "workers", "per_gpu", "found"),
     [
-        ([Node(16, 1)], 1, 1),
-        ([Node(16, 2)], 2, 1),
-        ([Node(16, 1)], 2, 0.5),
-        ([Node(16, 2)], 3, 0.5),
-        ([Node(16, 1)], 6, 1 / 6),
-        ([Node(16, 1), Node(2, 1)], 6, 0.25),  # two on the smaller node, for its CPUs; so four on the larger one
+        ([Node(16, 1)], None, 8, [(2, 0.125)] * 8),
+        ([Node(16, 2), Node(16, 2), Node(64, 0)], None, 2, [(4, 0.5)] * 8),
+        ([Node(16, 2)], 3, 2, [(5, 0.5)] * 3),
+        ([Node(16, 1), Node(4, 1)], 10, 8, [(2, 0.125)] * 10),  # of the smaller node, two
+        ([Node(8, 0), Node(8, 0)], None, 4, [(8, 0)] * 2),
     ],
 )
-def test_workers_share_gpus_where_there_are_fewer_of_these(nodes: list[Node], workers: int, gpus: float) -> None:
-    shares = shares_of(nodes, workers, None)
-    assert [share.gpus for share in shares] == [gpus] * workers
+def test_several_share_a_gpu_where_that_is_said(
+    nodes: list[Node], workers: int | None, per_gpu: int, found: list[tuple[int, float]]
+) -> None:
+    assert [(share.cpus, share.gpus) for share in shares_of(nodes, workers, None, per_gpu=per_gpu)] == found
+
+
+def test_where_they_are_mixed_each_gpu_has_as_many_as_are_said() -> None:
+    nodes = [Node(16, 2), Node(8, 0)]
+    assert [share.gpus for share in shares_of(nodes, None, None, True, 2)] == [0.5] * 4 + [0]
+    assert [share.gpus for share in shares_of(nodes, 6, None, True, 2)] == [0.5] * 4 + [0] * 2
+    assert [share.gpus for share in shares_of(nodes, 3, None, True, 2)] == [0.5] * 3
+
+
+def test_too_many_to_share_gpus_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"room for 2 workers with 1/2 GPU and a CPU each, on 1 nodes, and 3"):
+        shares_of([Node(8, 1)], 3, None, per_gpu=2)
+    with pytest.raises(UsageError, match=r"room for 12 workers with 1/8 GPU and a CPU each, on 2 nodes, and 16"):
+        shares_of([Node(16, 1), Node(4, 1)], None, None, per_gpu=8)
 
 
 @pytest.mark.parametrize(
@@ -79,13 +90,7 @@ def test_where_they_are_mixed_what_has_no_gpu_works_beside(
     ("nodes", "workers", "device", "told"),
     [
         ([Node(1, 0), Node(2, 0)], 4, None, "room for 3 workers with a CPU each, on 2 nodes, and 4 are wanted"),
-        ([Node(8, 2), Node(8, 0)], 9, None, "room for 8 workers with a CPU each beside a GPU, on 2 nodes"),
-        (
-            [Node(4, 1), Node(1, 2)],
-            None,
-            None,
-            "room for 2 workers with a GPU and a CPU each, on 2 nodes, and 3",
-        ),
+        ([Node(8, 2)], 3, None, "room for 2 workers with a GPU and a CPU each, on 1 nodes, and 3"),
         ([Node(8, 0)], None, "cuda", "--devices all: the cluster has no GPU"),
         ([], None, None, "the cluster has room for 0 workers .* add nodes first"),
         ([Node(0, 0)], None, None, "room for 0 workers with a CPU each, on 1 nodes, and 1 are wanted"),
