@@ -154,6 +154,7 @@ def test_score_exits_3_when_a_view_failed(copied: Path, bundle: Bundle, tmp_path
         (("score", "nowhere", "--engine", "BUNDLE", "-o", "OUT"), 2, "nowhere: no such folder"),
         (("score", "ARCHIVE", "--engine", "nowhere", "-o", "OUT"), 5, "no engine bundle there"),
         (("score", "ARCHIVE", "--engine", "BUNDLE", "-o", "OUT", "--runtime", "x"), 2, "--runtime x"),
+        (("score", "ARCHIVE", "--engine", "BUNDLE", "-o", "OUT", "--workers-per-gpu", "2"), 2, "add --cluster"),
         (("score", "ARCHIVE"), 2, "Missing option"),
         (("export", "nowhere.pth", "-o", "OUT"), 2, "no such checkpoint"),
         (("build-engine", "--checkpoint", "nowhere.pth", "-o", "OUT", "--builder", "none"), 2, "no such checkpoint"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -29,10 +30,10 @@ from mura_trt.archives import list_archive
 from mura_trt.archives.awaited import AwaitedSource
 from mura_trt.archives.zips import ZipSource
 from mura_trt.bundle import Bundle
-from mura_trt.cluster import join
+from mura_trt.cluster import hire
 from mura_trt.cluster.actor import END, WorkerActor
-from mura_trt.cluster.hire import END_SECONDS, ActorHandle
-from mura_trt.cluster.shares import shares_of
+from mura_trt.cluster.hire import END_SECONDS
+from mura_trt.cluster.join import joined
 from mura_trt.cluster.sight import Sight
 from mura_trt.demo.archive import DemoPlan, write_archive
 from mura_trt.errors import EnvironmentProblem, UsageError
@@ -276,26 +277,27 @@ class Seeing(WorkerActor):
         self._line.from_worker.put(END)
 
 
-def test_ray_finds_room_for_all_who_share_a_gpu(nodes: Nodes, archive: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_ray_finds_room_for_all_who_share_a_gpu(
+    nodes: Nodes, archive: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a node that is said to have one GPU: who shares it is started, all at the same time."""
-    ray: Any = join._ray()
     several = 6  # a sixth of a GPU, rounded to Ray's four decimal places, would be too much for the last
+    monkeypatch.setattr(hire, "ActorHandle", functools.partial(hire.ActorHandle, actor=Seeing))
+    options = ScoreOptions(archive, bundle.folder, tmp_path / "out", cluster="auto", workers_per_gpu=several)
     listing = list_archive(archive)
-    handles, inbox = [], SimpleQueue[tuple[Any, Any]]()
+    config = WorkerConfig(bundle, listing.source, "auto", 4, 0.0, tmp_path / "log")
     with_gpu = nodes.cluster.add_node(num_cpus=several, num_gpus=1)
     try:
         nodes.cluster.wait_for_nodes()
-        join._init(ray, "auto")
-        for share in shares_of(join.nodes_of(ray.nodes()), None, None, per_gpu=several):
-            config = WorkerConfig(bundle, listing.source, "null", 4, 0.0, tmp_path / "log", place=share)
-            handles.append(ActorHandle(config, inbox, Sight.of(listing), Seeing))
-        visible = [inbox.get(timeout=60)[1] for _ in range(several)]
-        assert visible[0] and visible == visible[:1] * several
+        with joined(options, listing, options.runtime, None) as (start, shares):
+            inbox = SimpleQueue[tuple[Any, Any]]()
+            handles = [start(dataclasses.replace(config, place=share), inbox) for share in shares]
+            visible = [inbox.get(timeout=60)[1] for _ in range(several)]
+            for handle in handles:
+                handle.stop(graceful=True)
     finally:
-        for handle in handles:
-            handle.stop(graceful=True)
-        ray.shutdown()
         nodes.cluster.remove_node(with_gpu)
+    assert len(handles) == several and visible[0] and visible == visible[:1] * several
 
 
 # --- what an actor cannot see ---
